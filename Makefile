@@ -1,0 +1,46 @@
+# Everything happens in .venv inside the repository; nothing else on the machine is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
+CORE := $(VENV)/.core-installed
+DEV := $(VENV)/.dev-installed
+
+.PHONY: demo test test-long check format bench install clean
+
+install: $(CORE)
+
+# torch comes first and by exact version: any newer one would bring CUDA packages of several GB.
+$(CORE): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c "import torch" 2>/dev/null || $(PIP) "$$(grep '^torch==' constraints.txt)"
+	$(PIP) -e ".[fast]"
+	touch $@
+
+$(DEV): $(CORE)
+	$(PIP) -e ".[dev,fast,coco,plots,parquet,freeda]"
+	touch $@
+
+demo: $(CORE)
+	$(BIN)/python examples/demo.py --out demo_out
+
+test: $(DEV)
+	$(BIN)/python -m pytest -q -m "not long"
+
+test-long: $(DEV)
+	$(BIN)/python -m pytest -q -m long
+
+check: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(DEV)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(DEV)
+	$(BIN)/python benchmarks/refinement.py
+
+clean:
+	rm -rf build dist demo_out out .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,70 @@
+"""Last step of the embedded model: put the towers and psi into one folder, in float16, in the published layout.
+
+python recipes/micro/package.py --work build/micro --out src/talk2dino/assets/micro
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from transformers import CLIPModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection, Dinov2WithRegistersModel
+
+from talk2dino import Segmenter
+from talk2dino.config import SegmenterConfig
+from talk2dino.models.loading import Parts
+from talk2dino.models.mapping import load_mapping
+from talk2dino.models.text import TextEncoder
+from talk2dino.models.tokenizer import TextTokenizer
+from talk2dino.models.vision import VisionModel
+
+#: The bare name: on validation scenes, averaging sentence frames gave nothing, and unknown frames around it cost more.
+TEMPLATES = ("{}",)
+
+
+def load_towers(work: Path) -> Parts:
+    """The trained towers with their tokenizer, without psi."""
+    clip = CLIPModel.from_pretrained(work / "clip")
+    text = CLIPTextModelWithProjection(clip.config.text_config)
+    text.load_state_dict(
+        {k: v for k, v in clip.state_dict().items() if k.startswith(("text_model.", "text_projection."))}
+    )
+    visual = CLIPVisionModelWithProjection(clip.config.vision_config)
+    visual.load_state_dict(
+        {k: v for k, v in clip.state_dict().items() if k.startswith(("vision_model.", "visual_projection."))}
+    )
+    context = clip.config.text_config.max_position_embeddings
+    config = SegmenterConfig(
+        "micro", size=128, threshold=None, templates=TEMPLATES, heads=6, text_heads=3, clip_vision_heads=5,
+        text_activation="gelu", tokenizer="tokenizer.json", source={"embedded": "trained by recipes/micro on procedural scenes"},
+    )  # fmt: skip
+    tokenizer = TextTokenizer.from_file(work / "tokenizer.json", context)
+    vision = VisionModel(Dinov2WithRegistersModel.from_pretrained(work / "vision"))
+    return Parts(vision, TextEncoder(text, tokenizer, TEMPLATES), None, config, visual.eval().requires_grad_(False))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("build/micro"))
+    parser.add_argument("--out", type=Path, default=Path("src/talk2dino/assets/micro"))
+    options = parser.parse_args()
+
+    parts = load_towers(options.work)
+    parts.mapping = load_mapping(options.work / "mapping")
+    settings = options.work / "settings.json"  # what mapping.py tuned on validation scenes: threshold, size
+    if settings.is_file():
+        from dataclasses import replace
+
+        parts.config = replace(parts.config, **json.loads(settings.read_text()))
+    segmenter = Segmenter(parts, device="cpu", dtype="float32")
+    for module in (segmenter.vision, segmenter.text, segmenter.mapping, segmenter.clip_vision):
+        module.to(torch.float16)
+    segmenter.save_pretrained(options.out)
+    size = sum(f.stat().st_size for f in options.out.iterdir())
+    print(f"{options.out}: {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

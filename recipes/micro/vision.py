@@ -1,0 +1,333 @@
+"""Step 2 of the embedded model: train its DINO-like vision transformer on pictures alone.
+
+    python recipes/micro/vision.py --work build/micro --steps 2550
+
+No captions, labels or masks are read. Four losses over two global and two local crops of every picture:
+- DINO: the student's CLS of every crop predicts the teacher's prototype assignment of the other global crop;
+- iBOT: the student's masked patches predict the teacher's assignments of the same patches;
+- words: a linear head predicts each patch's visual word, a k-means cell of local orientation and colour statistics;
+- agreement: patches of the two global crops that show the same place have the same features (VICRegL's local loss in
+  its simplest form, a cosine to the teacher).
+In the last ``--recolour-steps`` steps the student sees half of its crops with any hue or in grey while the teacher sees
+them as they are, and agrees with it patch by patch: what a thing is should not hang on its colour.
+Can be stopped at any time; the next call goes on from vision.pt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+PATCH = 8
+GLOBAL, LOCAL = 64, 32
+WORDS, PROTOTYPES, PATCH_PROTOTYPES = 256, 128, 256
+MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+
+
+# --- visual words ------------------------------------------------------------------------------------------------
+
+
+def describe(images: Tensor) -> Tensor:
+    """Local statistics of (B, 3, 96, 96) pictures in 0..1 on a grid of 4 px: (B, 24, 24, F)."""
+    grey = images.mean(1, keepdim=True)
+    sobel = torch.tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]]).view(1, 1, 3, 3) / 4
+    maps = []
+    for scale in (1, 2, 4):
+        level = F.avg_pool2d(grey, scale, 1, padding=scale // 2)[..., :96, :96] if scale > 1 else grey
+        level = F.pad(level, (scale,) * 4, mode="replicate")
+        dx = F.conv2d(level, sobel, dilation=scale)
+        dy = F.conv2d(level, sobel.transpose(2, 3), dilation=scale)
+        strength, angle = torch.sqrt(dx**2 + dy**2 + 1e-8), torch.atan2(dy, dx) * 2
+        maps += [strength * (0.5 + 0.5 * torch.cos(angle - k * math.pi / 2)) ** 2 for k in range(4)]
+    texture = torch.cat(maps, 1)
+
+    def window(values: Tensor) -> Tensor:
+        return F.avg_pool2d(F.pad(values, (6,) * 4, mode="replicate"), 12, 4)[..., :24, :24]
+
+    energy = torch.log(window(texture) + 0.01)
+    colour = window(images)
+    spread = torch.sqrt((window(images**2) - colour**2).clamp_min(1e-6))
+    return torch.cat([energy, colour * 4, spread * 4], 1).permute(0, 2, 3, 1)
+
+
+def k_means(samples: Tensor, k: int, rounds: int = 25, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    centres = samples[torch.randperm(len(samples), generator=generator)[:k]].clone()
+    for _ in range(rounds):
+        nearest = torch.cat([torch.cdist(part, centres).argmin(1) for part in samples.split(20000)])
+        sums = torch.zeros_like(centres).index_add_(0, nearest, samples)
+        counts = torch.bincount(nearest, minlength=k).float()
+        empty = counts == 0
+        centres = torch.where(empty[:, None], centres, sums / counts.clamp_min(1)[:, None])
+        if empty.any():
+            centres[empty] = samples[torch.randint(len(samples), (int(empty.sum()),), generator=generator)]
+    return centres
+
+
+def visual_words(images: np.ndarray) -> np.ndarray:
+    """(N, 24, 24) uint8: the visual word of each 4 px cell."""
+    grids = []
+    for start in range(0, len(images), 250):
+        part = torch.from_numpy(images[start : start + 250]).permute(0, 3, 1, 2).float() / 255
+        grids.append(describe(part).half())
+    features = torch.cat(grids)
+    flat = features.view(-1, features.shape[-1])
+    sample = flat[torch.randperm(len(flat), generator=torch.Generator().manual_seed(1))[:120_000]].float()
+    mean, std = sample.mean(0), sample.std(0)
+    centres = k_means((sample - mean) / std, WORDS)
+    words = [torch.cdist((part.float() - mean) / std, centres).argmin(1).byte() for part in flat.split(50_000)]
+    return torch.cat(words).view(features.shape[:3]).numpy()
+
+
+# --- crops ---------------------------------------------------------------------------------------------------------
+
+
+def crop(images: Tensor, side: Tensor, cx: Tensor, cy: Tensor, flip: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Square crops by bilinear sampling; returns them and their sampling grid in the picture's -1..1 coordinates."""
+    axis = (torch.arange(size) + 0.5) / size * 2 - 1
+    gy, gx = torch.meshgrid(axis, axis, indexing="ij")
+    sign = torch.where(flip, -1.0, 1.0)[:, None, None]
+    grid = torch.stack(
+        [gx * side[:, None, None] * sign + cx[:, None, None], gy * side[:, None, None] + cy[:, None, None]], -1
+    )
+    return F.grid_sample(images, grid, align_corners=False, padding_mode="reflection"), grid
+
+
+def random_crop(images: Tensor, low: float, high: float, size: int) -> tuple[Tensor, Tensor]:
+    count = len(images)
+    side = torch.empty(count).uniform_(low / 96, high / 96)
+    cx, cy = (torch.rand(count) * 2 - 1) * (1 - side), (torch.rand(count) * 2 - 1) * (1 - side)
+    return crop(images, side, cx, cy, torch.rand(count) < 0.5, size)
+
+
+def jitter(images: Tensor, recoloured: Tensor | None = None) -> Tensor:
+    """Brightness, contrast, saturation, hue, a little noise; a tenth of the crops turns grey.
+
+    ``recoloured`` (B,) bool: crops that get any hue, and of which a third turns grey.
+    """
+    count = len(images)
+    if recoloured is None:
+        recoloured = torch.zeros(count, dtype=torch.bool)
+
+    def uniform(low: float, high: float) -> Tensor:
+        return torch.empty(count, 1, 1, 1).uniform_(low, high)
+
+    images = images * uniform(0.75, 1.25)
+    mean = images.mean((1, 2, 3), keepdim=True)
+    images = (images - mean) * uniform(0.75, 1.25) + mean
+    grey = images.mean(1, keepdim=True)
+    images = (images - grey) * uniform(0.6, 1.3) + grey
+    turn = uniform(-0.35, 0.35).view(count) * torch.where(recoloured, math.pi / 0.35, 1.0)  # radians around grey
+    cos, sin, third = torch.cos(turn), torch.sin(turn) / math.sqrt(3), (1 - torch.cos(turn)) / 3
+    rows = torch.stack([third + cos, third - sin, third + sin], 1)
+    matrix = torch.stack([rows, rows.roll(1, 1), rows.roll(2, 1)], 1)
+    images = torch.einsum("bij,bjhw->bihw", matrix, images)
+    grey_share = torch.where(recoloured, 0.33, 0.1).view(count, 1, 1, 1)
+    images = torch.where(
+        torch.rand(count, 1, 1, 1) < grey_share, images.mean(1, keepdim=True).expand_as(images), images
+    )
+    images = images + torch.randn_like(images) * uniform(0, 0.02)
+    return (images.clamp(0, 1) - MEAN) / STD
+
+
+# --- network -------------------------------------------------------------------------------------------------------
+
+
+def backbone() -> Dinov2WithRegistersModel:
+    config = Dinov2WithRegistersConfig(
+        hidden_size=192, num_hidden_layers=6, num_attention_heads=6, mlp_ratio=4, image_size=GLOBAL, patch_size=PATCH,
+        num_register_tokens=2, layerscale_value=0.5, drop_path_rate=0.0, attn_implementation="eager",
+    )  # fmt: skip
+    return Dinov2WithRegistersModel(config)
+
+
+class Heads(nn.Module):
+    """Projection heads that are thrown away after training."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.cls = nn.Sequential(nn.Linear(width, 384), nn.GELU(), nn.Linear(384, 96))
+        self.cls_prototypes = nn.Linear(96, PROTOTYPES, bias=False)
+        self.patch = nn.Sequential(nn.Linear(width, 384), nn.GELU(), nn.Linear(384, 96))
+        self.patch_prototypes = nn.Linear(96, PATCH_PROTOTYPES, bias=False)
+        self.words = nn.Linear(width, WORDS)
+
+    def cls_logits(self, x: Tensor) -> Tensor:
+        return F.linear(F.normalize(self.cls(x), dim=-1), F.normalize(self.cls_prototypes.weight, dim=-1))
+
+    def patch_logits(self, x: Tensor) -> Tensor:
+        return F.linear(F.normalize(self.patch(x), dim=-1), F.normalize(self.patch_prototypes.weight, dim=-1))
+
+
+def forward(model: nn.Module, images: Tensor, masked: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(B, D) CLS and (B, P, D) patches after the final norm."""
+    with torch.autocast("cpu", torch.bfloat16):
+        tokens = model(pixel_values=images, bool_masked_pos=masked).last_hidden_state
+    tokens = tokens.float()
+    return tokens[:, 0], tokens[:, 3:]
+
+
+@torch.no_grad()
+def sinkhorn(logits: Tensor, temperature: float, rounds: int = 3) -> Tensor:
+    """Balanced soft assignments of (N, K) cosines."""
+    q = torch.exp((logits - logits.max()) / temperature)
+    for _ in range(rounds):
+        q = q / q.sum(0, keepdim=True).clamp_min(1e-8)
+        q = q / q.sum(1, keepdim=True).clamp_min(1e-8)
+    return q
+
+
+def cross_entropy(logits: Tensor, target: Tensor, temperature: float = 0.1) -> Tensor:
+    return -(target * F.log_softmax(logits / temperature, -1)).sum(-1).mean()
+
+
+# --- one run ---------------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("build/micro"))
+    parser.add_argument("--steps", type=int, default=2550)
+    parser.add_argument("--recolour-steps", type=int, default=350, help="of --steps, the last so many")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--save-every", type=int, default=100)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+
+    all_images = np.load(options.work / "images.npy", mmap_mode="r")
+    words_file = options.work / "words.npy"
+    if not words_file.exists():
+        np.save(words_file, visual_words(np.asarray(all_images)))
+    all_words = torch.from_numpy(np.load(words_file))
+
+    student, teacher = backbone(), backbone()
+    student_heads, teacher_heads = Heads(192), Heads(192)
+    teacher.load_state_dict(student.state_dict())
+    teacher_heads.load_state_dict(student_heads.state_dict())
+    online = list(student.parameters()) + list(student_heads.parameters())
+    average = list(teacher.parameters()) + list(teacher_heads.parameters())
+    for parameter in average:
+        parameter.requires_grad_(False)
+    decay = [p for p in online if p.ndim > 1]
+    plain = [p for p in online if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": 0.04}, {"params": plain, "weight_decay": 0.0}],
+        lr=options.lr,
+        betas=(0.9, 0.98),
+    )
+    first, checkpoint = 0, options.work / "vision.pt"
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        for module, name in (
+            (student, "student"),
+            (teacher, "teacher"),
+            (student_heads, "student_heads"),
+            (teacher_heads, "teacher_heads"),
+        ):
+            module.load_state_dict(state[name])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["step"]
+
+    started, tokens = time.time(), (GLOBAL // PATCH) ** 2
+    for step in range(first, options.steps):
+        generator = np.random.default_rng([7, step])
+        torch.manual_seed(step)
+        main_steps = options.steps - options.recolour_steps
+        recolour = step >= main_steps
+        progress = (step - main_steps) / options.recolour_steps if recolour else step / main_steps
+        rate = (
+            (0.4 if recolour else 1.0)
+            * options.lr
+            * (min(1, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * progress)) + 0.005)
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+
+        index = np.sort(generator.choice(len(all_images), options.batch, replace=False))
+        images = torch.from_numpy(all_images[index]).permute(0, 3, 1, 2).float() / 255
+        words = all_words[index].float().unsqueeze(1)
+        a, grid_a = random_crop(images, 40, 84, GLOBAL)
+        b, grid_b = random_crop(images, 40, 84, GLOBAL)
+        local = torch.cat([random_crop(images, 20, 40, LOCAL)[0] for _ in range(2)])
+        both = torch.cat([a, b])
+        centre = torch.cat([grid_a, grid_b])[:, PATCH // 2 :: PATCH, PATCH // 2 :: PATCH]  # (2B, 8, 8, 2)
+        target_words = F.grid_sample(torch.cat([words, words]), centre, mode="nearest", align_corners=False)
+        target_words = target_words.view(2 * options.batch, tokens).long()
+        masked = torch.rand(2 * options.batch, tokens) < torch.empty(2 * options.batch, 1).uniform_(0.1, 0.5)
+        masked &= torch.rand(2 * options.batch, 1) < 0.5
+
+        global_pixels = jitter(both)
+        with torch.no_grad():
+            teacher_cls, teacher_patches = forward(teacher, global_pixels)
+            cls_target = torch.cat([sinkhorn(teacher_heads.cls_logits(part), 0.03) for part in teacher_cls.chunk(2)])
+            patch_target = sinkhorn(teacher_heads.patch_logits(teacher_patches[masked]), 0.04)
+        recoloured = torch.rand(2 * options.batch) < (0.6 if recolour else 0.0)
+        fresh = recolour or step % 2 == 0
+        cls, patches = forward(student, jitter(both, recoloured) if fresh else global_pixels, masked)
+        local_cls, _ = forward(student, jitter(local))
+
+        swapped = cls_target.roll(options.batch, 0)
+        loss_dino = cross_entropy(student_heads.cls_logits(cls), swapped)
+        loss_dino = loss_dino + cross_entropy(student_heads.cls_logits(local_cls), cls_target)
+        loss_dino = (loss_dino + cross_entropy(student_heads.cls_logits(local_cls), swapped)) / 3
+        loss_ibot = cross_entropy(student_heads.patch_logits(patches[masked]), patch_target)
+        logits = student_heads.words(patches)
+        true_colours = ~recoloured[:, None]  # words tell colours apart
+        plain_patches, masked_patches = ~masked & true_colours, masked & true_colours
+        loss_words = F.cross_entropy(logits[plain_patches], target_words[plain_patches])
+        loss_words = loss_words + 0.5 * F.cross_entropy(logits[masked_patches], target_words[masked_patches])
+        # The same place in the other crop: nearest patch centre, kept when nearer than a patch.
+        gap = torch.cdist(centre[: options.batch].flatten(1, 2), centre[options.batch :].flatten(1, 2))
+        distance, partner = gap.min(2)
+        near = distance < 0.09
+        other = teacher_patches[options.batch :].gather(1, partner[..., None].expand(-1, -1, 192))
+        loss_agree = (1 - F.cosine_similarity(patches[: options.batch], other, dim=-1))[near].mean()
+        loss = loss_dino + loss_ibot + (0.3 if recolour else 1.0) * loss_words + 0.5 * loss_agree
+        if recolour:
+            same_place = 1 - F.cosine_similarity(patches, teacher_patches, dim=-1)
+            loss = loss + 3.0 * same_place[~masked].mean()
+
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(online, 1.0)
+        optimizer.step()
+        momentum = 0.98 if recolour else 0.996 - (0.996 - 0.97) * (1 + math.cos(math.pi * min(1, progress * 1.5))) / 2
+        torch._foreach_lerp_(average, [p.detach() for p in online], 1 - momentum)
+
+        if step % 20 == 0:
+            pace = (time.time() - started) / (step - first + 1)
+            parts = " ".join(
+                f"{name} {value.item():.3f}"
+                for name, value in (
+                    ("dino", loss_dino),
+                    ("ibot", loss_ibot),
+                    ("words", loss_words),
+                    ("agree", loss_agree),
+                )
+            )
+            print(f"step {step} {parts} lr {rate:.2e} {pace:.2f} s/step", flush=True)
+        if (step + 1) % options.save_every == 0 or step + 1 == options.steps:
+            state = {
+                "student": student.state_dict(), "teacher": teacher.state_dict(), "optimizer": optimizer.state_dict(),
+                "student_heads": student_heads.state_dict(), "teacher_heads": teacher_heads.state_dict(), "step": step + 1,
+            }  # fmt: skip
+            torch.save(state, checkpoint.with_suffix(".tmp"))
+            checkpoint.with_suffix(".tmp").replace(checkpoint)
+            copy.deepcopy(teacher).save_pretrained(options.work / "vision")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""The command line: one small file a verb; this file only gathers them.
+
+Results go to stdout, progress and messages to stderr. Exit codes: 0 done, 1 failure, 2 wrong usage, 3 part of a batch
+failed, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+#: verb -> (module of this package, function). A verb's module is imported only when that verb (or --help) is asked for.
+VERBS: dict[str, tuple[str, str]] = {
+    "segment": ("segment", "segment"),
+    "models": ("models", "models"),
+    "evaluate": ("evaluate", "evaluate"),
+    "compare": ("compare", "compare"),
+    "freeda": ("freeda", "freeda"),
+    "extract": ("extract", "extract"),
+    "train": ("train", "train"),
+    "store": ("store", "store"),
+}
+
+
+def build_app():
+    """The Typer application with every verb."""
+    import typer
+
+    app = typer.Typer(
+        name="talk2dino",
+        help="Open-vocabulary segmentation: a picture and words in, a label for every pixel out.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+
+    @app.callback(invoke_without_command=True)
+    def root(version: bool = typer.Option(False, "--version", help="Print the version and leave.")) -> None:
+        if version:
+            from talk2dino import __version__
+
+            typer.echo(__version__)
+            raise typer.Exit()
+
+    for verb, (module, function) in VERBS.items():
+        loaded = importlib.import_module(f"talk2dino.cli.{module}")
+        handler = getattr(loaded, function)
+        if isinstance(handler, typer.Typer):
+            app.add_typer(handler, name=verb)
+        else:
+            app.command(verb)(handler)
+    return app
+
+
+def main() -> None:
+    """Entry point: errors that a user can cause become one sentence and an exit code, never a traceback."""
+    from talk2dino.errors import Talk2DinoError
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["segment"]:
+        from talk2dino.cli.segment import fill_background
+
+        arguments = ["segment", *fill_background(arguments[1:])]
+    try:
+        build_app()(arguments, standalone_mode=True)
+    except Talk2DinoError as error:
+        print(f"talk2dino: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("talk2dino: interrupted; what was finished is kept", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,100 @@
+"""``talk2dino extract``: pictures with captions in, a feature store out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+_SOURCES = (
+    "COCO captions .json (or COCO's folder), a folder with metadata.jsonl / metadata.csv or a .txt a picture, "
+    "webdataset .tar or .parquet files, or folders of them."
+)
+
+
+def extract(
+    sources: Annotated[list[Path], typer.Argument(help=_SOURCES, show_default=False)],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the store; a run that was stopped goes on there.")
+    ],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Whose encoders: a name of 'talk2dino models', a folder, or a hub id.")
+    ] = "auto",
+    images: Annotated[Path | None, typer.Option(help="Folder of pictures of a .json, if not beside it.")] = None,
+    split: Annotated[str, typer.Option(help="Which part of a COCO folder: train or val.")] = "train",
+    features: Annotated[
+        str, typer.Option(help="What to store of a picture: heads, average, cls, patch_mean; commas between.")
+    ] = "heads",
+    size: Annotated[int | None, typer.Option(min=1, help="Side in pixels; the model's by default (448).")] = None,
+    crop: Annotated[str, typer.Option(help="center: short side to the size, middle (published); squash.")] = "center",
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures that go through the model together.")] = 16,
+    records_per_shard: Annotated[int, typer.Option(min=1, help="Records a shard; memory grows with it.")] = 2048,
+    shard: Annotated[
+        str, typer.Option(metavar="I/N", help="Make every N-th shard from the I-th on, in OUT/part-I-of-N.")
+    ] = "0/1",
+    max_skipped: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of unusable records above which it stops.")
+    ] = 0.05,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many records.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that decode pictures.")] = 2,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16, of the vision model.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+) -> None:
+    """Extract features of pictures and captions into a store, from which 'talk2dino train' trains a mapping.
+
+    What is complete is never done twice, whatever stopped the run. Unreadable records are listed in skipped.jsonl.
+    """
+    import json
+
+    from talk2dino.cli.progress import progress
+    from talk2dino.training.captions import FirstRecords, Several, open_source
+    from talk2dino.training.extract import ExtractOptions, load_encoders
+    from talk2dino.training.extract import extract as run_extract
+
+    part = _part(shard)
+    opened = [open_source(source, images=images, split=split) for source in sources]
+    source = opened[0] if len(opened) == 1 else Several(opened)
+    source = FirstRecords(source, limit) if limit else source
+    encoders = load_encoders(model, device=device, dtype=dtype)
+    options = ExtractOptions(
+        tuple(name.strip() for name in features.split(",") if name.strip()),
+        size or encoders.size,
+        crop,
+        batch_size,
+        records_per_shard,
+        part,
+        max_skipped,
+        workers,
+    )
+    folder = out if part == (0, 1) else out / f"part-{part[0]:03d}-of-{part[1]:03d}"
+    with progress(len(source) // part[1], f"extract ({encoders.identity['name']})", "record") as bar:
+
+        def watch(state: dict[str, Any]) -> None:
+            bar.total = state["total"]
+            bar.advance(state["done"] - bar.done)
+
+        manifest = run_extract(source, encoders, folder, options, watch=watch)
+    result: dict[str, Any] = {
+        "store": str(folder),
+        "images": manifest.images,
+        "captions": manifest.captions,
+        "skipped": manifest.skipped,
+        "shards": len(manifest.shards),
+        "bytes": sum(entry.bytes for entry in manifest.shards),
+    }
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    typer.echo(
+        f"{folder}: {manifest.images:,} pictures, {manifest.captions:,} captions, {manifest.skipped:,} records skipped, "
+        f"{len(manifest.shards)} shards, {result['bytes'] / 1e6:,.1f} MB"
+    )
+
+
+def _part(text: str) -> tuple[int, int]:
+    first, _, second = text.partition("/")
+    if not (first.isdigit() and second.isdigit() and int(first) < int(second)):
+        raise typer.BadParameter(f"{text!r} is not of the form I/N with 0 <= I < N", param_hint="--shard")
+    return int(first), int(second)

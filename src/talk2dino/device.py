@@ -1,0 +1,65 @@
+"""Choice of device and dtype."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from talk2dino.errors import InputError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_device(device: str | torch.device = "auto") -> torch.device:
+    """A torch device; "auto" takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        InputError: an unknown device, or one that this machine does not have.
+    """
+    if isinstance(device, str) and device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise InputError(f"unknown device {device!r}; accepted: auto, cpu, cuda, cuda:N, mps") from None
+    if chosen.type == "cuda" and (not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()):
+        raise InputError(
+            f"device {device} is not on this machine ({torch.cuda.device_count()} CUDA devices found); use cpu or auto"
+        )
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise InputError("device mps is not on this machine; use cpu or auto")
+    if chosen.type not in ("cpu", "cuda", "mps"):
+        raise InputError(f"device {device} is not supported; accepted: auto, cpu, cuda, cuda:N, mps")
+    return chosen
+
+
+def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """A torch dtype; "auto" takes bfloat16 where the hardware computes in it, else float32.
+
+    Raises:
+        InputError: an unknown dtype.
+    """
+    if isinstance(dtype, torch.dtype):
+        if dtype in DTYPES.values():
+            return dtype
+    elif dtype in DTYPES:
+        return DTYPES[dtype]
+    elif dtype == "auto":
+        if device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float32
+        return torch.bfloat16 if device.type == "cpu" and cpu_has_bfloat16() else torch.float32
+    raise InputError(f"unknown dtype {dtype!r}; accepted: auto, {', '.join(DTYPES)}")
+
+
+@lru_cache(maxsize=1)
+def cpu_has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 matrices in hardware (AVX512-BF16 or AMX)."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags

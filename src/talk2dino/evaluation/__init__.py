@@ -1,0 +1,1 @@
+"""Benchmarks: data sets as they lie on disk, the published protocol, metrics and reports."""

@@ -1,0 +1,222 @@
+"""The systems side by side: one picture, or one table of a benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from talk2dino.errors import InputError
+from talk2dino.evaluation.matching import cluster_classes, matched_over_benchmark
+from talk2dino.evaluation.metrics import Metrics
+from talk2dino.evaluation.options import EvaluationOptions
+from talk2dino.evaluation.report import EvaluationReport, make_report
+from talk2dino.methods import METHODS, wrap_segmenter
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the comparison: a system with cleaning and refinement on or off.
+
+    ``label`` is the system's name, or with one of its options, as in "dino-clusters:matching=picture"; ``classes``
+    says which class each of its clusters was matched to over the run (None for all other systems).
+    """
+
+    label: str
+    clean: bool
+    refine: bool
+    report: EvaluationReport
+    classes: np.ndarray | None = None
+
+
+def comparison_rows(labels: Sequence[str], *, both: bool) -> list[tuple[str, bool, bool]]:
+    """(label, clean, refine) of every line: with ``both``, all that a system has; else both off."""
+    rows = []
+    for method in labels:
+        for clean in (False, True) if both and method == "talk2dino" else (False,):
+            for refine in (False, True) if both else (False,):
+                rows.append((method, clean, refine))
+    return rows
+
+
+def wrap_all(
+    segmenter: Any, methods: Sequence[str], options: dict[str, dict[str, Any]], prototypes: str | Path | None
+) -> dict[str, Any]:
+    """The systems on one model's towers."""
+    own = {name: dict(values) for name, values in options.items()}
+    if prototypes is not None:
+        own.setdefault("freeda", {})["prototypes"] = prototypes
+    systems = {}
+    for name in methods:
+        systems[name] = wrap_segmenter(name, segmenter, **own.get(name, {}))
+        if name == "dino-clusters" and "matching" not in own.get(name, {}):
+            systems[f"{name}:matching=picture"] = wrap_segmenter(
+                name, segmenter, **own.get(name, {}), matching="picture"
+            )
+    return systems
+
+
+def line_options(base: dict[str, Any], label: str, clean: bool = False, refine: bool = False) -> EvaluationOptions:
+    """Evaluation options of one line."""
+    method, _, option = label.partition(":")
+    own: dict[str, Any] = {"method_options": dict([option.split("=")])} if option else {}
+    return EvaluationOptions(**base, **own, method=method, clean=clean and method == "talk2dino", refine=refine)
+
+
+def compare_benchmark(
+    systems: dict[str, Any],
+    base: dict[str, Any],
+    *,
+    both: bool = True,
+    out: str | Path | None = None,
+    progress: Callable[[str, int, int, Metrics], None] | None = None,
+) -> list[Row]:
+    """Evaluate several systems on one benchmark.
+
+    Args:
+        systems: name -> system, as :func:`wrap_all` gives them.
+        base: evaluation options that all share (benchmark, data, model, limit ...).
+        both: cleaning and refinement on and off, for systems that have them.
+        out: folder; each line keeps its journal in a folder of its own there, so that it can go on where it stopped.
+        progress: called with (line's name, pictures done, in all, metrics so far).
+    """
+    from talk2dino.evaluation.run import run
+
+    rows = []
+    for label, clean, refine in comparison_rows(list(systems), both=both):
+        name = "-".join(
+            [label.replace(":", "-").replace("=", "-"), *(["clean"] if clean else []), *(["refine"] if refine else [])]
+        )
+        options = line_options(base, label, clean, refine)
+        tell = None if progress is None else _named(progress, name)
+        folder = None if out is None else Path(out) / name
+        outcome, _ = run(options, folder, method=systems[label], report=tell)
+        report = make_report(outcome.config, outcome.metrics, len(outcome.records))
+        classes = cluster_classes(outcome.matrix) if matched_over_benchmark(outcome.config) else None
+        rows.append(Row(label, clean, refine, report, classes))
+    return rows
+
+
+def _named(progress: Callable[[str, int, int, Metrics], None], name: str) -> Callable[[int, int, Metrics], None]:
+    return lambda done, total, metrics: progress(name, done, total, metrics)
+
+
+def comparison_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The comparison as plain values."""
+    table = []
+    for row in rows:
+        figures = row.report.metrics.as_dict()
+        table.append({
+            "method": _title(row.label),
+            "clean": row.clean if row.label == "talk2dino" else None,
+            "refine": row.refine,
+            "miou": figures["miou"],
+            **row.report.details,
+            "mean_accuracy": figures["mean_accuracy"],
+            "overall_accuracy": figures["overall_accuracy"],
+        })  # fmt: skip
+    return table
+
+
+def comparison_markdown(rows: Sequence[Row]) -> str:
+    """The comparison as a Markdown table; figures in percent."""
+    table = comparison_table(rows)
+    heads = list(table[0])
+    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    for row in table:
+        lines.append("| " + " | ".join(_cell(value) for value in row.values()) + " |")
+    notes = dict.fromkeys(note for row in rows for note in row.report.notes)
+    first = rows[0].report
+    about = f"{first.config['benchmark']}, {first.pictures} pictures, model {first.config['model']}; figures in percent"
+    return "\n".join([about, "", *lines, "", *(f"- {note}" for note in notes)]) + "\n"
+
+
+def comparison_chart(rows: Sequence[Row]) -> Image.Image:
+    """The comparison as bars."""
+    from talk2dino.evaluation import charts
+
+    first = rows[0].report
+    title = f"mIoU on {first.config['benchmark']}, {first.pictures} pictures, model {first.config['model']}"
+    bars = []
+    for row in rows:
+        extras = [name for name, on in (("cleaned", row.clean), ("refined", row.refine)) if on]
+        bars.append((", ".join([_title(row.label), *extras]), row.report.metrics.miou, row.label == "talk2dino"))
+    return charts.comparison_chart(bars, title)
+
+
+def _title(label: str) -> str:
+    titles = {
+        "dino-clusters": "dino-clusters (matched)",
+        "dino-clusters:matching=picture": "dino-clusters (matched per picture)",
+    }
+    return titles.get(label, label.replace(":", ", ").replace("=", " "))
+
+
+def _cell(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {True: "on", False: "off", None: "has none"}[value]
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
+def compare_picture(
+    systems: dict[str, Any], image: Any, prompts: Any, *, background: Any = None, clean: bool | None = None,
+    refine: bool = False, mode: str = "whole",
+) -> Image.Image:  # fmt: skip
+    """One picture with every system's overlay beside it.
+
+    The background threshold belongs to talk2dino's scale and goes to it alone; the other systems label every pixel.
+    """
+    from talk2dino.io.images import read_image
+    from talk2dino.io.legend import draw_grid
+
+    if not systems:
+        raise InputError(f"name at least one system to compare: {', '.join(METHODS)}")
+    picture = read_image(image)
+    tiles = []
+    for name, system in systems.items():
+        if ":" in name:  # another way to evaluate the same system
+            continue
+        settings: dict[str, Any] = {"refine": refine, "mode": mode}
+        if name == "talk2dino":
+            settings |= {"background": background, "clean": clean}
+        elif name == "dino-clusters":
+            settings["mode"] = "whole" if mode == "slide" else mode
+        result = system.segment(picture, prompts, **settings)
+        title = f"{name} (no words: colours are segments)" if getattr(system, "matched", False) else name
+        tiles.append((title, result.overlay(picture)))
+    return draw_grid([(picture.name, _as_large(picture.array, tiles[0][1])), *tiles], columns=min(3, len(tiles) + 1))
+
+
+def _as_large(pixels: Any, like: Image.Image) -> Image.Image:
+    picture = Image.fromarray(pixels)
+    factor = max(1, round(like.width / picture.width))
+    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.BICUBIC)
+
+
+def comparison_cases(systems: dict[str, Any], base: dict[str, Any], rows: Sequence[Row], count: int = 4) -> Image.Image:
+    """The first pictures of a benchmark: picture, truth, and each system's labels in the benchmark's colours.
+
+    Cleaning and refinement are off; ``rows`` tell which class each cluster was matched to.
+    """
+    from talk2dino.evaluation.charts import enlarge, paint_labels
+    from talk2dino.evaluation.run import Predictor, open_samples
+    from talk2dino.io.legend import draw_grid
+
+    tiles = []
+    benchmark, samples = open_samples(EvaluationOptions(**{**base, "limit": count}))
+    predictors = {}
+    for name, system in systems.items():
+        predictors[name] = Predictor(system, benchmark, line_options(base, name))
+        predictors[name].classes = next((r.classes for r in rows if r.label == name and not r.refine), None)
+    for sample in samples:
+        picture, truth = sample.load()
+        tiles.append((sample.name, enlarge(Image.fromarray(picture))))
+        tiles.append(("truth", enlarge(paint_labels(truth, benchmark.palette), smooth=False)))
+        for name, predict in predictors.items():
+            (labels,) = predict([(picture, truth)])
+            tiles.append((_title(name), enlarge(paint_labels(labels, benchmark.palette), smooth=False)))
+    return draw_grid(tiles, columns=2 + len(systems))

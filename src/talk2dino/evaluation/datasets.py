@@ -1,0 +1,279 @@
+"""The nine benchmarks: eight data sets in the layout that mmsegmentation users have on disk, and the procedural world.
+
+Class names, palettes and ignored values are mmsegmentation's; see :mod:`talk2dino.evaluation.class_tables`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from talk2dino.errors import DataError, InputError
+from talk2dino.evaluation import class_tables as tables
+from talk2dino.evaluation import labels as formats
+from talk2dino.evaluation.labels import LabelReader
+from talk2dino.evaluation.metrics import IGNORE
+from talk2dino.io.palette import class_palette
+from talk2dino.world import CLASS_NAMES as WORLD_NAMES
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture of a benchmark: a name that is unique in it, and how to load picture and truth."""
+
+    name: str
+    load: Callable[[], tuple[np.ndarray, np.ndarray]]  # (H, W, 3) uint8 RGB; (H, W) integers, 255 ignored
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What is asked (names), how it is painted (palette), where it lies (folders, tree) and how it is listed.
+
+    Attributes:
+        folders: where below ROOT the data set may lie; the first that exists is taken, ROOT itself comes last.
+        tree: the expected layout, shown when something is missing.
+        clean: whether the published figures use background cleaning here.
+    """
+
+    name: str
+    title: str
+    names: tuple[str, ...]
+    palette: tables.Palette
+    folders: tuple[str, ...]
+    tree: str
+    list_samples: Callable[[Benchmark, Path], list[Sample]]
+    clean: bool = False
+
+    @property
+    def background(self) -> bool:
+        """Whether class 0 is "everything else": it gets no prompt, but a threshold."""
+        return self.names[0] == "background"
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        return self.names[1:] if self.background else self.names
+
+
+def open_benchmark(name: str, root: str | Path | None = None) -> tuple[Benchmark, list[Sample]]:
+    """Find a benchmark's pictures and labels on disk.
+
+    Args:
+        name: one of :data:`BENCHMARKS`.
+        root: mmsegmentation's ``data`` folder, or the data set's own folder; not needed for "world".
+
+    Raises:
+        InputError: if there is no such benchmark.
+        DataError: if a folder or file of the layout is missing; says which, and shows the expected tree.
+    """
+    benchmark = get_benchmark(name)
+    if not benchmark.folders:
+        return benchmark, benchmark.list_samples(benchmark, Path())
+    if root is None:
+        raise InputError(f"benchmark {name} needs its data: give --data ROOT, where ROOT holds\n{benchmark.tree}")
+    root = Path(root)
+    if not root.is_dir():
+        raise DataError(f"no folder at {root}; benchmark {name} expects\n{benchmark.tree}")
+    places = [root / folder for folder in benchmark.folders if (root / folder).is_dir()]
+    samples = benchmark.list_samples(benchmark, places[0] if places else root)
+    if not samples:
+        raise _incomplete(benchmark, "no pictures")
+    return benchmark, samples
+
+
+def get_benchmark(name: str) -> Benchmark:
+    """Look a benchmark up by name; near names are suggested when there is none."""
+    if name in BENCHMARKS:
+        return BENCHMARKS[name]
+    near = difflib.get_close_matches(name.lower().replace("_", "-"), BENCHMARKS, n=2, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise InputError(f"no benchmark named {name!r}; {hint}known: {', '.join(BENCHMARKS)}")
+
+
+def _incomplete(benchmark: Benchmark, what: str) -> DataError:
+    return DataError(f"benchmark {benchmark.name}: {what}; expected below ROOT\n{benchmark.tree}")
+
+
+def _load(image: Path, read_label: Callable[[], np.ndarray], class_count: int) -> tuple[np.ndarray, np.ndarray]:
+    from talk2dino.io.images import read_image
+
+    truth = read_label()
+    picture = read_image(image).array
+    if picture.shape[:2] != truth.shape:
+        raise DataError(
+            f"{image} is {picture.shape[:2]} and its label is {truth.shape} (height, width): they must agree"
+        )
+    outside = np.unique(truth[(truth != IGNORE) & ((truth < 0) | (truth >= class_count))])
+    if outside.size:
+        raise DataError(
+            f"the label of {image} has values outside the class list 0..{class_count - 1}: "
+            f"{', '.join(map(str, outside[:8]))}"
+        )
+    return picture, truth
+
+
+def _sample(benchmark: Benchmark, name: str, image: Path, label: Path, read: LabelReader) -> Sample:
+    return Sample(name, partial(_load, image, partial(read, label), len(benchmark.names)))
+
+
+def _require(benchmark: Benchmark, *paths: Path) -> None:
+    for path in paths:
+        if not path.exists():
+            raise _incomplete(benchmark, f"no {path}")
+
+
+def _split_file(benchmark: Benchmark, folder: Path, *, split: str, labels: str, read: LabelReader) -> list[Sample]:
+    """Pascal VOC and Pascal Context: a text file names the pictures."""
+    listing = folder / "ImageSets" / split / "val.txt"
+    _require(benchmark, folder / "JPEGImages", folder / labels, listing)
+    stems = [line.strip() for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
+    samples = []
+    for stem in stems:
+        image, label = folder / "JPEGImages" / f"{stem}.jpg", folder / labels / f"{stem}.png"
+        _require(benchmark, image, label)
+        samples.append(_sample(benchmark, stem, image, label, read))
+    return samples
+
+
+def _coco(benchmark: Benchmark, folder: Path, *, suffix: str, read_raw: LabelReader) -> list[Sample]:
+    """COCO-Stuff and COCO-Object: converted labels, else COCO-Stuff's pixel maps, else (objects) instances JSON."""
+    images, labels = folder / "images" / "val2017", folder / "annotations" / "val2017"
+    instances = folder / "annotations" / "instances_val2017.json"
+    objects = benchmark.background
+    _require(benchmark, images)
+    if not (objects and instances.is_file()):
+        _require(benchmark, labels)
+    samples = []
+    for image in sorted(images.glob("*.jpg")):
+        converted, raw = labels / f"{image.stem}{suffix}", labels / f"{image.stem}.png"
+        if converted.is_file():
+            samples.append(_sample(benchmark, image.stem, image, converted, formats.read_plain))
+        elif raw.is_file() or not (objects and instances.is_file()):
+            _require(benchmark, raw)
+            samples.append(_sample(benchmark, image.stem, image, raw, read_raw))
+        else:
+            read = partial(formats.instances_to_objects, stem=image.stem)
+            samples.append(_sample(benchmark, image.stem, image, instances, read))
+    return samples
+
+
+_CITY_LABELS: tuple[tuple[str, LabelReader], ...] = (
+    ("labelTrainIds.png", formats.read_plain),
+    ("labelIds.png", formats.read_city_ids),
+    ("instanceIds.png", formats.read_city_ids),
+    ("polygons.json", formats.read_city_polygons),
+)
+
+
+def _cityscapes(benchmark: Benchmark, folder: Path) -> list[Sample]:
+    images, labels = folder / "leftImg8bit" / "val", folder / "gtFine" / "val"
+    _require(benchmark, images, labels)
+    samples = []
+    for image in sorted(images.glob("*/*_leftImg8bit.png")):
+        stem = image.name.removesuffix("_leftImg8bit.png")
+        for ending, read in _CITY_LABELS:
+            label = labels / image.parent.name / f"{stem}_gtFine_{ending}"
+            if label.is_file():
+                samples.append(_sample(benchmark, stem, image, label, read))
+                break
+        else:
+            raise _incomplete(benchmark, f"no label for {image} in {labels / image.parent.name}")
+    return samples
+
+
+def _ade20k(benchmark: Benchmark, folder: Path) -> list[Sample]:
+    images, labels = folder / "images" / "validation", folder / "annotations" / "validation"
+    _require(benchmark, images, labels)
+    samples = []
+    for image in sorted(images.glob("*.jpg")):
+        label = labels / f"{image.stem}.png"
+        _require(benchmark, label)
+        samples.append(_sample(benchmark, image.stem, image, label, formats.read_reduced))
+    return samples
+
+
+def world_samples(
+    seeds: Sequence[int], *, height: int = 96, aspect: float = 1.0, held_out: bool | Literal["all"] = False
+) -> list[Sample]:
+    """Scenes as a benchmark's samples, named by their seed."""
+
+    def draw(seed: int) -> tuple[np.ndarray, np.ndarray]:
+        from talk2dino.world import render, sample_scene
+
+        drawn = render(sample_scene(seed, aspect=aspect, held_out=held_out), height)
+        return drawn.image, drawn.labels
+
+    return [Sample(str(seed), partial(draw, seed)) for seed in seeds]
+
+
+def _world(benchmark: Benchmark, folder: Path) -> list[Sample]:
+    from talk2dino.evaluation.world import held_out_seeds
+
+    return world_samples(held_out_seeds())
+
+
+def _world_palette() -> tables.Palette:
+    return tuple((int(r), int(g), int(b)) for r, g, b in class_palette(len(WORLD_NAMES)))
+
+
+_VOC_TREE = """\
+  VOCdevkit/VOC2012/
+    ImageSets/Segmentation/val.txt     names, one a line
+    JPEGImages/NAME.jpg
+    SegmentationClass/NAME.png         palette PNG, 0 background, 255 ignored"""
+_CONTEXT_TREE = """\
+  VOCdevkit/VOC2010/
+    ImageSets/SegmentationContext/val.txt
+    JPEGImages/NAME.jpg
+    SegmentationClassContext/NAME.png  0 background, 1..59 classes"""
+_COCO_TREE = """\
+  coco_stuff164k/
+    images/val2017/NAME.jpg
+    annotations/val2017/NAME{suffix}   or NAME.png, COCO-Stuff's own pixel map{more}"""
+_COCO_INSTANCES = "\n    annotations/instances_val2017.json   in place of these label files"
+_CITY_TREE = """\
+  cityscapes/
+    leftImg8bit/val/CITY/NAME_leftImg8bit.png
+    gtFine/val/CITY/NAME_gtFine_labelTrainIds.png   or _labelIds.png, _instanceIds.png (16-bit), _polygons.json"""
+_ADE_TREE = """\
+  ade/ADEChallengeData2016/
+    images/validation/NAME.jpg
+    annotations/validation/NAME.png    0 ignored, 1..150 classes"""
+
+_VOC = ("VOCdevkit/VOC2012", "VOC2012")
+_CONTEXT = ("VOCdevkit/VOC2010", "VOC2010")
+_COCO_FOLDERS = ("coco_stuff164k", "coco")
+_voc = partial(_split_file, split="Segmentation", labels="SegmentationClass")
+_context = partial(_split_file, split="SegmentationContext", labels="SegmentationClassContext")
+
+BENCHMARKS: dict[str, Benchmark] = {
+    benchmark.name: benchmark
+    for benchmark in (
+        Benchmark("voc21", "Pascal VOC 2012, 20 classes and background", tables.VOC21_NAMES, tables.VOC21_PALETTE, _VOC,
+                  _VOC_TREE, partial(_voc, read=formats.read_plain), clean=True),
+        Benchmark("voc20", "Pascal VOC 2012, background ignored", tables.VOC20_NAMES, tables.VOC20_PALETTE, _VOC,
+                  _VOC_TREE, partial(_voc, read=formats.read_reduced)),
+        Benchmark("context60", "Pascal Context, 59 classes and background", tables.CONTEXT60_NAMES,
+                  tables.CONTEXT60_PALETTE, _CONTEXT, _CONTEXT_TREE, partial(_context, read=formats.read_plain)),
+        Benchmark("context59", "Pascal Context, background ignored", tables.CONTEXT59_NAMES, tables.CONTEXT59_PALETTE,
+                  _CONTEXT, _CONTEXT_TREE, partial(_context, read=formats.read_reduced)),
+        Benchmark("coco-stuff", "COCO-Stuff 164k, 171 classes", tables.COCO_STUFF_NAMES, tables.COCO_STUFF_PALETTE,
+                  _COCO_FOLDERS, _COCO_TREE.format(suffix="_labelTrainIds.png", more=""),
+                  partial(_coco, suffix="_labelTrainIds.png", read_raw=formats.read_stuff_map)),
+        Benchmark("coco-object", "COCO-Object, 80 things and background", tables.COCO_OBJECT_NAMES,
+                  tables.COCO_OBJECT_PALETTE, _COCO_FOLDERS,
+                  _COCO_TREE.format(suffix="_instanceTrainIds.png", more=_COCO_INSTANCES),
+                  partial(_coco, suffix="_instanceTrainIds.png", read_raw=formats.read_stuff_map_as_objects),
+                  clean=True),
+        Benchmark("cityscapes", "Cityscapes, 19 classes", tables.CITYSCAPES_NAMES, tables.CITYSCAPES_PALETTE,
+                  ("cityscapes",), _CITY_TREE, _cityscapes),
+        Benchmark("ade20k", "ADE20K, 150 classes", tables.ADE20K_NAMES, tables.ADE20K_PALETTE,
+                  ("ade/ADEChallengeData2016", "ADEChallengeData2016"), _ADE_TREE, _ade20k),
+        Benchmark("world", "procedural scenes, 16 classes", WORLD_NAMES, _world_palette(), (), "", _world),
+    )
+}  # fmt: skip

@@ -1,0 +1,187 @@
+"""Read label files as the data sets publish them and turn them into class indices with 255 for ignored pixels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from talk2dino.errors import DataError, InputError
+from talk2dino.evaluation.class_tables import (
+    CITYSCAPES_IDS,
+    CITYSCAPES_NAMES,
+    COCO_STUFF_VALUES,
+    COCO_THING_IDS,
+)
+from talk2dino.evaluation.metrics import IGNORE
+from talk2dino.io.rle import decode_rle
+
+LabelReader = Callable[[Path], np.ndarray]
+
+
+def read_index_png(path: Path) -> np.ndarray:
+    """Indices of a palette, 8-bit or 16-bit grey PNG: (H, W) integers, the palette's colours left aside.
+
+    Raises:
+        DataError: if the file is missing, damaged, or a colour picture.
+    """
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            mode = picture.mode
+            indices = np.asarray(picture)
+    except FileNotFoundError:
+        raise DataError(f"no label file at {path}") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"label file {path} is damaged or not a picture: {error}") from None
+    if mode not in ("P", "L", "1", "I;16", "I;16B", "I") or indices.ndim != 2:
+        raise DataError(
+            f"label file {path} is a {mode} picture; expected indices (palette, 8-bit or 16-bit grey PNG), not colours"
+        )
+    return indices.astype(np.int32)
+
+
+def read_plain(path: Path) -> np.ndarray:
+    """Class indices as they stand; 255 is ignored."""
+    return read_index_png(path)
+
+
+def read_reduced(path: Path) -> np.ndarray:
+    """mmsegmentation's reduce_zero_label: 0 becomes ignored, the others move down by one, 255 stays ignored."""
+    values = read_index_png(path)
+    return np.where((values == 0) | (values == IGNORE), IGNORE, values - 1)
+
+
+def read_mapped(path: Path, classes: Mapping[int, int]) -> np.ndarray:
+    """Raw values translated by a table; a value that the table does not have is an error."""
+    values = read_index_png(path)
+    table = np.full(max(int(values.max(initial=0)), *classes) + 1, -1, dtype=np.int32)
+    for value, index in classes.items():
+        table[value] = index
+    labels = table[values]
+    if (labels < 0).any():
+        unknown = np.unique(values[labels < 0])
+        raise DataError(f"label file {path} has values outside the class list: {', '.join(map(str, unknown[:8]))}")
+    return labels
+
+
+# --- COCO-Stuff pixel maps -------------------------------------------------------------------------------------------
+
+_STUFF_TO_CLASS = {value: index for index, value in enumerate(COCO_STUFF_VALUES)} | {IGNORE: IGNORE}
+#: As published: things keep their index after the background, stuff and unlabelled pixels become background.
+_STUFF_TO_OBJECT = {value: index + 1 if index < 80 else 0 for index, value in enumerate(COCO_STUFF_VALUES)} | {
+    IGNORE: 0
+}
+
+
+def read_stuff_map(path: Path) -> np.ndarray:
+    """A raw COCO-Stuff pixel map to the 171 classes."""
+    return read_mapped(path, _STUFF_TO_CLASS)
+
+
+def read_stuff_map_as_objects(path: Path) -> np.ndarray:
+    """A raw COCO-Stuff pixel map to COCO-Object: background and 80 things."""
+    return read_mapped(path, _STUFF_TO_OBJECT)
+
+
+# --- COCO instances --------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=2)
+def _read_instances(path: Path) -> dict[str, tuple[int, int, list[dict[str, Any]]]]:
+    """File stem -> (height, width, annotations)."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        by_id = {picture["id"]: picture for picture in content["images"]}
+        found: dict[int, list[dict[str, Any]]] = {number: [] for number in by_id}
+        for annotation in content["annotations"]:
+            found[annotation["image_id"]].append(annotation)
+    except FileNotFoundError:
+        raise DataError(f"no instances file at {path}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is not a COCO instances file: {type(error).__name__} {error}") from None
+    return {Path(p["file_name"]).stem: (p["height"], p["width"], found[n]) for n, p in by_id.items()}
+
+
+def instances_to_objects(path: Path, stem: str) -> np.ndarray:
+    """COCO instances of one picture to COCO-Object labels: crowds first, then large over small, the small on top."""
+    pictures = _read_instances(path)
+    if stem not in pictures:
+        raise DataError(f"{path} has no picture named {stem}")
+    height, width, annotations = pictures[stem]
+    classes = {category: index + 1 for index, category in enumerate(COCO_THING_IDS)}
+    labels = np.zeros((height, width), dtype=np.int32)
+    for annotation in sorted(annotations, key=lambda a: (-a.get("iscrowd", 0), -a.get("area", 0))):
+        if annotation["category_id"] not in classes:
+            raise DataError(
+                f"{path}: category {annotation['category_id']} is outside the class list of COCO's 80 things"
+            )
+        try:
+            mask = _instance_mask(annotation["segmentation"], height, width)
+        except (InputError, KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path}: annotation {annotation.get('id')} of {stem}: {error}") from None
+        labels[mask] = classes[annotation["category_id"]]
+    return labels
+
+
+def _instance_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
+    if isinstance(segmentation, dict):
+        return decode_rle({"size": [height, width], "counts": segmentation["counts"]})
+    mask = np.zeros((height, width), dtype=bool)
+    for ring in segmentation:
+        mask |= fill_polygon(np.asarray(ring, dtype=np.float64).reshape(-1, 2), height, width)
+    return mask
+
+
+def fill_polygon(ring: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Pixels whose centre lies inside a ring of (x, y) corners (even-odd rule): (H, W) bool."""
+    crossings = np.zeros((height, width + 1), dtype=np.int32)
+    for (x0, y0), (x1, y1) in zip(ring, np.roll(ring, -1, axis=0), strict=True):
+        if y0 == y1:
+            continue
+        low, high = (y0, y1) if y0 < y1 else (y1, y0)
+        rows = np.arange(max(0, int(np.ceil(low - 0.5))), min(height, int(np.ceil(high - 0.5))))
+        x = x0 + (rows + 0.5 - y0) * (x1 - x0) / (y1 - y0)
+        columns = np.clip(np.ceil(x - 0.5), 0, width).astype(int)
+        np.add.at(crossings, (rows, columns), 1)
+    return np.cumsum(crossings[:, :width], axis=1) % 2 == 1
+
+
+# --- Cityscapes ------------------------------------------------------------------------------------------------------
+
+_CITY_TO_CLASS = dict.fromkeys(range(256), IGNORE) | {value: index for index, value in enumerate(CITYSCAPES_IDS)}
+
+
+def read_city_ids(path: Path) -> np.ndarray:
+    """``*_labelIds.png``, or ``*_instanceIds.png`` (16-bit: 1000 * id + instance), to the 19 classes."""
+    values = read_index_png(path)
+    values = np.where(values >= 1000, values // 1000, values)
+    table = np.array([_CITY_TO_CLASS[i] for i in range(256)], dtype=np.int32)
+    if values.max(initial=0) > 255:
+        raise DataError(f"label file {path} has values outside the class list: {values.max()}")
+    return table[values]
+
+
+def read_city_polygons(path: Path) -> np.ndarray:
+    """``*_polygons.json`` to the 19 classes: painted in the file's order, "cargroup" counts as "car"."""
+    classes = {name: index for index, name in enumerate(CITYSCAPES_NAMES)}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        canvas = Image.new("L", (content["imgWidth"], content["imgHeight"]), IGNORE)
+        pen = ImageDraw.Draw(canvas)
+        for thing in content["objects"]:
+            if thing.get("deleted"):
+                continue
+            name = thing["label"]
+            index = classes.get(name, classes.get(name.removesuffix("group"), IGNORE))
+            pen.polygon([(x, y) for x, y in thing["polygon"]], fill=index)
+    except FileNotFoundError:
+        raise DataError(f"no label file at {path}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is not a Cityscapes polygons file: {type(error).__name__} {error}") from None
+    return np.asarray(canvas).astype(np.int32)

@@ -1,0 +1,143 @@
+"""Confusion matrix and what is read off it: IoU, accuracy, their means.
+
+Formulas, with C[t, p] the number of pixels of truth t predicted as p (p = N: predicted as none of the classes):
+    IoU_c = C[c, c] / (sum_p C[c, p] + sum_t C[t, c] - C[c, c]),  accuracy_c = C[c, c] / sum_p C[c, p]
+    mIoU = mean of IoU over the classes that occur in truth or prediction; overall accuracy = trace(C) / sum(C)
+A class that occurs in neither has no IoU (nan) and takes no part in the mean, as in mmsegmentation and in
+torchmetrics' MulticlassJaccardIndex(average="macro").
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from talk2dino.errors import DataError, InputError, ShapeError
+
+IGNORE = 255
+#: Predicted value that stands for "none of the classes": a miss for the truth, a false alarm for nobody.
+NONE = -1
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Figures of one run, as shares from 0 to 1; nan where a figure does not exist.
+
+    Attributes:
+        names: N class names.
+        iou: (N,) IoU a class. accuracy: (N,) accuracy a class. pixels: (N,) pixels of truth a class.
+        miou, mean_accuracy: means that leave nan out. overall_accuracy: share of pixels that are right.
+    """
+
+    names: tuple[str, ...]
+    iou: np.ndarray
+    accuracy: np.ndarray
+    pixels: np.ndarray
+
+    @property
+    def miou(self) -> float:
+        return mean_of_present(self.iou)
+
+    @property
+    def mean_accuracy(self) -> float:
+        return mean_of_present(self.accuracy)
+
+    @property
+    def overall_accuracy(self) -> float:
+        total = self.pixels.sum()
+        return float(np.nansum(self.accuracy * self.pixels) / total) if total else float("nan")
+
+    def miou_of(self, classes: Sequence[int]) -> float:
+        """Mean IoU of some of the classes."""
+        return mean_of_present(self.iou[list(classes)])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, in percent, None for nan."""
+        return {
+            "miou": percent(self.miou),
+            "mean_accuracy": percent(self.mean_accuracy),
+            "overall_accuracy": percent(self.overall_accuracy),
+            "classes": [
+                {"name": name, "iou": percent(iou), "accuracy": percent(accuracy), "pixels": int(pixels)}
+                for name, iou, accuracy, pixels in zip(self.names, self.iou, self.accuracy, self.pixels, strict=True)
+            ],
+        }
+
+
+class ConfusionMatrix:
+    """Pixel counts, ``counts[truth, prediction]``. Matrices of parts of a data set add up to that of the whole.
+
+    The last column counts pixels that were predicted as none of the classes (:data:`NONE`).
+
+    Args:
+        names: N class names, in label order.
+        ignore_index: truth value of pixels that do not count.
+    """
+
+    def __init__(self, names: Sequence[str], *, ignore_index: int = IGNORE, counts: np.ndarray | None = None) -> None:
+        self.names = tuple(names)
+        self.ignore_index = ignore_index
+        size = len(self.names)
+        if not size:
+            raise InputError("a confusion matrix needs at least one class name")
+        shape = (size, size + 1)
+        self.counts = np.zeros(shape, dtype=np.int64) if counts is None else np.asarray(counts, dtype=np.int64)
+        if self.counts.shape != shape:
+            raise ShapeError(f"counts must be (N, N + 1) with N={size}; got {self.counts.shape}")
+
+    def update(self, prediction: np.ndarray, truth: np.ndarray) -> None:
+        """Count one picture.
+
+        Args:
+            prediction: (H, W) integers below N, or NONE.
+            truth: (H, W) integers below N, or ignore_index.
+
+        Raises:
+            ShapeError: if the two differ in size.
+            DataError: if a value lies outside the class list.
+        """
+        prediction, truth = np.asarray(prediction), np.asarray(truth)
+        if prediction.shape != truth.shape:
+            raise ShapeError(f"prediction {prediction.shape} and label {truth.shape} differ in size")
+        size = len(self.names)
+        counted = truth != self.ignore_index
+        truth, prediction = truth[counted].astype(np.int64), prediction[counted].astype(np.int64)
+        _check_range(truth, size, f"label values (besides {self.ignore_index}, which is ignored)")
+        _check_range(prediction[prediction != NONE], size, "predicted values")
+        prediction[prediction == NONE] = size
+        self.counts += np.bincount(truth * (size + 1) + prediction, minlength=self.counts.size).reshape(size, size + 1)
+
+    def merge(self, other: ConfusionMatrix) -> ConfusionMatrix:
+        """The matrix of both parts together."""
+        if (self.names, self.ignore_index) != (other.names, other.ignore_index):
+            raise InputError("confusion matrices of different class lists cannot be merged")
+        return ConfusionMatrix(self.names, ignore_index=self.ignore_index, counts=self.counts + other.counts)
+
+    def metrics(self) -> Metrics:
+        diagonal = np.diag(self.counts).astype(np.float64)
+        truth, predicted = self.counts.sum(axis=1), self.counts[:, :-1].sum(axis=0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return Metrics(self.names, diagonal / (truth + predicted - diagonal), diagonal / truth, truth)
+
+
+def mean_of_present(values: np.ndarray) -> float:
+    """Mean that leaves nan out; nan when nothing is left."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # numpy's "mean of empty slice": nan is the answer
+        return float(np.nanmean(values)) if len(values) else float("nan")
+
+
+def percent(share: float) -> float | None:
+    """Share to percent, None for nan (JSON has no nan)."""
+    return None if np.isnan(share) else round(100.0 * float(share), 4)
+
+
+def _check_range(values: np.ndarray, size: int, what: str) -> None:
+    if values.size and (values.min() < 0 or values.max() >= size):
+        outside = np.unique(values[(values < 0) | (values >= size)])
+        shown = ", ".join(str(value) for value in outside[:8])
+        raise DataError(f"{what} must lie in 0..{size - 1}, the class list; found {shown}")

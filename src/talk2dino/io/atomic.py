@@ -1,0 +1,91 @@
+"""Write a file whole or not at all: a temporary name beside the target, then ``os.replace``."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from talk2dino.errors import OutputError
+
+_ADVICE = {
+    errno.ENOSPC: "the disk is full; free some space or choose another folder",
+    errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
+    errno.EACCES: "permission denied; choose a folder that you may write to",
+    errno.EPERM: "not permitted; choose a folder that you may write to",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.ENOTDIR: "a part of the path is a file, not a folder; choose another path",
+    errno.EEXIST: "a file of that name is in the way of a folder; choose another path",
+    errno.EISDIR: "there is a folder of that name; choose another name or remove it",
+    errno.ENOENT: "the folder does not exist and could not be made; choose another path",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+    errno.EFBIG: "the file would be larger than is allowed here; choose another folder",
+}
+_LONGEST_NAME = 255  # bytes; file systems in common use
+
+
+@contextlib.contextmanager
+def atomic_path(target: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``target``; when the block ends well it takes the target's place.
+
+    Missing parent folders are made. When the block raises (Ctrl-C included), the temporary file is removed and what was
+    at ``target`` before stays as it was. The temporary name keeps the target's ending, for writers that go by it.
+
+    Raises:
+        OutputError: if the operating system refuses (disk full, no permission, a file in the place of a folder).
+    """
+    target = Path(os.path.realpath(target))  # a link stays a link, what it points to is replaced
+    temporary = _temporary(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+        if target.exists() and not target.is_file():
+            raise OutputError(f"cannot write {target}: it is a device or a pipe, not a file; choose another path")
+        yield temporary
+        os.replace(temporary, target)
+    except OSError as error:
+        if isinstance(error, OutputError) or not _concerns(error, target, temporary):
+            raise
+        raise OutputError(_sentence(target, error)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def write_atomically(path: str | Path, content: bytes | str) -> Path:
+    """Write bytes, or text as UTF-8, to ``path``: whole or not at all.
+
+    Raises:
+        OutputError: as :func:`atomic_path`.
+    """
+    path = Path(path)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        file.write(content.encode("utf-8") if isinstance(content, str) else content)
+    return path
+
+
+def _temporary(target: Path) -> Path:
+    if not target.name:
+        raise OutputError(f"cannot write {target}: it is a folder; add a file name")
+    ending = f".{secrets.token_hex(4)}.tmp{target.suffix}"
+    stem = target.name.encode("utf-8", "surrogateescape")[: _LONGEST_NAME - len(os.fsencode(ending)) - 1]
+    return target.with_name("." + stem.decode("utf-8", "ignore") + ending)
+
+
+def _concerns(error: OSError, target: Path, temporary: Path) -> bool:
+    """Whether the error came from writing the target, not from reading something else inside the block."""
+    if error.errno is None:  # a decoder's or a network's own error, not the operating system's
+        return False
+    if error.filename is None:  # errors of an open file, as a full disk, name none
+        return True
+    named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else target
+    return named in (target, temporary) or named in target.parents
+
+
+def _sentence(target: Path, error: OSError) -> str:
+    reason = error.strerror or str(error)
+    return f"cannot write {target}: {_ADVICE.get(error.errno or 0, reason[:1].lower() + reason[1:])}"

@@ -1,0 +1,120 @@
+"""COCO's run-length code, written out in NumPy: the same strings as pycocotools, without its compiler.
+
+Pixels run down the columns. The counts are lengths of runs, alternately outside and inside the mask, the first one
+outside. Compressed, a count from the fourth on is stored as the difference to the one two before it, in groups of five
+bits, least significant first; bit 6 says that more groups follow; each group plus 48 is an ASCII character.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from talk2dino.errors import InputError
+
+_GROUPS = 13  # of five bits: enough for 64-bit numbers
+
+
+def encode_rle(mask: np.ndarray) -> dict[str, Any]:
+    """(H, W) mask (non-zero is inside) -> {"size": [H, W], "counts": compressed string}."""
+    mask = np.asarray(mask)
+    if mask.ndim != 2:
+        raise InputError(f"a mask must be (H, W); got {mask.shape}")
+    height, width = mask.shape
+    starts, lengths, values = column_runs((mask != 0).astype(np.uint8))
+    inside = values == 1
+    return {
+        "size": [height, width],
+        "counts": compress(run_counts(starts[inside], lengths[inside], height * width)),
+    }
+
+
+def decode_rle(rle: Mapping[str, Any]) -> np.ndarray:
+    """{"size": [H, W], "counts": compressed string, bytes, or list of counts} -> (H, W) bool.
+
+    Raises:
+        InputError: the counts are damaged or do not add up to H x W.
+    """
+    height, width = rle["size"]
+    counts = rle["counts"]
+    if isinstance(counts, bytes):
+        counts = counts.decode("ascii")
+    runs = decompress(counts) if isinstance(counts, str) else np.asarray(counts, dtype=np.int64)
+    if runs.sum() != height * width or (runs < 0).any():
+        raise InputError(f"run lengths add up to {int(runs.sum()):,}, expected {height} x {width} = {height * width:,}")
+    inside = np.arange(len(runs)) % 2 == 1
+    return np.repeat(inside, runs).reshape(width, height).T
+
+
+def column_runs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Runs of equal value down the columns of (H, W): (starts, lengths, values), starts counted column by column."""
+    flat = labels.ravel(order="F")
+    if flat.size == 0:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), flat
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    return starts, np.diff(starts, append=flat.size), flat[starts]
+
+
+def run_counts(starts: np.ndarray, lengths: np.ndarray, total: int) -> np.ndarray:
+    """Where a mask's runs start and how long they are -> alternating counts outside, inside, outside, ..."""
+    if len(starts) == 0:
+        return np.array([total], dtype=np.int64)
+    ends = starts + lengths
+    counts = np.empty(2 * len(starts), dtype=np.int64)
+    counts[0::2] = starts - np.concatenate([[0], ends[:-1]])
+    counts[1::2] = lengths
+    return np.append(counts, total - ends[-1]) if ends[-1] < total else counts
+
+
+def compress(counts: Sequence[int] | np.ndarray) -> str:
+    """Counts -> COCO's string."""
+    rest = np.array(counts, dtype=np.int64)
+    rest[3:] -= np.asarray(counts, dtype=np.int64)[1:-2]
+    groups = np.zeros((len(rest), _GROUPS), dtype=np.uint8)
+    used = np.zeros(groups.shape, dtype=bool)
+    open_ = np.ones(len(rest), dtype=bool)
+    for k in range(_GROUPS):
+        bits = rest & 31
+        rest >>= 5
+        more = np.where(bits & 16, rest != -1, rest != 0)
+        groups[:, k] = bits + 32 * more + 48
+        used[:, k] = open_
+        open_ &= more
+        if not open_.any():
+            break
+    return groups[used].tobytes().decode("ascii")
+
+
+def decompress(text: str) -> np.ndarray:
+    """COCO's string -> counts."""
+    groups = np.frombuffer(text.encode("ascii", "replace"), dtype=np.uint8).astype(np.int64) - 48
+    if len(groups) == 0 or groups.min() < 0 or groups.max() > 63 or groups[-1] & 32:
+        raise InputError("compressed run lengths are damaged: a character is out of range or the end is missing")
+    last = np.flatnonzero((groups & 32) == 0)
+    first = np.concatenate([[0], last[:-1] + 1])
+    if (last - first).max() >= _GROUPS:
+        raise InputError("compressed run lengths are damaged: a number is too long")
+    number = np.repeat(np.arange(len(last)), last - first + 1)
+    place = np.arange(len(groups)) - first[number]
+    counts = np.zeros(len(last), dtype=np.int64)
+    np.add.at(counts, number, (groups & 31) << (5 * place))
+    negative = (groups[last] & 16) != 0
+    counts[negative] -= np.int64(1) << (5 * (last - first + 1))[negative]
+    for parity in (1, 0):  # differences to the count two before, from the fourth on
+        start = 1 if parity else 2
+        counts[start::2] = np.cumsum(counts[start::2])
+    return counts
+
+
+def run_box(starts: np.ndarray, lengths: np.ndarray, height: int) -> list[float]:
+    """Box of a mask's runs as [x, y, width, height]; all 0 for an empty mask."""
+    if len(starts) == 0:
+        return [0.0, 0.0, 0.0, 0.0]
+    last = starts + lengths - 1
+    left, right = starts[0] // height, last[-1] // height
+    crossing = starts // height != last // height  # goes on into the next column: reaches bottom and top
+    top = 0 if crossing.any() else (starts % height).min()
+    bottom = height - 1 if crossing.any() else (last % height).max()
+    return [float(left), float(top), float(right - left + 1), float(bottom - top + 1)]

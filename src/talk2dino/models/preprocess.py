@@ -1,0 +1,70 @@
+"""Pictures to normalised tensors: resizing, the patch grid, ImageNet statistics. RGB everywhere, sizes (height, width)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from talk2dino.errors import ImageError, InputError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+#: Longest side, in patches, of a picture in whole-image mode: beyond it, attention would not fit in memory.
+LONGEST_GRID = 256
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    """(B, 3, H, W) RGB 0..255 to ImageNet-normalised float32."""
+    mean = torch.tensor(IMAGENET_MEAN, device=pixels.device).view(1, 3, 1, 1) * 255
+    std = torch.tensor(IMAGENET_STD, device=pixels.device).view(1, 3, 1, 1) * 255
+    return (pixels.float() - mean) / std
+
+
+def to_pixels(image: np.ndarray) -> Tensor:
+    """(H, W, 3) uint8 to (3, H, W) float32, 0..255."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
+
+
+def resize_image(
+    image: np.ndarray, size: tuple[int, int], resample: Image.Resampling = Image.Resampling.BICUBIC
+) -> np.ndarray:
+    """(H, W, 3) uint8 to (height, width, 3) uint8, antialiased."""
+    if image.shape[:2] == size:
+        return image
+    reducing_gap = 2.0 if min(image.shape[0] / size[0], image.shape[1] / size[1]) > 4 else None
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), resample, reducing_gap=reducing_gap))
+
+
+def grid_size(height: int, width: int, short_side: int, patch: int) -> tuple[int, int]:
+    """Size to which a picture is resized in whole-image mode.
+
+    The short side becomes ``short_side``, the long side keeps the aspect ratio, both rounded to multiples of the patch.
+
+    Raises:
+        ImageError: if the picture is so elongated that its long side would exceed 256 patches.
+    """
+    scale = short_side / min(height, width)
+    rows, columns = (max(1, round(side * scale / patch)) for side in (height, width))
+    if max(rows, columns) > LONGEST_GRID:
+        raise ImageError(
+            f"a picture of {height} x {width} pixels is too elongated for whole-image mode (its long side would be "
+            f"{max(rows, columns)} patches, at most {LONGEST_GRID}); use mode='slide' or 'square', or crop it"
+        )
+    return rows * patch, columns * patch
+
+
+def slide_size(height: int, width: int, short_side: int, longest: int = 2048) -> tuple[int, int]:
+    """Size to which the published protocol resizes: short side 448, ratio kept, long side at most 2048.
+
+    Source: mmcv's rescale_size with scale (2048, 448), as the published evaluation configures it.
+    """
+    scale = min(longest / max(height, width), short_side / min(height, width))
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def check_mode(mode: str) -> str:
+    if mode not in ("whole", "slide", "square"):
+        raise InputError(f"unknown mode {mode!r}; accepted: whole, slide, square")
+    return mode

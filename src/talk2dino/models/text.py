@@ -1,0 +1,122 @@
+"""Frozen CLIP text: prompt templates, synonyms, and the raw end-of-text embedding that psi reads."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from talk2dino.errors import PromptError
+from talk2dino.models.tokenizer import TextTokenizer
+
+#: The seven templates of the published evaluation (CLIP's subset of seven).
+PUBLISHED_TEMPLATES: tuple[str, ...] = (
+    "itap of a {}.",
+    "a bad photo of a {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+)
+
+
+class TextEncoder(nn.Module):
+    """Texts to raw CLIP embeddings, remembered by text.
+
+    Args:
+        model: transformers' CLIPTextModelWithProjection.
+        tokenizer: texts to token ids.
+        templates: prompt templates; each must have one ``{}`` for the class name.
+        cache_size: how many embeddings are remembered (C floats each).
+    """
+
+    model: Any  # a transformers class; nn.Module's own attribute types are too wide
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: TextTokenizer,
+        templates: Sequence[str] = PUBLISHED_TEMPLATES,
+        *,
+        cache_size: int = 65536,
+    ) -> None:
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.templates = check_templates(templates)
+        self.dim: int = model.config.projection_dim
+        self.max_length: int = model.config.max_position_embeddings
+        self._cache: OrderedDict[str, Tensor] = OrderedDict()
+        self._cache_size = cache_size
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.text_projection.weight.device
+
+    def tokenize(self, texts: Sequence[str], *, truncate: bool = False) -> Tensor:
+        """(N, max_length) token ids, zero-padded."""
+        return self.tokenizer(texts, truncate=truncate)
+
+    @torch.no_grad()
+    def embed(self, texts: Sequence[str], *, batch_size: int = 256, truncate: bool = False) -> Tensor:
+        """Raw projected end-of-text embeddings.
+
+        Args:
+            texts: N strings; repeated ones are computed once, known ones not at all.
+            batch_size: texts a forward pass.
+            truncate: cut texts that are too long (captions) instead of refusing them (prompts).
+
+        Returns:
+            (N, C) float32 on the CPU, not normalised.
+
+        Raises:
+            PromptError: if a text is too long and truncate is False.
+        """
+        found = {text: self._cache[text] for text in texts if text in self._cache}
+        new = [text for text in dict.fromkeys(texts) if text not in found]
+        tokens = self.tokenize(new, truncate=truncate)
+        for start in range(0, len(new), batch_size):
+            rows = tokens[start : start + batch_size]
+            # Causal attention: what follows the first end token is never read.
+            length = int(rows.eq(self.tokenizer.end).int().argmax(1).max()) + 1
+            out = self.model(input_ids=rows[:, :length].to(self.device)).text_embeds.float().cpu()
+            for text, row in zip(new[start : start + batch_size], out, strict=True):
+                found[text] = self._cache[text] = row.clone()
+        while len(self._cache) > self._cache_size:
+            self._cache.popitem(last=False)
+        return torch.stack([found[text] for text in texts]) if texts else torch.empty(0, self.dim)
+
+    def embed_classes(self, classes: Sequence[Sequence[str]], templates: Sequence[str] | None = None) -> Tensor:
+        """One embedding a class: the mean of the raw embeddings over every template and synonym.
+
+        Args:
+            classes: N classes, each a sequence of one or more names.
+            templates: instead of the encoder's own.
+
+        Returns:
+            (N, C) float32, not normalised.
+
+        Source: published code, build_text_embedding (mean over templates before psi); the mean over synonyms is ours.
+        """
+        templates = self.templates if templates is None else check_templates(templates)
+        texts = [template.format(name) for names in classes for name in names for template in templates]
+        embeddings = self.embed(texts).split([len(names) * len(templates) for names in classes])
+        return torch.stack([rows.mean(0) for rows in embeddings]) if embeddings else torch.empty(0, self.dim)
+
+
+def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
+    """Templates as a tuple, each with exactly one ``{}``."""
+    if isinstance(templates, str):
+        templates = (templates,)
+    for template in templates:
+        if template.count("{}") != 1 or template.replace("{}", "").count("{") or template.replace("{}", "").count("}"):
+            raise PromptError(
+                f"template {template!r} must have exactly one {{}} for the class name and no other braces"
+            )
+    if not templates:
+        raise PromptError("at least one prompt template is needed, for example 'a photo of a {}.'")
+    return tuple(templates)

@@ -1,0 +1,1 @@
+"""Pure functions on tensors, one stage a file; no stage imports another."""

@@ -1,0 +1,106 @@
+"""Bilinear upsampling and the label of every pixel, in strips, so that classes x full resolution is never held."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from talk2dino.errors import ShapeError
+
+#: Values of one strip; 16 million float32 are 64 MB.
+STRIP_VALUES = 16_000_000
+
+
+@dataclass(frozen=True)
+class Resize:
+    """One bilinear resize. ``align_corners`` as in torch.nn.functional.interpolate."""
+
+    height: int
+    width: int
+    align_corners: bool
+
+
+def upsample(maps: Tensor, size: tuple[int, int], *, align_corners: bool = True) -> Tensor:
+    """(B, N, h, w) to (B, N, height, width), bilinear; the published code aligns corners."""
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    return F.interpolate(maps, size, mode="bilinear", align_corners=align_corners)
+
+
+def resized_rows(maps: Tensor, resizes: Sequence[Resize], start: int, stop: int) -> Tensor:
+    """Rows ``start`` to ``stop`` of what a chain of bilinear resizes gives, computing only the rows that they need.
+
+    Args:
+        maps: (N, h, w).
+        resizes: applied in order; the rows are those of the last one's result.
+
+    Returns:
+        (N, stop - start, width of the last resize).
+    """
+    if not resizes:
+        return maps[:, start:stop]
+    *earlier, last = resizes
+    height, width = (earlier[-1].height, earlier[-1].width) if earlier else maps.shape[1:]
+    if (last.height, last.width) == (height, width):
+        return resized_rows(maps, earlier, start, stop)
+    rows = torch.arange(start, stop, device=maps.device, dtype=torch.float64)
+    if last.align_corners:
+        position = rows * ((height - 1) / (last.height - 1)) if last.height > 1 else rows * 0
+    else:
+        position = ((rows + 0.5) * (height / last.height) - 0.5).clamp(min=0)
+    low = position.floor().long().clamp(max=height - 1)
+    high = (low + 1).clamp(max=height - 1)
+    first = int(low[0])
+    source = resized_rows(maps, earlier, first, int(high[-1]) + 1)
+    share = (position - low).to(maps.dtype)[:, None]
+    mixed = torch.lerp(source[:, low - first], source[:, high - first], share)  # [N, rows, w]
+    if mixed.shape[2] == last.width:
+        return mixed
+    return F.interpolate(mixed, last.width, mode="linear", align_corners=last.align_corners)
+
+
+def strips(maps: Tensor, resizes: Sequence[Resize]) -> Iterator[tuple[int, int, Tensor]]:
+    """(start, stop, rows) of the resized maps, as many rows at a time as fit in a strip."""
+    if maps.ndim != 3:
+        raise ShapeError(f"maps must be (N, h, w); got {tuple(maps.shape)}")
+    height, width = (resizes[-1].height, resizes[-1].width) if resizes else maps.shape[1:]
+    step = max(1, STRIP_VALUES // max(1, maps.shape[0] * width))
+    for start in range(0, height, step):
+        stop = min(height, start + step)
+        yield start, stop, resized_rows(maps, resizes, start, stop)
+
+
+def label_pixels(
+    maps: Tensor, resizes: Sequence[Resize], thresholds: Tensor | None = None, negative: int = 0
+) -> Tensor:
+    """The class of every pixel: argmax over classes, background where no class reaches its threshold.
+
+    Args:
+        maps: (N, h, w) scores; the last ``negative`` of them are negative prompts.
+        resizes: how the maps get to the picture's size.
+        thresholds: (N,) smallest score of each class, or None for no background.
+        negative: pixels that one of the last ``negative`` maps wins become background.
+
+    Returns:
+        (H, W) int32. With a background (thresholds or negative given), 0 is the background and class j is j + 1.
+
+    Source: published protocol: the background is a constant channel in front of the argmax, so a tie is background.
+    """
+    height, width = (resizes[-1].height, resizes[-1].width) if resizes else maps.shape[1:]
+    labels = torch.empty(height, width, dtype=torch.int32, device=maps.device)
+    background = thresholds is not None or negative > 0
+    for start, stop, rows in strips(maps, resizes):
+        if thresholds is None:
+            winner = rows.argmax(0) + int(background)
+        else:
+            reached = rows > thresholds.to(rows)[:, None, None]
+            best, winner = rows.masked_fill(~reached, -torch.inf).max(0)
+            winner = torch.where(best == -torch.inf, 0, winner + 1)
+        if negative:
+            winner = torch.where(winner > maps.shape[0] - negative, 0, winner)
+        labels[start:stop] = winner
+    return labels

@@ -1,0 +1,312 @@
+"""Caption sources: where picture-caption pairs come from. One interface, one class a layout.
+
+A source numbers its records from 0; what cannot be used keeps its number and says why, so that shards of features can
+be cut by number alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from talk2dino.errors import DataError
+from talk2dino.io.images import IMAGE_ENDINGS
+
+CAPTION_FIELDS = ("captions", "caption", "text", "sentences", "txt")
+FILE_FIELDS = ("file_name", "filename", "image", "path", "filepath")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One picture with its captions; ``read`` gives the picture's file as bytes and may raise OSError or DataError."""
+
+    key: str
+    captions: tuple[str, ...]
+    read: Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A record that cannot be used, and why."""
+
+    key: str
+    reason: str
+
+
+class CaptionSource(ABC):
+    """Picture-caption records, numbered from 0.
+
+    Attributes:
+        description: what the manifest says of the source.
+    """
+
+    description: dict[str, Any]
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def records(self, wanted: Callable[[int], bool] = lambda number: True) -> Iterator[tuple[int, Record | Skipped]]:
+        """The records whose number is wanted, in order; the others cost next to nothing."""
+
+
+class CocoCaptions(CaptionSource):
+    """A COCO captions file (captions_train2014.json, 2017 alike) and its folder of pictures."""
+
+    def __init__(self, file: Path, images: Path | None = None) -> None:
+        content = read_json(file)
+        try:
+            listed = [(image["id"], str(image["file_name"])) for image in content["images"]]
+            told = [(entry["image_id"], entry["caption"]) for entry in content["annotations"]]
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{file} is not a COCO captions file: it lacks {error}") from None
+        self._folder = images or coco_images(file)
+        self._captions: dict[Any, list[Any]] = {}
+        for image, caption in told:
+            self._captions.setdefault(image, []).append(caption)
+        known = {image for image, _ in listed}
+        self._listed = [*listed, *((image, "") for image in self._captions if image not in known)]
+        self.description = {"kind": "coco", "file": file.name, "images": self._folder.name, "records": len(self)}
+
+    def __len__(self) -> int:
+        return len(self._listed)
+
+    def records(self, wanted: Callable[[int], bool] = lambda number: True) -> Iterator[tuple[int, Record | Skipped]]:
+        seen: set[Any] = set()
+        for number, (image, name) in enumerate(self._listed):
+            again = image in seen
+            seen.add(image)
+            if not wanted(number):
+                continue
+            if again:
+                yield number, Skipped(str(image), "duplicate id: its first picture is used")
+            elif not name:
+                yield number, Skipped(str(image), "captions name a picture that the file does not list")
+            else:
+                yield number, make_record(str(image), self._captions.get(image, []), file_reader(self._folder, name))
+
+
+class TextFiles(CaptionSource):
+    """A folder of pictures, each with a .txt of the same name: a caption a line."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._names = sorted(
+            os.path.relpath(os.path.join(place, name), folder)
+            for place, _, names in os.walk(folder)
+            for name in names
+            if Path(name).suffix.lower() in IMAGE_ENDINGS
+        )
+        self.description = {"kind": "txt", "folder": folder.name, "records": len(self)}
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def records(self, wanted: Callable[[int], bool] = lambda number: True) -> Iterator[tuple[int, Record | Skipped]]:
+        for number, name in enumerate(self._names):
+            if wanted(number):
+                yield number, self._record(name)
+
+    def _record(self, name: str) -> Record | Skipped:
+        try:
+            text = (self._folder / name).with_suffix(".txt").read_bytes().decode("utf-8")
+        except FileNotFoundError:
+            return Skipped(name, "no .txt of the same name")
+        except UnicodeDecodeError:
+            return Skipped(name, "its captions are not UTF-8")
+        return make_record(name, text.splitlines(), file_reader(self._folder, name))
+
+
+class Metadata(CaptionSource):
+    """A folder with metadata.jsonl or metadata.csv, as Hugging Face's imagefolder has it."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        keys = [key_hash(key) if isinstance(key, str) else None for key, _ in self._entries()]
+        self._count, self._again = len(keys), repeated(keys)
+        self.description = {"kind": file.suffix[1:], "folder": file.parent.name, "records": self._count}
+
+    def __len__(self) -> int:
+        return self._count
+
+    def records(self, wanted: Callable[[int], bool] = lambda number: True) -> Iterator[tuple[int, Record | Skipped]]:
+        for number, (name, captions) in enumerate(self._entries()):
+            if not wanted(number):
+                continue
+            if isinstance(name, Skipped):
+                yield number, name
+            elif number in self._again:
+                yield number, Skipped(name, "duplicate id: its first line is used")
+            else:
+                yield number, make_record(name, captions, file_reader(self._file.parent, name))
+
+    def _entries(self) -> Iterator[tuple[str | Skipped, Any]]:
+        lines = self._json_lines() if self._file.suffix == ".jsonl" else self._csv_rows()
+        for number, entry in enumerate(lines):
+            place = f"{self._file.name}:{number + 1}"
+            if isinstance(entry, str):
+                yield Skipped(place, entry), None
+                continue
+            name = next((entry[field] for field in FILE_FIELDS if isinstance(entry.get(field), str)), None)
+            captions = next((entry[field] for field in CAPTION_FIELDS if entry.get(field)), None)
+            yield name or Skipped(place, f"no field {', '.join(FILE_FIELDS)}"), captions
+
+    def _json_lines(self) -> Iterator[dict[str, Any] | str]:
+        with open(self._file, "rb") as file:
+            for line in file:
+                if not line.strip():
+                    continue
+                try:
+                    entry = json.loads(line.decode("utf-8"))
+                    yield entry if isinstance(entry, dict) else "not a JSON object"
+                except UnicodeDecodeError:
+                    yield "not UTF-8"
+                except ValueError:
+                    yield "not JSON"
+
+    def _csv_rows(self) -> Iterator[dict[str, Any] | str]:
+        with open(self._file, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            for row in csv.DictReader(file):
+                text = "".join(str(value) for value in row.values())
+                yield "not UTF-8" if re.search("[\udc80-\udcff]", text) else row
+
+
+class Several(CaptionSource):
+    """Sources one after another."""
+
+    def __init__(self, sources: list[CaptionSource]) -> None:
+        self._sources = sources
+        self.description = {"kind": "several", "sources": [s.description for s in sources], "records": len(self)}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._sources))
+
+    def records(self, wanted: Callable[[int], bool] = lambda number: True) -> Iterator[tuple[int, Record | Skipped]]:
+        start = 0
+        for source in self._sources:
+            for number, record in source.records(lambda n, start=start: wanted(start + n)):  # type: ignore[misc]
+                yield start + number, record
+            start += len(source)
+
+
+class FirstRecords(CaptionSource):
+    """The first so many records of a source, for a trial."""
+
+    def __init__(self, source: CaptionSource, limit: int) -> None:
+        self._source, self._limit = source, limit
+        self.description = {**source.description, "records": len(self)}
+
+    def __len__(self) -> int:
+        return min(self._limit, len(self._source))
+
+    def records(self, wanted: Callable[[int], bool] = lambda number: True) -> Iterator[tuple[int, Record | Skipped]]:
+        numbered = self._source.records(lambda n: n < self._limit and wanted(n))
+        return islice(numbered, sum(map(wanted, range(len(self)))))
+
+
+def open_source(path: str | Path, *, images: Path | None = None, split: str = "train") -> CaptionSource:
+    """Recognise a layout.
+
+    Args:
+        path: a COCO captions .json; a .tar or .parquet file; or a folder: COCO's (annotations/ beside train2014/ or
+            train2017/), one with metadata.jsonl or metadata.csv, one of tars or parquet files, or pictures with .txt.
+        images: the folder of pictures of a .json, where it is not beside it.
+        split: which part of a COCO folder.
+
+    Raises:
+        DataError: no such file, or nothing that looks like one of these.
+    """
+    from talk2dino.training.archives import Parquet, WebDataset
+
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"no caption source at {path}")
+    if path.is_file():
+        if path.suffix == ".json":
+            return CocoCaptions(path, images)
+        if path.suffix in (".jsonl", ".csv"):
+            return Metadata(path)
+        if path.suffix == ".tar":
+            return WebDataset([path])
+        if path.suffix == ".parquet":
+            return Parquet([path])
+        raise DataError(f"{path}: a caption source is a .json, .jsonl, .csv, .tar or .parquet file, or a folder")
+    if files := sorted((path / "annotations").glob(f"captions_{split}20*.json")):
+        return CocoCaptions(files[0], images)
+    for name in ("metadata.jsonl", "metadata.csv"):
+        if (path / name).is_file():
+            return Metadata(path / name)
+    if files := sorted(path.glob("*.tar")):
+        return WebDataset(files)
+    if files := sorted(path.rglob("*.parquet")):
+        return Parquet(files)
+    source = TextFiles(path)
+    if not len(source) or not next(path.rglob("*.txt"), None):
+        raise DataError(
+            f"{path} holds no captions: looked for annotations/captions_{split}20*.json, metadata.jsonl, metadata.csv, "
+            "*.tar, *.parquet, and pictures with a .txt each"
+        )
+    return source
+
+
+def make_record(key: str, captions: Any, read: Callable[[], bytes]) -> Record | Skipped:
+    """A record with what is left of its captions after trimming; none left means skipped."""
+    given = [captions] if isinstance(captions, str) else captions if isinstance(captions, Iterable) else []
+    kept = tuple(" ".join(c.split()) for c in given if isinstance(c, str) and c.strip())
+    return Record(key, kept, read) if kept else Skipped(key, "no caption that is not empty")
+
+
+def file_reader(folder: Path, name: str) -> Callable[[], bytes]:
+    """Reads a picture of a folder; a name that leads out of the folder is refused."""
+
+    def read() -> bytes:
+        if os.path.isabs(name) or os.path.normpath(name).startswith(".."):
+            raise DataError(f"{name} leads out of {folder}")
+        return (folder / name).read_bytes()
+
+    return read
+
+
+def read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_bytes().decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not UTF-8 (byte {error.start}); convert it first") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be read as JSON: {error}") from None
+
+
+def coco_images(file: Path) -> Path:
+    """The folder of pictures that belongs to .../annotations/captions_train2014.json."""
+    name = file.stem.removeprefix("captions_")
+    candidates = [place / name for place in (file.parent.parent, file.parent.parent / "images", file.parent)]
+    for candidate in [*candidates, file.parent / "images"]:
+        if candidate.is_dir():
+            return candidate
+    raise DataError(f"no folder {name} of pictures beside {file}; say where it is with --images FOLDER")
+
+
+def key_hash(key: str) -> int:
+    """64 bits of a key: duplicates of a million keys are found in 8 MB."""
+    return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")
+
+
+def repeated(hashes: list[int | None]) -> set[int]:
+    """Places of all but the first of equal hashes; None is equal to nothing."""
+    places = np.array([n for n, value in enumerate(hashes) if value is not None], dtype=np.int64)
+    values = np.array([value for value in hashes if value is not None], dtype=np.uint64)
+    _, first = np.unique(values, return_index=True)
+    again = np.ones(len(values), dtype=bool)
+    again[first] = False
+    return set(places[again].tolist())

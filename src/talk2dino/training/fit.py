@@ -1,0 +1,278 @@
+"""A training run, top to bottom: set up, take up, loop, validate, save, report."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from talk2dino.catalog import CATALOG
+from talk2dino.errors import DataError, OutputError
+from talk2dino.io.atomic import write_atomically
+from talk2dino.models.mapping import Mapping
+from talk2dino.training.aligner import Aligner
+from talk2dino.training.batches import Batches
+from talk2dino.training.config import FitConfig
+from talk2dino.training.heads import feature_of
+from talk2dino.training.processes import Processes, joined_processes, own_device
+from talk2dino.training.report import write_report
+from talk2dino.training.state import MetricsLog, Progress, load_checkpoint, save_checkpoint, save_mappings
+from talk2dino.training.store import FeatureStore
+from talk2dino.training.validate import validate
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a run left: its folder, the mapping of the text side (None for side "vision"), and its last figures."""
+
+    folder: Path
+    mapping: Mapping | None
+    vision_mapping: Mapping | None
+    steps: int
+    metrics: dict[str, Any]
+
+
+def fit(
+    store: FeatureStore,
+    config: FitConfig,
+    out: str | Path,
+    *,
+    validation: FeatureStore | None = None,
+    device: str = "auto",
+    published: bool = False,
+    tensorboard: bool = False,
+    watch: Callable[[dict[str, Any]], None] | None = None,
+) -> FitResult:
+    """Train an alignment and leave a folder: mapping.safetensors, config.json, metrics.jsonl, curves, card.
+
+    A folder that already holds a checkpoint of the same settings is gone on with, exactly. Ctrl-C saves first.
+
+    Args:
+        store: features of pictures and captions; :meth:`FeatureStore.open` or :meth:`FeatureStore.from_tensors`.
+        validation: a store to validate on; else a share of the pictures when the configuration says so.
+        published: write mapping.pth in the published layout, too.
+        watch: called with each record of metrics.jsonl, to show progress.
+
+    Raises:
+        DataError: the store has not what the strategy reads, is smaller than a batch, or the loss is not finite.
+        OutputError: the folder cannot be written.
+    """
+    where = own_device(device)
+    out = Path(out)
+    with joined_processes(where) as processes:
+        if validation is None and config.validation_share:
+            store, validation = store.split(config.validation_share, config.seed)
+        run = _Run(store, config, out, where, processes, tensorboard)
+        with run.log or nullcontext(), _interruptible() as interrupted:
+            metrics = run.loop(validation, interrupted, watch)
+        if processes.first:
+            write_report(out, run.aligner, run.progress.head_counts, store, published=published)
+        processes.wait()
+    aligner = run.aligner.cpu().eval().requires_grad_(False)
+    return FitResult(out, aligner.text_mapping, aligner.vision_mapping, run.progress.step, metrics)
+
+
+class _Run:
+    """The parts of a run, put together and brought to where the last one stopped."""
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        config: FitConfig,
+        out: Path,
+        device: torch.device,
+        processes: Processes,
+        tensorboard: bool,
+    ) -> None:
+        self.config, self.out, self.device, self.processes = config, out, device, processes
+        self.batches = Batches(store, config, device, processes)
+        shape = store.shape(feature_of(config.strategy))
+        self.heads = shape[0] if len(shape) == 2 else 0
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.aligner = Aligner(config, store.text_dim, shape[-1]).to(device)
+        self.optimizer = make_optimizer(self.aligner, config)
+        if processes.first:
+            try:
+                out.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise OutputError(f"cannot make the folder {out}: {error.strerror}") from error
+        processes.wait()
+        self.progress = load_checkpoint(out, self.aligner, self.optimizer) or Progress()
+        if not len(self.progress.head_counts):
+            self.progress.head_counts = torch.zeros(self.heads, dtype=torch.long)
+        self._counts = torch.zeros(self.heads, dtype=torch.long, device=device)
+        self.log = None
+        if processes.first:
+            write_atomically(out / "config.json", json.dumps(_describe(self.aligner, store), indent=1) + "\n")
+            self.log = MetricsLog(out, self.progress.metrics_bytes, tensorboard=tensorboard)
+
+    def loop(
+        self,
+        validation: FeatureStore | None,
+        interrupted: Callable[[], bool],
+        watch: Callable[[dict[str, Any]], None] | None,
+    ) -> dict[str, Any]:
+        config, progress, batches = self.config, self.progress, self.batches
+        save_every = config.save_every or batches.steps_per_epoch
+        validate_every = config.validate_every or batches.steps_per_epoch
+        last: dict[str, Any] = {}
+
+        def record(**values: Any) -> None:
+            last.update(values)
+            if self.log is not None:
+                self.log.write(values)
+                if watch is not None:
+                    watch({**values, "total_steps": batches.total_steps})
+
+        summed, since, started = 0.0, 0, time.perf_counter()
+        while progress.step < batches.total_steps:
+            loss = self._step(progress.step)
+            progress.step += 1
+            summed, since = summed + loss, since + 1
+            final = progress.step == batches.total_steps
+            if progress.step % config.log_every == 0 or final:
+                record(
+                    step=progress.step,
+                    epoch=round(progress.step / batches.steps_per_epoch, 4),
+                    loss=summed / since,
+                    lr=self.optimizer.param_groups[0]["lr"],
+                    temperature=self.aligner.temperature,
+                    steps_per_second=round(since / (time.perf_counter() - started), 2),
+                )
+                summed, since, started = 0.0, 0, time.perf_counter()
+            if validation is not None and (progress.step % validate_every == 0 or final) and self.processes.first:
+                figures = validate(self.aligner, validation, self.device, limit=config.validation_limit)
+                record(step=progress.step, **figures)
+                if figures["validation_loss"] < progress.best:
+                    progress.best, progress.at_best = figures["validation_loss"], progress.step
+                    save_mappings(self.out / "best", self.aligner, progress.step)
+                started = time.perf_counter()
+            stop = self._anybody(interrupted())
+            if progress.step % save_every == 0 or final or stop:
+                self.save()
+            if stop:
+                raise KeyboardInterrupt
+        return last
+
+    def _step(self, step: int) -> float:
+        """One forward, backward and optimizer step; the loss of the whole batch. Refuses to step on a bad loss."""
+        set_rate(self.optimizer, self.config, step, self.batches.total_steps)
+        batch = self.batches[step]
+        loss, chosen = self.aligner(batch.images, batch.captions, batch.image_ids, batch.noise)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        value = float(self._sum_gradients(loss.detach()))
+        if not math.isfinite(value):
+            self.save()
+            raise DataError(self._not_finite(step, value))
+        self.optimizer.step()
+        if chosen is not None:
+            self._counts.index_add_(0, chosen, torch.ones_like(chosen))
+        return value
+
+    def _sum_gradients(self, loss: Tensor) -> Tensor:
+        """Sum gradients over the processes, in one message with the loss; each has its part of the whole batch's."""
+        if self.processes.count == 1:
+            return loss
+        gradients = [p.grad for p in self.aligner.parameters() if p.grad is not None]
+        message = self.processes.sum_(torch.cat([*(g.reshape(-1) for g in gradients), loss.reshape(1)]))
+        for gradient, part in zip(gradients, message[:-1].split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+        return message[-1]
+
+    def _anybody(self, flag: bool) -> bool:
+        """Whether any process was interrupted; asked by all of them together."""
+        if self.processes.count == 1:
+            return flag
+        return bool(self.processes.sum_(torch.tensor(int(flag), device=self.device)))
+
+    def save(self) -> None:
+        """Write a checkpoint; every process takes part, the first one writes."""
+        counts = self.processes.sum_(self._counts).cpu()
+        self.progress.head_counts = self.progress.head_counts + counts
+        self._counts = torch.zeros_like(self._counts)
+        if self.log is not None:
+            self.progress.metrics_bytes = self.log.length()
+            save_checkpoint(self.out, self.aligner, self.optimizer, self.progress, self.progress.head_counts)
+
+    def _not_finite(self, step: int, value: float) -> str:
+        batch = self.batches[step]
+        damaged = [n for n in ("images", "captions") if not bool(torch.isfinite(getattr(batch, n)).all())]
+        cause = (
+            f"the stored {' and '.join(damaged)} of this batch are not finite" if damaged else "the features are fine"
+        )
+        rows = self.batches.rows(step)
+        return (
+            f"the loss became {value} at step {step} (caption rows {int(rows[0])} to {int(rows[-1])}): {cause}; the "
+            f"state before it is kept in {self.out}. Extract the damaged shard again, or lower the learning rate"
+        )
+
+
+def make_optimizer(aligner: Aligner, config: FitConfig) -> torch.optim.Optimizer:
+    """Adam or AdamW over what is trained, in its fused form: the same formula, fewer passes over memory."""
+    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+    trained = [parameter for parameter in aligner.parameters() if parameter.requires_grad]
+    return kind(trained, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, config: FitConfig, step: int, total: int) -> None:
+    """Learning rate of a step: linear warm-up, then constant or half a cosine down to 0."""
+    rate = config.lr
+    if step < config.warmup_steps:
+        rate *= (step + 1) / config.warmup_steps
+    elif config.schedule == "cosine":
+        done = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
+        rate *= 0.5 * (1 + math.cos(math.pi * done))
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def _describe(aligner: Aligner, store: FeatureStore) -> dict[str, Any]:
+    """config.json: settings, sizes, and what the features came from."""
+    manifests = store.manifests
+    base = manifests[0].model.get("name") if manifests else None  # only what others can find by that name
+    if base not in CATALOG and "/" not in (base or ""):
+        base = None
+    return {
+        "format": "talk2dino-alignment-1",
+        **({"base_model": base} if base else {}),
+        "settings": aligner.config.model_dump(),
+        "text_mapping": None if aligner.text_mapping is None else aligner.text_mapping.config(),
+        "vision_mapping": None if aligner.vision_mapping is None else aligner.vision_mapping.config(),
+        "model": manifests[0].model if manifests else {},
+        "preprocessing": manifests[0].preprocessing if manifests else {},
+        "data": {"images": store.num_images, "captions": store.num_captions, "sources": [m.source for m in manifests]},
+    }
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Let Ctrl-C (and SIGTERM) wait for the end of a step; a second Ctrl-C does not wait."""
+    asked = False
+
+    def ask(number: int, frame: Any) -> None:
+        nonlocal asked
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,132 @@
+"""What a feature store says of itself: ``manifest.json``, checksums, and whether two stores belong together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from talk2dino.errors import DataError
+from talk2dino.io.atomic import write_atomically
+
+FORMAT = "talk2dino-features-1"
+NAME = "manifest.json"
+#: Fields that must agree between stores which are used as one.
+IDENTITY = ("model", "preprocessing", "features", "num_heads", "vision_dim", "text_dim")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One complete shard: counts, size and checksum of its tensors; ``number`` is its place in the source."""
+
+    number: int
+    file: str
+    images: int
+    captions: int
+    skipped: int
+    bytes: int
+    sha256: str
+
+
+@dataclass
+class Manifest:
+    """The contents of ``manifest.json``.
+
+    Attributes:
+        model: which frozen encoders made the features: names, sizes, checksum of the weights.
+        preprocessing: how pictures were resized and cropped.
+        features: names of the stored image features, see :func:`talk2dino.training.heads.pooled_features`.
+        source: what was read, and how many records it has.
+        records_per_shard: shard k holds the source's records k * S ... (k + 1) * S - 1, less the skipped ones.
+        part: (i, n): this run made the shards whose number is i modulo n.
+    """
+
+    model: dict[str, Any]
+    preprocessing: dict[str, Any]
+    features: list[str]
+    num_heads: int
+    vision_dim: int
+    text_dim: int
+    source: dict[str, Any] = field(default_factory=dict)
+    records_per_shard: int = 0
+    part: tuple[int, int] = (0, 1)
+    complete: bool = False
+    shards: list[Shard] = field(default_factory=list)
+
+    @property
+    def images(self) -> int:
+        return sum(shard.images for shard in self.shards)
+
+    @property
+    def captions(self) -> int:
+        return sum(shard.captions for shard in self.shards)
+
+    @property
+    def skipped(self) -> int:
+        return sum(shard.skipped for shard in self.shards)
+
+    def write(self, folder: Path) -> None:
+        content = {"format": FORMAT, "images": self.images, "captions": self.captions, **asdict(self)}
+        write_atomically(folder / NAME, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Raises DataError when there is none, or it is damaged or of another format."""
+        path = folder / NAME
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise DataError(
+                f"{folder} is not a feature store: it has no {NAME}; make one with 'talk2dino extract'"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} cannot be read ({error})") from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise DataError(f"{path} is not of the format {FORMAT}")
+        content = {key: value for key, value in content.items() if key not in ("format", "images", "captions")}
+        try:
+            shards = [Shard(**shard) for shard in content.pop("shards")]
+            return cls(**{**content, "part": tuple(content["part"]), "shards": shards})
+        except (TypeError, KeyError) as error:
+            raise DataError(f"{path} is damaged ({error})") from error
+
+    def differences(self, other: Manifest) -> list[str]:
+        """Names and values of what keeps two stores from being used as one; empty when they belong together."""
+        found: list[str] = []
+        for name in IDENTITY:
+            found += _differences(name, getattr(self, name), getattr(other, name))
+        return found
+
+
+def _differences(name: str, ours: Any, theirs: Any) -> list[str]:
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        return [
+            line
+            for key in dict.fromkeys([*ours, *theirs])
+            for line in _differences(f"{name}.{key}", ours.get(key), theirs.get(key))
+        ]
+    return [] if ours == theirs else [f"{name}: {ours} and {theirs}"]
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file's contents, read in pieces."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while piece := file.read(1 << 22):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def check_shard(folder: Path, shard: Shard, *, contents: bool) -> str | None:
+    """What is wrong with a shard's file, or None. Size always; the checksum too when ``contents``."""
+    path = folder / shard.file
+    if not path.is_file():
+        return f"{path} is missing"
+    size = path.stat().st_size
+    if size != shard.bytes:
+        return f"{path} has {size} bytes, the manifest says {shard.bytes}"
+    if contents and checksum(path) != shard.sha256:
+        return f"{path} is corrupted: its checksum is not the manifest's"
+    return None

@@ -1,0 +1,131 @@
+"""What a run leaves for people: curves.png, heads.png, a model card; and the mapping in the published layout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from talk2dino.errors import InputError
+from talk2dino.io.atomic import atomic_path, write_atomically
+from talk2dino.models.mapping import to_published
+from talk2dino.training.aligner import Aligner
+from talk2dino.training.store import FeatureStore
+
+
+def write_report(
+    folder: Path, aligner: Aligner, head_counts: Tensor, store: FeatureStore, *, published: bool = False
+) -> None:
+    """Write everything that is made from a finished run; figures only when matplotlib is there."""
+    records = read_metrics(folder)
+    drawn = _draw(folder, records, head_counts)
+    write_atomically(folder / "README.md", model_card(aligner, records, head_counts, store, drawn))
+    if published:
+        write_published(folder / "mapping.pth", aligner)
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl, in order."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def write_published(path: Path, aligner: Aligner) -> None:
+    """The mapping as the published code saves it: a pickled state dict.
+
+    Raises:
+        InputError: for a mapping on the vision side or another activation, which that layout has no place for.
+    """
+    if aligner.text_mapping is None or aligner.vision_mapping is not None or aligner.config.activation != "tanh":
+        raise InputError("the published layout holds a mapping of the text side with tanh, nothing else")
+    with atomic_path(path) as temporary:
+        torch.save(to_published(aligner.text_mapping), temporary)
+
+
+def model_card(
+    aligner: Aligner, records: list[dict[str, Any]], head_counts: Tensor, store: FeatureStore, drawn: bool
+) -> str:
+    """README.md of the folder: what this is, how it was made, what came out."""
+    config = aligner.config
+    last: dict[str, Any] = {}
+    for record in records:
+        last.update(record)
+    model = store.manifests[0].model if store.manifests else {}
+    settings = "\n".join(f"| {name} | {value} |" for name, value in config.model_dump().items())
+    figures = "\n".join(
+        f"| {name} | {value:.4f} |" for name, value in last.items() if name == "loss" or "@" in name or "valid" in name
+    )
+    heads = ""
+    if int(head_counts.sum()):
+        shares = ", ".join(f"{100 * count / int(head_counts.sum()):.1f}" for count in head_counts.tolist())
+        heads = f"\nHow often each attention head stood for its picture, in %: {shares}.\n"
+    pictures = "\n![loss and retrieval](curves.png)\n" if drawn else ""
+    if drawn and heads:
+        pictures += "\n![chosen heads](heads.png)\n"
+    return f"""# A Talk2DINO alignment
+
+Maps text embeddings and vision features into one space (mapped side: {config.side}); trained on image-caption pairs
+alone, without masks or class names. The encoders stay as they were.
+
+| encoders | {model.get("name", "not recorded: trained on tensors in memory")} |
+|---|---|
+| pictures | {store.num_images:,} |
+| captions | {len(store.caption_image):,} |
+| steps | {last.get("step", 0):,} |
+
+## Results at the end
+
+| figure | value |
+|---|---|
+{figures}
+{heads}{pictures}
+## Settings
+
+| setting | value |
+|---|---|
+{settings}
+
+## Use
+
+    talk2dino segment PICTURES --mapping THIS-FOLDER --prompts "..."
+
+It fits these encoders only. It inherits what they and the captions are biased to, and was not measured on other data.
+"""
+
+
+def _draw(folder: Path, records: list[dict[str, Any]], head_counts: Tensor) -> bool:
+    """curves.png and heads.png; False when matplotlib is not installed (extra 'plots')."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    training = [r for r in records if "loss" in r]
+    validated = [r for r in records if "validation_loss" in r]
+    figure = Figure(figsize=(10 if validated else 5.5, 4), layout="constrained")
+    axes = figure.subplots(1, 2 if validated else 1, squeeze=False)[0]
+    axes[0].plot([r["step"] for r in training], [r["loss"] for r in training], label="training", linewidth=1)
+    axes[0].set(xlabel="step", ylabel="InfoNCE", title="Loss")
+    if validated:
+        steps = [r["step"] for r in validated]
+        axes[0].plot(steps, [r["validation_loss"] for r in validated], label="validation", marker=".")
+        for name in (key for key in validated[-1] if "@" in key):
+            style = "-" if name.startswith("image") else "--"
+            axes[1].plot(steps, [100 * r[name] for r in validated], style, label=name.replace("_", " "), marker=".")
+        axes[1].set(xlabel="step", ylabel="recall (%)", title="Retrieval on held-out pictures")
+        axes[1].legend(fontsize=8)
+    axes[0].legend(fontsize=8)
+    with atomic_path(folder / "curves.png") as temporary:
+        figure.savefig(temporary, dpi=120)
+    if int(head_counts.sum()):
+        figure = Figure(figsize=(6, 3.5), layout="constrained")
+        axis = figure.subplots()
+        axis.bar(range(len(head_counts)), (100 * head_counts / head_counts.sum()).tolist())
+        axis.axhline(100 / len(head_counts), color="grey", linewidth=1, linestyle=":")
+        axis.set(xlabel="attention head", ylabel="chosen (%)", title="Head nearest to the picture's own caption")
+        axis.set_xticks(range(len(head_counts)))
+        with atomic_path(folder / "heads.png") as temporary:
+            figure.savefig(temporary, dpi=120)
+    return True

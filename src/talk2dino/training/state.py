@@ -1,0 +1,149 @@
+"""Where a run stands: checkpoints that it can go on from, and metrics.jsonl, which never holds a step twice."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from talk2dino.errors import CheckpointError, DataError, OutputError
+from talk2dino.io.atomic import atomic_path
+from talk2dino.models.mapping import save_mapping
+from talk2dino.training.aligner import Aligner
+from talk2dino.training.config import FitConfig
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass
+class Progress:
+    """What changes from step to step, besides weights and optimizer.
+
+    Attributes:
+        step: steps done.
+        best: lowest validation loss so far, and at_best the step it was at.
+        head_counts: (M,) how often each head was chosen.
+        metrics_bytes: length of metrics.jsonl at the last checkpoint; what a killed run wrote after it is cut off.
+    """
+
+    step: int = 0
+    best: float = float("inf")
+    at_best: int = 0
+    head_counts: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    metrics_bytes: int = 0
+
+
+def save_checkpoint(
+    folder: Path, aligner: Aligner, optimizer: torch.optim.Optimizer, progress: Progress, counts: Tensor
+) -> None:
+    """Write checkpoint.pt and the mapping as it is now; each whole or not at all."""
+    state = {
+        "config": aligner.config.model_dump(),
+        "aligner": aligner.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": progress.step,
+        "best": progress.best,
+        "at_best": progress.at_best,
+        "head_counts": counts,
+        "metrics_bytes": progress.metrics_bytes,
+    }
+    with atomic_path(folder / CHECKPOINT) as temporary, open(temporary, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    save_mappings(folder, aligner, progress.step)
+
+
+def save_mappings(folder: Path, aligner: Aligner, step: int) -> None:
+    """``mapping.safetensors`` (text side) and ``vision_mapping.safetensors`` (vision side), those that there are."""
+    extra = {"strategy": aligner.config.strategy, "side": aligner.config.side, "step": str(step)}
+    if aligner.text_mapping is not None:
+        save_mapping(aligner.text_mapping, folder / "mapping.safetensors", extra=extra)
+    if aligner.vision_mapping is not None:
+        save_mapping(aligner.vision_mapping, folder / "vision_mapping.safetensors", extra=extra)
+
+
+def load_checkpoint(folder: Path, aligner: Aligner, optimizer: torch.optim.Optimizer) -> Progress | None:
+    """Take up a run where its last checkpoint left it; None when there is none.
+
+    Raises:
+        DataError: the run in this folder was started with other settings (which).
+        CheckpointError: the file is damaged.
+    """
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        before, now = FitConfig(**state["config"]).model_dump(), aligner.config.model_dump()
+        different = [name for name in now if now[name] != before[name] and not _may_change(name, now)]
+        if different:
+            changes = ", ".join(f"{name} {before[name]} -> {now[name]}" for name in different)
+            raise DataError(
+                f"{folder} holds a run with other settings ({changes}): give the same ones to go on, or another folder"
+            )
+        aligner.load_state_dict(state["aligner"])
+        optimizer.load_state_dict(state["optimizer"])
+        return Progress(state["step"], state["best"], state["at_best"], state["head_counts"], state["metrics_bytes"])
+    except DataError:
+        raise
+    except Exception as error:  # torch raises half a dozen kinds for a damaged file
+        raise CheckpointError(f"{path} is damaged; remove it to start this run anew ({error})") from error
+
+
+def _may_change(name: str, config: dict[str, Any]) -> bool:
+    """A run may be made longer or report more often; with a cosine schedule its length is part of it."""
+    if name in ("epochs", "max_steps"):
+        return config["schedule"] == "constant"
+    return name in ("log_every", "save_every")
+
+
+class MetricsLog:
+    """metrics.jsonl, a line a record, flushed at once; TensorBoard besides when asked for."""
+
+    def __init__(self, folder: Path, length: int, *, tensorboard: bool = False) -> None:
+        self.path = folder / "metrics.jsonl"
+        try:
+            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
+            self._file.truncate(length)
+        except OSError as error:
+            raise OutputError(f"cannot write {self.path}: {error.strerror}") from error
+        self._board = _summary_writer(folder) if tensorboard else None
+
+    def write(self, record: dict[str, Any]) -> None:
+        try:
+            self._file.write((json.dumps(record) + "\n").encode())
+        except OSError as error:
+            raise OutputError(f"cannot write {self.path}: {error.strerror}") from error
+        if self._board is not None:
+            for name, value in record.items():
+                if isinstance(value, (int, float)) and name != "step":
+                    self._board.add_scalar(name, value, record["step"])
+
+    def length(self) -> int:
+        """Bytes written so far, safely on disk."""
+        os.fsync(self._file.fileno())
+        return self._file.seek(0, os.SEEK_END)
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _summary_writer(folder: Path):
+    from talk2dino.errors import MissingExtraError
+
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise MissingExtraError.of("tensorboard", "log", "writing TensorBoard logs") from None
+    return SummaryWriter(str(folder / "tensorboard"))

@@ -1,0 +1,185 @@
+"""Frozen values that pass between the stages. Shapes are checked when a value is built."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from talk2dino.errors import ShapeError
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """What the vision model says of a batch of equally sized pictures: pay once, decode often.
+
+    Attributes:
+        patches: (B, h, w, D) patch features after the final norm.
+        attention: (B, M, h, w) CLS-row logits of the last block, before softmax; CLS and registers dropped.
+        cls: (B, D) CLS feature after the final norm.
+        image_size: (height, width) of the pictures as they came, to which maps are upsampled.
+        pixels: (B, 3, H', W') RGB 0..255 float, the resized picture that the model saw; refinement needs it.
+        model: name of the model that made the features.
+        boxes: in slide mode the batch holds the windows of one picture; (top, left, bottom, right) of each.
+        canvas: in slide mode (height, width) of the resized picture that the boxes refer to.
+    """
+
+    patches: Tensor
+    attention: Tensor
+    cls: Tensor
+    image_size: tuple[int, int]
+    pixels: Tensor | None = None
+    model: str = ""
+    boxes: tuple[tuple[int, int, int, int], ...] | None = None
+    canvas: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.patches.ndim != 4:
+            raise ShapeError(f"patches must be (B, h, w, D); got {tuple(self.patches.shape)}")
+        b, h, w, d = self.patches.shape
+        if self.attention.ndim != 4 or (self.attention.shape[0], *self.attention.shape[2:]) != (b, h, w):
+            raise ShapeError(
+                f"attention must be (B, M, h, w) with B={b}, h={h}, w={w}; got {tuple(self.attention.shape)}"
+            )
+        if tuple(self.cls.shape) != (b, d):
+            raise ShapeError(f"cls must be (B, D) = ({b}, {d}); got {tuple(self.cls.shape)}")
+        if (self.boxes is None) != (self.canvas is None) or (self.boxes is not None and len(self.boxes) != b):
+            raise ShapeError("in slide mode features need a canvas and one box a window")
+
+    def __len__(self) -> int:
+        return self.patches.shape[0]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w): number of patches down and across."""
+        return self.patches.shape[1], self.patches.shape[2]
+
+    def __getitem__(self, index: int) -> ImageFeatures:
+        """The features of one picture, as a batch of one. Windows of slide mode belong together and are not split."""
+        if self.boxes is not None:
+            raise ShapeError("features of slide mode hold the windows of one picture; they cannot be indexed")
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"picture {index} of a batch of {len(self)}")
+        rows = slice(index % len(self), index % len(self) + 1)
+        pixels = None if self.pixels is None else self.pixels[rows]
+        return replace(
+            self, patches=self.patches[rows], attention=self.attention[rows], cls=self.cls[rows], pixels=pixels
+        )
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> ImageFeatures:
+        pixels = None if self.pixels is None else self.pixels.to(device)
+        return replace(
+            self, patches=self.patches.to(device, dtype), attention=self.attention.to(device, dtype),
+            cls=self.cls.to(device, dtype), pixels=pixels,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """Class names and their embeddings in the vision model's space.
+
+    Attributes:
+        names: N class names as they came.
+        embeddings: (N, D) float32: psi of the mean text embedding, L2-normalised.
+        negative: how many of the last names are negative prompts: pixels that they win become background.
+        model: name of the model that made the embeddings.
+        notes: what was changed on the way in, such as a duplicate that was dropped.
+    """
+
+    names: tuple[str, ...]
+    embeddings: Tensor
+    negative: int = 0
+    model: str = ""
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.embeddings.ndim != 2 or self.embeddings.shape[0] != len(self.names):
+            raise ShapeError(f"embeddings must be (N, D) with N={len(self.names)}; got {tuple(self.embeddings.shape)}")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def positive(self) -> int:
+        """Number of names that can appear as labels."""
+        return len(self.names) - self.negative
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A label for every pixel of one picture.
+
+    Attributes:
+        labels: (H, W) integer array; value i stands for ``names[i]``.
+        names: class names; with a background, ``names[0]`` is ``"background"``.
+        palette: (N, 3) uint8 RGB, one colour a name.
+        background: index of the background in names, or None when every pixel belongs to a class.
+        scores: (N, H, W) float32 on request, else None.
+        model: which model (and mapping) made it.
+        info: how it was made: method, mode, thresholds, cleaning, dtype, sizes.
+    """
+
+    labels: np.ndarray
+    names: tuple[str, ...]
+    palette: np.ndarray
+    background: int | None = None
+    scores: np.ndarray | None = None
+    model: str = ""
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.labels.ndim != 2 or not np.issubdtype(self.labels.dtype, np.integer):
+            raise ShapeError(f"labels must be (H, W) integers; got {self.labels.dtype} {self.labels.shape}")
+        if self.palette.shape != (len(self.names), 3):
+            raise ShapeError(f"palette must be (N, 3) with N={len(self.names)}; got {self.palette.shape}")
+        if self.scores is not None and self.scores.shape != (len(self.names), *self.labels.shape):
+            raise ShapeError(
+                f"scores must be (N, H, W) = {(len(self.names), *self.labels.shape)}; got {self.scores.shape}"
+            )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.labels.shape[0], self.labels.shape[1]
+
+    def shares(self) -> dict[str, float]:
+        """Share of the picture's area that each class has, largest first; classes without a pixel are left out."""
+        counts = np.bincount(self.labels.reshape(-1), minlength=len(self.names))
+        order = np.argsort(-counts, kind="stable")
+        return {self.names[i]: float(counts[i] / self.labels.size) for i in order if counts[i]}
+
+    def mask(self, name: str) -> np.ndarray:
+        """(H, W) bool: where the class is."""
+        return self.labels == self.names.index(name)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the labels as a palette PNG (or .npz, .json by the ending). Written whole or not at all."""
+        from talk2dino.io.masks import save_segmentation
+
+        return save_segmentation(self, Path(path))
+
+    def overlay(self, image: Any, *, opacity: float = 0.55, legend: bool = True) -> Image.Image:
+        """The picture with the classes painted over it and a legend of names and area shares."""
+        from talk2dino.io.overlay import draw_overlay
+
+        return draw_overlay(image, self, opacity=opacity, legend=legend)
+
+    def to_coco(self, image_id: int = 0, *, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """One COCO annotation a class, with compressed RLE, area and box."""
+        from talk2dino.io.masks import to_coco
+
+        return to_coco(self, image_id, category_ids=category_ids)
+
+    def polygons(self) -> dict[str, list[list[tuple[float, float]]]]:
+        """Outlines of each class as closed rings of (x, y) pixel corners; holes come as rings of their own."""
+        from talk2dino.io.masks import to_polygons
+
+        return to_polygons(self)

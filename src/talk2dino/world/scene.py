@@ -1,0 +1,189 @@
+"""Draw random scenes with exact masks: the data on which the embedded model is trained and everything is tested.
+
+A scene is a small description (:class:`Scene`), made from a seed alone; :func:`render` turns it into a picture of any
+size. Scene units: the scene is 96 units high and ``96 * aspect`` wide.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from talk2dino.world.shapes import SHAPES
+from talk2dino.world.textures import BACKGROUND_TEXTURES, mix
+from talk2dino.world.vocabulary import BACKGROUNDS, COLOURS, HELD_OUT_COLOURS, OBJECTS, TYPICAL_COLOURS
+
+UNITS = 96.0
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object: ``kind`` indexes ``OBJECTS``; position, radius in scene units; angle in radians."""
+
+    kind: int
+    colour: str
+    x: float
+    y: float
+    radius: float
+    angle: float
+    mirrored: bool
+
+    @property
+    def name(self) -> str:
+        return OBJECTS[self.kind].name
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is where. ``backgrounds`` index ``BACKGROUNDS``: the first lies above (or left of) the second."""
+
+    seed: int
+    aspect: float
+    backgrounds: tuple[int, ...]
+    vertical: bool  # the boundary between two backgrounds runs from top to bottom
+    boundary: float  # where, as a share of the height (width)
+    things: tuple[Thing, ...]  # painted in this order
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A drawn scene.
+
+    image: (H, W, 3) uint8, RGB. labels: (H, W) uint8, index into ``CLASSES``.
+    regions: (H, W) uint8, 0 and 1 for the backgrounds, 2 + i for thing i.
+    """
+
+    image: np.ndarray
+    labels: np.ndarray
+    regions: np.ndarray
+
+
+def sample_scene(
+    seed: int, *, aspect: float = 1.0, held_out: bool | Literal["all"] = False, things: int | None = None
+) -> Scene:
+    """Make up a scene.
+
+    Args:
+        seed: any non-negative integer; the same seed gives the same scene.
+        aspect: width / height.
+        held_out: True paints one object of the scene in a colour that training scenes never show on it; "all" does so
+            with every object.
+        things: number of objects; random from 1 to 4 when None.
+    """
+    rng = np.random.default_rng([seed, 11])
+    count = 1 if rng.random() < 0.2 else 2
+    backgrounds = tuple(int(i) for i in rng.choice(len(BACKGROUNDS), count, replace=False))
+    number = int(rng.choice([1, 2, 3, 4], p=[0.2, 0.35, 0.3, 0.15])) if things is None else things
+    placed: list[Thing] = []
+    for _ in range(number):
+        kind = int(rng.integers(len(OBJECTS)))
+        radius = float(rng.uniform(18, 34) if number < 3 else rng.uniform(16, 27))
+        best: tuple[float, float, float] | None = None
+        for _ in range(12):  # take the position that overlaps the others least
+            x = float(rng.uniform(radius * 0.6, UNITS * aspect - radius * 0.6))
+            y = float(rng.uniform(radius * 0.6, UNITS - radius * 0.6))
+            gap = min((math.hypot(x - o.x, y - o.y) - radius - o.radius for o in placed), default=1.0)
+            if best is None or gap > best[0]:
+                best = (gap, x, y)
+            if gap > 0:
+                break
+        assert best is not None
+        unseen = held_out == "all" or (held_out and not placed)
+        colour = str(rng.choice((HELD_OUT_COLOURS if unseen else TYPICAL_COLOURS)[OBJECTS[kind].name]))
+        angle = float(rng.normal(0, 0.16))
+        placed.append(Thing(kind, colour, best[1], best[2], radius, angle, bool(rng.random() < 0.5)))
+    return Scene(seed, aspect, backgrounds, bool(rng.random() < 0.3), float(rng.uniform(0.3, 0.7)), tuple(placed))
+
+
+def render(scene: Scene, height: int = 96, *, supersample: int = 2, noise: float = 0.015) -> Rendered:
+    """Draw a scene ``height`` pixels high and ``round(height * aspect)`` wide.
+
+    Args:
+        supersample: samples per pixel and axis; the picture is their mean, the labels take the middle one.
+        noise: standard deviation of the pixel noise, on the 0..1 scale.
+    """
+    width = round(height * scene.aspect)
+    rows, columns = height * supersample, width * supersample
+    rng = np.random.default_rng([scene.seed, 12])
+    unit = UNITS / rows
+    y, x = np.meshgrid(
+        (np.arange(rows, dtype=np.float32) + 0.5) * unit,
+        (np.arange(columns, dtype=np.float32) + 0.5) * unit,
+        indexing="ij",
+    )
+    canvas, regions = _paint_backgrounds(scene, x, y, rng)
+    labels = np.asarray(scene.backgrounds, dtype=np.uint8)[regions]
+    for index, thing in enumerate(scene.things):
+        _paint_thing(thing, canvas, labels, regions, index + 2, unit, rng)
+
+    canvas = canvas.reshape(height, supersample, width, supersample, 3).mean(axis=(1, 3))
+    canvas = (canvas - 0.5) * rng.uniform(0.9, 1.1) + 0.5 + rng.uniform(-0.05, 0.05)
+    canvas = canvas + rng.normal(0, noise, canvas.shape)
+    middle = slice(supersample // 2, None, supersample)
+    image = (np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return Rendered(image, labels[middle, middle].copy(), regions[middle, middle].copy())
+
+
+def _paint_backgrounds(scene: Scene, x: np.ndarray, y: np.ndarray, rng: np.random.Generator):
+    canvas = BACKGROUND_TEXTURES[scene.backgrounds[0]](x, y, rng)
+    regions = np.zeros(x.shape, dtype=np.uint8)
+    if len(scene.backgrounds) == 2:
+        along, across = (y, x / scene.aspect) if scene.vertical else (x, y)
+        phase, wave = rng.uniform(0, 6, 2), rng.uniform([20, 8], [40, 15])
+        curve = 2.5 * np.sin(along / wave[0] + phase[0]) + 1.0 * np.sin(along / wave[1] + phase[1])
+        second = across > scene.boundary * UNITS + curve
+        regions[second] = 1
+        canvas = np.where(second[..., None], BACKGROUND_TEXTURES[scene.backgrounds[1]](x, y, rng), canvas)
+    return canvas.astype(np.float32), regions
+
+
+def _paint_thing(
+    thing: Thing, canvas: np.ndarray, labels: np.ndarray, regions: np.ndarray, region: int, unit: float,
+    rng: np.random.Generator,
+) -> None:  # fmt: skip
+    rows, columns = labels.shape
+    reach = thing.radius * 1.5
+    top, bottom = max(0, int((thing.y - reach) / unit)), min(rows, int((thing.y + reach) / unit) + 1)
+    left, right = max(0, int((thing.x - reach) / unit)), min(columns, int((thing.x + reach) / unit) + 1)
+    dy, dx = np.meshgrid(
+        ((np.arange(top, bottom) + 0.5) * unit - thing.y) / thing.radius,
+        ((np.arange(left, right) + 0.5) * unit - thing.x) / thing.radius,
+        indexing="ij",
+    )
+    cos, sin = math.cos(thing.angle), math.sin(thing.angle)
+    x, y = cos * dx + sin * dy, cos * dy - sin * dx
+    if thing.mirrored:
+        x = -x
+
+    shape = SHAPES[thing.name]
+    own = np.clip(np.asarray(COLOURS[thing.colour]) * rng.uniform(0.9, 1.1) + rng.normal(0, 0.02, 3), 0, 1)
+    pale = 0.25 * own + 0.75 * np.array([0.96, 0.94, 0.88])
+    dark = own * 0.55
+    second = shape.texture(x, y, rng)
+    bright = own.mean() > 0.7
+    companions = (
+        (own, own * 0.45 if bright else 0.2 * own + 0.8),
+        (dark, dark * 0.4 if bright else 0.5 * dark + 0.4),
+        (pale, 0.5 * own + 0.2),
+    )
+    window = (slice(top, bottom), slice(left, right))
+    whole = np.zeros(x.shape, dtype=bool)
+    for layer in shape.layers(x, y, rng):
+        if layer.plain is None:
+            first, other = companions[layer.tone]
+            paint = mix(first, other, second)
+        else:
+            paint = np.broadcast_to(np.asarray(layer.plain, dtype=np.float32), (*x.shape, 3))
+        canvas[window][layer.mask] = paint[layer.mask]
+        whole |= layer.mask
+    if not whole.any():
+        return
+    thickness = max(3, 2 * round(0.5 / unit) + 1)
+    inner = np.asarray(Image.fromarray(whole).convert("L").filter(ImageFilter.MinFilter(thickness))) > 0
+    canvas[window][whole & ~inner] = (0.07, 0.06, 0.07)
+    labels[window][whole] = len(BACKGROUNDS) + thing.kind
+    regions[window][whole] = region

@@ -1,0 +1,67 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from talk2dino.cli import build_app
+from talk2dino.errors import ImageError, InputError
+from talk2dino.world import render, sample_scene
+
+
+@pytest.fixture(scope="module")
+def call():
+    app, runner = build_app(), CliRunner()
+
+    def go(*arguments):
+        return runner.invoke(app, ["compare", *map(str, arguments)])
+
+    return go
+
+
+SMALL = ("--model", "micro", "--device", "cpu", "--dtype", "float32")
+
+
+def test_picture(call, tmp_path):
+    Image.fromarray(render(sample_scene(900_003), 61).image).save(tmp_path / "scene.png")
+    methods = "talk2dino,clip-dense,dino-clusters"
+    result = call(tmp_path / "scene.png", "--prompts", "sky, grass, ball", "--methods", methods,
+                  "--out", tmp_path / "out", *SMALL)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip() == str(tmp_path / "out" / "scene.png")
+    assert np.asarray(Image.open(tmp_path / "out" / "scene.png")).std() > 10
+
+
+def test_benchmark(call, tmp_path):
+    result = call("--benchmark", "world", "--limit", 3, "--methods", "talk2dino,clip-dense", "--plain", "--json",
+                  "--out", tmp_path, *SMALL)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    table = json.loads(result.stdout)
+    assert [row["method"] for row in table] == ["talk2dino", "clip-dense"]
+    assert table[0]["miou"] > table[1]["miou"] + 15
+    for name in ("comparison.md", "comparison.json", "comparison.png", "pictures.png"):
+        assert (tmp_path / name).is_file()
+
+
+@pytest.mark.long
+def test_all_four_on_scenes(call, tmp_path):
+    result = call(
+        "--benchmark", "world", "--limit", 5, "--prototype-scenes", 80, "--plain", "--json", "--out", tmp_path, *SMALL
+    )
+    assert result.exit_code == 0, result.output
+    figures = {row["method"]: row["miou"] for row in json.loads(result.stdout)}
+    assert len(figures) == 5
+    assert figures["freeda"] > 30
+    assert (tmp_path / "prototypes" / "keys.npy").is_file()
+
+
+def test_failures(call, tmp_path):
+    assert call().exit_code == 2
+    assert call(tmp_path / "a.png").exit_code == 2  # no prompts
+    assert call(tmp_path / "a.png", "--benchmark", "world").exit_code == 2
+    missing = call(tmp_path / "a.png", "--prompts", "sky", *SMALL)
+    assert isinstance(missing.exception, ImageError)
+    wrong = call("--benchmark", "world", "--methods", "talk2dino,maskclip", *SMALL)
+    assert isinstance(wrong.exception, InputError)
+    assert "no method named 'maskclip'" in str(wrong.exception)

@@ -1,0 +1,305 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from talk2dino.errors import DataError, InputError, PromptError
+from talk2dino.evaluation.datasets import BENCHMARKS
+from talk2dino.evaluation.journal import Journal, add_up, read_journals
+from talk2dino.evaluation.matching import cluster_classes, final_metrics, final_records, permuted
+from talk2dino.evaluation.metrics import ConfusionMatrix
+from talk2dino.evaluation.miniature import make_miniature
+from talk2dino.evaluation.options import EvaluationOptions, make_options, parse_shard, read_options_file
+from talk2dino.evaluation.run import evaluate, run
+from talk2dino.methods import wrap_segmenter
+from talk2dino.models.preprocess import resize_image
+from talk2dino.world import CLASS_NAMES, render, sample_scene
+
+EIGHT = [name for name in BENCHMARKS if name != "world"]
+
+
+# --- the published protocol ------------------------------------------------------------------------------------------
+
+
+def literal_protocol(segmenter, picture, names, threshold, clean):
+    """mmsegmentation's slide inference, written out: one window at a time, counted pixel by pixel."""
+    window, stride = segmenter.config.size, segmenter.config.size // 2
+    height, width = picture.shape[:2]
+    scale = min(window * 2048 / 448 / max(height, width), window / min(height, width))
+    resized = resize_image(
+        picture, (int(height * scale + 0.5), int(width * scale + 0.5)), resample=Image.Resampling.BILINEAR
+    )
+    rows, columns = resized.shape[:2]
+    total = torch.zeros(len(names) + 1, rows, columns)
+    count = torch.zeros(1, rows, columns)
+    y = 0
+    while True:
+        bottom = min(y + window, rows)
+        top = max(bottom - window, 0)
+        x = 0
+        while True:
+            right = min(x + window, columns)
+            left = max(right - window, 0)
+            crop = resized[top:bottom, left:right].copy()
+            assert crop.shape[:2] == (window, window)
+            result = segmenter.segment(crop, names, mode="square", clean=clean, return_scores=True)
+            channel = np.full((1, window, window), threshold, np.float32)
+            total[:, top:bottom, left:right] += torch.from_numpy(np.concatenate([channel, result.scores]))
+            count[:, top:bottom, left:right] += 1
+            if right == columns:
+                break
+            x += stride
+        if bottom == rows:
+            break
+        y += stride
+    averaged = (total / count)[None]
+    return F.interpolate(averaged, (height, width), mode="bilinear", align_corners=False)[0].numpy()
+
+
+@pytest.mark.parametrize("clean", [False, True])
+@pytest.mark.parametrize("batch", [1, 8])
+def test_slide_equals_the_literal_protocol(micro, monkeypatch, clean, batch):
+    picture = render(sample_scene(900_005, aspect=211 / 97), 97).image
+    names = list(CLASS_NAMES[:5])
+    expected = literal_protocol(micro, picture, names, 0.55, clean)
+    monkeypatch.setattr("talk2dino.segmenter.WINDOW_BATCH", batch)
+    found = micro.segment(picture, names, mode="slide", background=0.55, clean=clean, return_scores=True)
+    np.testing.assert_allclose(found.scores, expected, atol=1e-5)
+    assert (found.labels == expected.argmax(0)).mean() > 0.9999  # ties apart
+    assert 0 < (found.labels == 0).mean() < 1
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_comparison_systems_slide_alike(micro, batch):
+    picture = render(sample_scene(900_006, aspect=197 / 101), 101).image
+    method = wrap_segmenter("clip-dense", micro)
+    method.loop.batch = batch
+    window = method.loop.size
+    small = method.segment(picture[:, :101], ["sky", "grass"], mode="square", return_scores=True)
+    assert small.scores.shape == (2, 101, 101)
+    scale = window / 101
+    rows, columns = int(101 * scale + 0.5), int(197 * scale + 0.5)
+    resized = resize_image(picture, (rows, columns), resample=Image.Resampling.BILINEAR)
+    total, count = np.zeros((2, rows, columns)), np.zeros((rows, columns))
+    for left in (*range(0, columns - window, window // 2), columns - window):
+        crop = resized[:, left : left + window].copy()
+        total[:, :, left : left + window] += method.segment(
+            crop, ["sky", "grass"], mode="square", return_scores=True
+        ).scores
+        count[:, left : left + window] += 1
+    expected = F.interpolate(torch.from_numpy(total / count)[None].float(), (101, 197), mode="bilinear")[0]
+    found = method.segment(picture, ["sky", "grass"], mode="slide", return_scores=True)
+    np.testing.assert_allclose(found.scores, expected, atol=1e-5)
+
+
+# --- benchmarks ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EIGHT)
+def test_perfect_predictor_scores_100_and_gets_the_protocol(tmp_path, oracle, name):
+    truth = make_miniature(name, tmp_path)
+    benchmark = BENCHMARKS[name]
+    system = oracle(truth.values(), benchmark.background)
+    outcome = evaluate(system, EvaluationOptions(benchmark=name, data=tmp_path), batch_size=2)
+    assert outcome.metrics.miou == 1.0
+    assert len(outcome.records) == 3
+    assert [count for count, _ in system.asked] == [2, 1]
+    assert list(system.prompts) == list(benchmark.prompts)
+    settings = system.asked[0][1]
+    assert settings["mode"] == "slide"
+    assert settings["clean"] == (name in ("voc21", "coco-object"))
+    assert settings.get("background") == (True if benchmark.background else None)
+    assert settings["refine"] is False
+
+
+def test_all_background_and_all_ignored_pictures_count_as_they_should(tmp_path, oracle):
+    truth = make_miniature("voc21", tmp_path)
+    wrong = oracle(truth.values(), True, lambda labels: np.full_like(labels, 3))
+    outcome = evaluate(wrong, EvaluationOptions(benchmark="voc21", data=tmp_path))
+    ignored = outcome.records[2]
+    assert (ignored.counts.size, ignored.miou) == (0, None)
+    assert outcome.records[1].counts.tolist() == [[0, 3, 61 * 43]]
+
+
+def test_overriding_the_protocol(tmp_path, oracle):
+    truth = make_miniature("voc21", tmp_path)
+    system = oracle(truth.values(), True)
+    options = EvaluationOptions(
+        benchmark="voc21", data=tmp_path, mode="whole", background=0.4, clean=False, refine=True, limit=2
+    )
+    assert len(evaluate(system, options).records) == 2
+    assert system.asked == [(2, {"mode": "whole", "background": 0.4, "clean": False, "refine": True})]
+    file = tmp_path / "synonyms.txt"
+    file.write_text("cat = kitten | cat\n")
+    evaluate(system, EvaluationOptions(benchmark="voc21", data=tmp_path, synonyms=file))
+    assert system.prompts["cat"] == ["kitten", "cat"]
+    assert system.prompts["dog"] == ["dog"]
+    file.write_text("kat = cat\n")
+    with pytest.raises(PromptError, match="voc21 lacks: kat"):
+        evaluate(system, EvaluationOptions(benchmark="voc21", data=tmp_path, synonyms=file))
+    make_miniature("ade20k", tmp_path)
+    with pytest.raises(InputError, match="ade20k has no background"):
+        evaluate(system, EvaluationOptions(benchmark="ade20k", data=tmp_path, background=0.5))
+
+
+# --- shards, merging, resuming ---------------------------------------------------------------------------------------
+
+
+def spoiled(labels):
+    return np.where(np.arange(labels.shape[1]) % 3 == 0, 0, labels)
+
+
+def test_shards_merged_equal_one_run(tmp_path, oracle):
+    truth = make_miniature("ade20k", tmp_path)
+    options = EvaluationOptions(benchmark="ade20k", data=tmp_path)
+    whole = evaluate(oracle(truth.values(), False, spoiled), options)
+    for number in (1, 2):
+        run(options, tmp_path / f"part{number}", shard=(number, 2), method=oracle(truth.values(), False, spoiled))
+    run(options, tmp_path / "both", shard=(1, 2), method=oracle(truth.values(), False, spoiled))
+    run(options, tmp_path / "both", shard=(2, 2), method=oracle(truth.values(), False, spoiled))
+    for folders in ([tmp_path / "part2", tmp_path / "part1"], [tmp_path / "both"]):
+        config, records, missing = read_journals(folders)
+        assert missing is None
+        assert sorted(r.name for r in records) == sorted(truth)
+        assert (add_up(BENCHMARKS["ade20k"].names, records).counts == whole.matrix.counts).all()
+        assert config == json.loads(json.dumps(options.to_config()))
+    assert read_journals([tmp_path / "part2"])[2] == "shard 1 of 2"
+
+
+def test_resumed_run_equals_one_run_and_does_nothing_twice(tmp_path, oracle):
+    truth = make_miniature("voc21", tmp_path)
+    options = EvaluationOptions(benchmark="voc21", data=tmp_path)
+    whole, _ = run(options, tmp_path / "whole", method=oracle(truth.values(), True, spoiled), batch_size=1)
+    path = tmp_path / "whole" / "pictures-1-of-1.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + lines[1][: len(lines[1]) // 2])  # killed while writing the second picture
+    system = oracle(truth.values(), True, spoiled)
+    again, _ = run(options, tmp_path / "whole", method=system, batch_size=1)
+    assert len(system.asked) == 2
+    assert (again.matrix.counts == whole.matrix.counts).all()
+    assert path.read_bytes() == b"".join(lines)
+
+
+def test_another_configuration_is_refused(tmp_path, oracle):
+    truth = make_miniature("voc21", tmp_path)
+    system = oracle(truth.values(), True)
+    options = EvaluationOptions(benchmark="voc21", data=tmp_path)
+    run(options, tmp_path / "out", method=system)
+    with pytest.raises(InputError, match=r"another run \(refine: False there, True now\)"):
+        run(EvaluationOptions(benchmark="voc21", data=tmp_path, refine=True), tmp_path / "out", method=system)
+    with pytest.raises(InputError, match="in 1 shards, not 2"):
+        run(options, tmp_path / "out", shard=(1, 2), method=system)
+    run(EvaluationOptions(benchmark="voc21", data=tmp_path, refine=True), tmp_path / "other", method=system)
+    with pytest.raises(InputError, match="another run"):
+        read_journals([tmp_path / "out", tmp_path / "other"])
+    with pytest.raises(DataError, match="holds no evaluation"):
+        read_journals([tmp_path])
+    journal = tmp_path / "out" / "pictures-1-of-1.jsonl"
+    journal.write_text('{"name": "x"}\n' + journal.read_text())
+    with pytest.raises(DataError, match="line 1 is damaged"):
+        Journal(tmp_path / "out", options.to_config())
+
+
+@pytest.mark.long
+def test_kill_9_in_the_middle_and_resume_equal_one_run(tmp_path):
+    command = [
+        sys.executable, "-m", "talk2dino", "evaluate", "--benchmark", "world", "--model", "micro", "--limit", "24",
+        "--dtype", "float32", "--batch-size", "2", "--json", "--out",
+    ]  # fmt: skip
+    whole = subprocess.run([*command, tmp_path / "whole"], check=True, capture_output=True, text=True)
+    process = subprocess.Popen([*command, tmp_path / "killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    path = tmp_path / "killed" / "pictures-1-of-1.jsonl"
+    while not path.exists() or path.read_bytes().count(b"\n") < 5:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done = path.read_bytes().count(b"\n")
+    assert 5 <= done < 24
+    resumed = subprocess.run([*command, tmp_path / "killed"], check=True, capture_output=True, text=True)
+    assert json.loads(resumed.stdout) == json.loads(whole.stdout)
+    journals = [(tmp_path / name / "pictures-1-of-1.jsonl").read_bytes() for name in ("whole", "killed")]
+    assert journals[0] == journals[1]
+
+
+# --- systems without words -------------------------------------------------------------------------------------------
+
+
+def test_clusters_are_matched_once_over_the_whole_run():
+    matrix = ConfusionMatrix(("a", "b", "c"))
+    matrix.update(np.array([[1, 1, 1, 0, 0, 2]]), np.array([[0, 0, 2, 1, 1, 1]]))
+    classes = cluster_classes(matrix)
+    assert classes.tolist() == [1, 0, -1]  # cluster 2 shares pixels only with class 1, which is taken
+    config = {"method": "dino-clusters", "method_options": {}}
+    figures = final_metrics(matrix, config)
+    np.testing.assert_allclose(figures.iou, [2 / 3, 2 / 3, 0])
+    assert permuted(matrix, classes).counts[:, -1].tolist() == [0, 1, 0]
+    assert final_metrics(matrix, config | {"method_options": {"matching": "picture"}}).miou == matrix.metrics().miou
+    assert final_metrics(matrix, config | {"method": "freeda"}).miou == matrix.metrics().miou
+
+
+def test_dino_clusters_run_in_both_matchings(micro, tmp_path):
+    figures = {}
+    for matching in ("benchmark", "picture"):
+        options = EvaluationOptions(
+            benchmark="world", method="dino-clusters", method_options={"matching": matching}, limit=12
+        )
+        system = wrap_segmenter("dino-clusters", micro, matching=matching)
+        outcome, _ = run(options, tmp_path / matching, method=system)
+        figures[matching] = outcome.metrics.overall_accuracy
+        records = final_records(outcome.records, outcome.matrix, outcome.config)
+        assert all(0 < record.miou <= 1 for record in records)
+        assert system.vocabulary is None or len(system.vocabulary) == 16
+    assert 0.5 < figures["benchmark"] <= figures["picture"] + 0.1
+    assert figures["picture"] > 0.6
+
+
+# --- options ---------------------------------------------------------------------------------------------------------
+
+
+def test_world_options(oracle):
+    scenes = [render(sample_scene(10_000_000 + i, held_out=True)) for i in range(2)]
+    system = oracle([scenes[0].labels], False)
+    evaluate(system, EvaluationOptions(benchmark="world", prompts="upper", held_out="one", limit=1))
+    assert system.prompts["sky"] == ["SKY"]
+    assert system.asked == [(1, {"mode": "whole", "clean": False, "refine": False})]
+
+
+def test_wrong_options_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"option mode: .*'slide', 'whole' or 'square'.*'tiles'"):
+        make_options({"benchmark": "world", "mode": "tiles"})
+    with pytest.raises(InputError, match="option treshold"):
+        make_options({"benchmark": "world", "treshold": 0.5})
+    with pytest.raises(InputError, match="did you mean voc21"):
+        make_options({"benchmark": "voc2"})
+    with pytest.raises(InputError, match="did you mean freeda"):
+        make_options({"benchmark": "world", "method": "frida"})
+    with pytest.raises(InputError, match="belong to the world benchmark"):
+        make_options({"benchmark": "voc21", "held_out": "all"})
+    with pytest.raises(InputError, match="prompt variant 'latin'"):
+        make_options({"benchmark": "world", "prompts": "latin"})
+    file = tmp_path / "run.yaml"
+    file.write_text("benchmark: world\nlimit: 3\n")
+    assert make_options(read_options_file(file)).limit == 3
+    file.write_text("- a\n")
+    with pytest.raises(InputError, match="name: value"):
+        read_options_file(file)
+    assert parse_shard("2/8") == (2, 8)
+    for wrong in ("0/2", "3/2", "1", "a/b", "1/0"):
+        with pytest.raises(InputError, match="i/n"):
+            parse_shard(wrong)
+
+
+def test_dino_clusters_and_world_have_their_own_mode():
+    assert EvaluationOptions(benchmark="voc21").mode_used == "slide"
+    assert EvaluationOptions(benchmark="world").mode_used == "whole"
+    assert EvaluationOptions(benchmark="voc21", method="dino-clusters").mode_used == "whole"
+    assert EvaluationOptions(benchmark="voc21", method="freeda").clean_used is False
+    assert EvaluationOptions(benchmark="voc21").clean_used is True

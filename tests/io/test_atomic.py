@@ -1,0 +1,107 @@
+"""A file is written whole or not at all, and a refusal says what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+import pytest
+
+from talk2dino.errors import OutputError
+from talk2dino.io.atomic import atomic_path, write_atomically
+
+
+def test_text_and_bytes_arrive_and_missing_folders_are_made(tmp_path):
+    assert write_atomically(tmp_path / "a" / "b" / "t.txt", "天空\n").read_bytes() == "天空\n".encode()
+    assert write_atomically(tmp_path / "t.bin", b"\x00\xff").read_bytes() == b"\x00\xff"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a", "t.bin"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("stop"), KeyboardInterrupt()])
+def test_what_was_there_stays_when_the_block_raises(tmp_path, error):
+    target = write_atomically(tmp_path / "kept.txt", "before")
+
+    def fail():
+        with atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["kept.txt"]
+    assert target.read_text() == "before"
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [(errno.ENOSPC, "disk is full"), (errno.EACCES, "permission denied"), (errno.EROFS, "read-only")],
+)
+def test_the_operating_systems_refusal_becomes_a_sentence(tmp_path, number, advice):
+    target = tmp_path / "out.png"
+
+    def fill():
+        with atomic_path(target) as temporary:
+            temporary.write_bytes(b"half")
+            raise OSError(number, os.strerror(number))
+
+    with pytest.raises(OutputError, match=advice) as caught:
+        fill()
+    assert str(target) in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_place_of_a_folder(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match="file"):
+        write_atomically(tmp_path / "file" / "out.png", b"")
+    with pytest.raises(OutputError, match="folder of that name"):
+        write_atomically(tmp_path, b"")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written(tmp_path):
+    tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    try:
+        with pytest.raises(OutputError, match="permission denied"):
+            write_atomically(tmp_path / "out.png", b"")
+    finally:
+        tmp_path.chmod(stat.S_IRWXU)
+
+
+def test_a_pipe_is_not_replaced(tmp_path):
+    """Stands for devices too; a test that went wrong must not take the machine's /dev/null with it."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OutputError, match="pipe"):
+        write_atomically(pipe, b"x")
+    assert pipe.is_fifo()
+
+
+def test_a_link_stays_a_link(tmp_path):
+    real = write_atomically(tmp_path / "real.txt", "old")
+    link = tmp_path / "link.txt"
+    link.symlink_to(real)
+    write_atomically(link, "new")
+    assert link.is_symlink()
+    assert real.read_text() == "new"
+
+
+def test_an_error_about_another_file_keeps_its_kind(tmp_path):
+    def read_elsewhere():
+        with atomic_path(tmp_path / "out.png"):
+            (tmp_path / "elsewhere" / "in.png").read_bytes()
+
+    with pytest.raises(FileNotFoundError) as caught:
+        read_elsewhere()
+    assert not isinstance(caught.value, OutputError)
+
+
+def test_the_longest_names_and_the_ending_for_writers(tmp_path):
+    target = tmp_path / ("图" * 83 + ".png")  # 253 bytes
+    with atomic_path(target) as temporary:
+        assert temporary.suffix == ".png"
+        temporary.write_bytes(b"x")
+    assert target.read_bytes() == b"x"
+    with pytest.raises(OutputError, match="too long"):
+        write_atomically(tmp_path / ("图" * 90 + ".png"), b"x")

@@ -1,0 +1,248 @@
+"""Masks written and read again: PNG, NumPy, COCO; run lengths as pycocotools has them; exact outlines."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from talk2dino.errors import DataError, ImageError, InputError, OutputError
+from talk2dino.io.masks import load_segmentation, save_segmentation, to_coco, to_polygons
+from talk2dino.io.palette import class_palette
+from talk2dino.io.rle import compress, decode_rle, decompress, encode_rle
+from talk2dino.types import Segmentation
+
+H, W = 23, 31
+
+
+def segmentation(labels, count=None, background=None, scores=None, names=None):
+    count = count or int(labels.max()) + 1
+    names = tuple(names or (f"名{i} 🐈" for i in range(count)))
+    info = {"threshold": np.float32(0.5), "sizes": [1, 2]}
+    return Segmentation(labels, names, class_palette(count, background), background, scores, "micro", info)
+
+
+@pytest.fixture
+def labels():
+    return np.random.default_rng(5).integers(0, 5, (H, W))
+
+
+# Files
+
+
+@pytest.mark.parametrize("ending", [".png", ".npz", ".json"])
+@pytest.mark.parametrize("count", [5, 256, 257, 1000])
+@pytest.mark.parametrize("background", [0, None])
+def test_round_trip(tmp_path, ending, count, background):
+    drawn = np.random.default_rng(count).integers(0, count, (H, W))
+    seg = segmentation(drawn, count, background)
+    back = load_segmentation(save_segmentation(seg, tmp_path / f"掩码{ending}"))
+    assert np.array_equal(back.labels, seg.labels)
+    assert np.array_equal(back.palette, seg.palette)
+    assert (back.names, back.background, back.model) == (seg.names, background, "micro")
+    assert back.info == {"threshold": 0.5, "sizes": [1, 2]}
+    assert [entry.name for entry in tmp_path.iterdir()] == [f"掩码{ending}"]
+
+
+def test_scores_go_into_npz(tmp_path, labels):
+    scores = np.random.default_rng(1).random((5, H, W), dtype=np.float32)
+    back = load_segmentation(save_segmentation(segmentation(labels, scores=scores), tmp_path / "s.npz"))
+    assert np.array_equal(back.scores, scores)
+
+
+def test_any_viewer_shows_the_png_in_the_palettes_colours(tmp_path, labels):
+    seg = segmentation(labels)
+    image = Image.open(seg.save(tmp_path / "x.png"))
+    assert image.mode == "P"
+    assert np.array_equal(np.asarray(image), labels)
+    assert np.array_equal(np.asarray(image.convert("RGB")), seg.palette[labels])
+
+
+def test_more_than_256_classes_make_a_sixteen_bit_png(tmp_path):
+    drawn = np.arange(H * W).reshape(H, W)
+    image = Image.open(segmentation(drawn, H * W).save(tmp_path / "x.png"))
+    assert image.mode == "I;16"
+    assert np.array_equal(np.asarray(image), drawn)
+
+
+def test_a_png_from_elsewhere_gets_numbers_as_names(tmp_path, labels):
+    Image.fromarray(labels.astype(np.uint8)).save(tmp_path / "grey.png")
+    back = load_segmentation(tmp_path / "grey.png")
+    assert back.names == ("0", "1", "2", "3", "4")
+    assert np.array_equal(back.labels, labels)
+
+
+def test_refusals(tmp_path, labels):
+    seg = segmentation(labels)
+    with pytest.raises(InputError, match=r"\.png, \.npz, \.json"):
+        save_segmentation(seg, tmp_path / "x.jpg")
+    with pytest.raises(InputError, match=r"labels 0\.\.4 do not all stand for one of the 3 names"):
+        save_segmentation(segmentation(labels, 3), tmp_path / "x.png")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError):
+        save_segmentation(seg, tmp_path / "file" / "x.png")
+    with pytest.raises(ImageError, match="no such file"):
+        load_segmentation(tmp_path / "y.png")
+    with pytest.raises(DataError, match="ending"):
+        load_segmentation(tmp_path / "y.txt")
+    for name in ("a.png", "a.npz", "a.json"):
+        (tmp_path / name).write_bytes(b"nonsense")
+        with pytest.raises(DataError, match="not a segmentation"):
+            load_segmentation(tmp_path / name)
+    Image.new("RGB", (3, 3)).save(tmp_path / "colour.png")
+    with pytest.raises(DataError, match="palette or grey"):
+        load_segmentation(tmp_path / "colour.png")
+
+
+def test_no_pickle_is_read(tmp_path):
+    np.savez(tmp_path / "p.npz", labels=np.array([{"x": 1}], dtype=object), about="{}")
+    with pytest.raises(DataError):
+        load_segmentation(tmp_path / "p.npz")
+
+
+# COCO
+
+
+def test_run_lengths_by_hand():
+    mask = np.array([[0, 1, 1], [1, 1, 0]])  # down the columns: 0 1, 1 1, 1 0
+    assert encode_rle(mask) == {"size": [2, 3], "counts": compress([1, 4, 1])}
+    assert decompress("141").tolist() == [1, 4, 1]
+    assert np.array_equal(decode_rle({"size": [2, 3], "counts": [1, 4, 1]}), mask)
+    assert compress([0, 5, 1000, 3, 9]) == "05Xo0NQQO"
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 13), (13, 1), (H, W), (211, 307)])
+@pytest.mark.parametrize("share", [0, 0.003, 0.5, 0.99, 1])
+def test_run_lengths_as_pycocotools_has_them(size, share):
+    oracle = pytest.importorskip("pycocotools.mask")
+    mask = np.random.default_rng(17).random(size) < share
+    theirs = oracle.encode(np.asfortranarray(mask, dtype=np.uint8))
+    ours = encode_rle(mask)
+    assert ours == {"size": list(size), "counts": theirs["counts"].decode()}
+    assert np.array_equal(decode_rle(ours), mask)
+    assert np.array_equal(decode_rle(theirs), mask)
+    seg = segmentation(mask.astype(int), 2, background=0)
+    assert [(a["area"], a["bbox"]) for a in to_coco(seg)] == [
+        (int(oracle.area(theirs)), oracle.toBbox(theirs).tolist())
+    ] * bool(mask.any())
+
+
+def test_long_and_large_runs_come_back():
+    draws = np.random.default_rng(3)
+    counts = draws.integers(0, 2**40, 101)
+    assert decompress(compress(counts)).tolist() == counts.tolist()
+
+
+@pytest.mark.parametrize("counts", ["", "\x10", "é", "a", [3, 4], [-1, 14], "o" * 20 + "0"])
+def test_damaged_run_lengths_are_refused(counts):
+    with pytest.raises(InputError):
+        decode_rle({"size": [3, 4], "counts": counts})
+
+
+def test_coco_annotations(labels):
+    seg = segmentation(labels, background=0)
+    annotations = to_coco(seg, 7)
+    assert [a["category_id"] for a in annotations] == [1, 2, 3, 4]
+    assert {a["image_id"] for a in annotations} == {7}
+    for a in annotations:
+        inside = labels == a["category_id"]
+        rows, columns = np.nonzero(inside)
+        assert np.array_equal(decode_rle(a["segmentation"]), inside)
+        assert a["area"] == inside.sum()
+        box = [columns.min(), rows.min(), columns.max() - columns.min() + 1, rows.max() - rows.min() + 1]
+        assert a["bbox"] == box
+    ids = [a["id"] for image in range(3) for a in to_coco(seg, image)]
+    assert len(set(ids)) == len(ids)
+    assert 0 not in ids
+    assert [a["category_id"] for a in to_coco(seg, category_ids=[9, 8, 7, 6, 5])] == [8, 7, 6, 5]
+    with pytest.raises(InputError, match="one number a name, 5; got 2"):
+        to_coco(seg, category_ids=[1, 2])
+
+
+def test_the_box_of_a_run_that_goes_on_in_the_next_column():
+    corner = np.zeros((5, 7), int)
+    corner[3:, 2] = corner[:2, 3] = 1
+    assert to_coco(segmentation(corner, background=0))[0]["bbox"] == [2, 0, 2, 5]
+
+
+def test_pycocotools_reads_the_json(tmp_path, labels, capsys):
+    coco = pytest.importorskip("pycocotools.coco")
+    seg = segmentation(labels, background=0)
+    path = seg.save(tmp_path / "x.json")
+    data = coco.COCO(str(path))
+    capsys.readouterr()
+    for annotation in data.loadAnns(data.getAnnIds(imgIds=[0])):
+        assert np.array_equal(data.annToMask(annotation), labels == annotation["category_id"])
+    document = json.loads(path.read_text(encoding="utf-8"))
+    assert document["shares"] == seg.shares()
+    assert document["categories"][1]["name"] == "名1 🐈"
+
+
+# Outlines
+
+
+def rasterise(rings, size):
+    """Even-odd filling of pixel-edge rings: pixels whose centre has an odd number of vertical edges to its left."""
+    crossings = np.zeros((size[0], size[1] + 1), dtype=int)
+    for ring in rings:
+        for (x0, y0), (x1, y1) in itertools.pairwise(ring):
+            if x0 == x1:
+                crossings[int(min(y0, y1)) : int(max(y0, y1)), int(x0)] += 1
+    return crossings.cumsum(axis=1)[:, :-1] % 2 == 1
+
+
+def signed_area(ring):
+    x, y = np.array(ring).T
+    return 0.5 * (x[:-1] * y[1:] - x[1:] * y[:-1]).sum()
+
+
+def test_outlines_fill_to_the_same_pixels(labels):
+    seg = segmentation(labels)
+    outlines = to_polygons(seg)
+    assert list(outlines) == list(seg.names)
+    for name, rings in outlines.items():
+        assert np.array_equal(rasterise(rings, (H, W)), seg.mask(name))
+        assert sum(map(signed_area, rings)) == seg.mask(name).sum()  # holes count negative
+        for ring in rings:
+            assert ring[0] == ring[-1]
+            assert len(set(ring[:-1])) >= 4
+            steps = np.diff(ring, axis=0)
+            assert ((steps == 0).sum(axis=1) == 1).all()  # along one axis
+            assert (steps[:-1] * steps[1:] == 0).all()  # every corner is a turn
+
+
+def test_a_ring_with_a_hole():
+    square = np.zeros((7, 9), dtype=int)
+    square[1:6, 2:8] = 1
+    square[3, 4:6] = 0
+    rings = to_polygons(segmentation(square, background=0))["名1 🐈"]
+    assert {frozenset(ring) for ring in rings} == {
+        frozenset([(2, 1), (8, 1), (8, 6), (2, 6)]),
+        frozenset([(4, 3), (6, 3), (6, 4), (4, 4)]),
+    }
+    assert sorted(map(signed_area, rings)) == [-2, 30]
+
+
+def test_pixels_that_touch_at_a_corner_are_apart():
+    rings = to_polygons(segmentation(np.eye(3, dtype=int), background=0))["名1 🐈"]
+    assert len(rings) == 3
+    assert [signed_area(ring) for ring in rings] == [1, 1, 1]
+
+
+def test_the_background_and_absent_classes_have_no_outline(labels):
+    assert "名0 🐈" not in to_polygons(segmentation(labels, 9, background=0))
+    assert "名8 🐈" not in to_polygons(segmentation(labels, 9))
+
+
+def test_outlines_agree_with_pillows_polygons():
+    disc = Image.new("L", (97, 89))
+    ImageDraw.Draw(disc).ellipse((11, 13, 71, 83), fill=1)
+    inside = np.asarray(disc).astype(int)
+    (ring,) = to_polygons(segmentation(inside, background=0))["名1 🐈"]
+    scale = 4
+    big = Image.new("L", (97 * scale, 89 * scale))
+    ImageDraw.Draw(big).polygon([(x * scale, y * scale) for x, y in ring], fill=1)
+    assert np.array_equal(np.asarray(big)[scale // 2 :: scale, scale // 2 :: scale], inside)

@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from talk2dino.errors import InputError, ModelNotFoundError
+from talk2dino.methods import load_method, wrap_segmenter
+from talk2dino.methods.clip_dense import VARIANTS, ClipDense, clip_normalise, dense_clip_features
+
+WORDS = ["sky", "ball", "grass"]
+
+
+@pytest.fixture
+def pixels():
+    torch.manual_seed(7)
+    return torch.randn(2, 3, 5 * 12, 7 * 12)
+
+
+def test_patches_are_those_of_an_ordinary_forward_pass(micro, pixels):
+    tower = micro.clip_vision
+    out = tower.vision_model(pixels, interpolate_pos_encoding=True).last_hidden_state[:, 1:]
+    expected = tower.visual_projection(tower.vision_model.post_layernorm(out)).reshape(2, 5, 7, -1)
+    torch.testing.assert_close(dense_clip_features(tower, pixels, "patches"), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("variant", ["values", "residual"])
+def test_values_by_hand(micro, pixels, variant):
+    """Weights taken out and multiplied by hand: W_o W_v LN(x), with LN_post and the projection after it."""
+    model = micro.clip_vision.vision_model
+    states = model(pixels, interpolate_pos_encoding=True, output_hidden_states=True).hidden_states
+    before, last = states[-2], model.encoder.layers[-1]
+
+    def norm(layer, x):
+        centred = x - x.mean(-1, keepdim=True)
+        return centred / (centred.pow(2).mean(-1, keepdim=True) + layer.eps).sqrt() * layer.weight + layer.bias
+
+    attention = last.self_attn
+    values = norm(last.layer_norm1, before) @ attention.v_proj.weight.T + attention.v_proj.bias
+    out = values @ attention.out_proj.weight.T + attention.out_proj.bias
+    if variant == "residual":
+        out = before + out
+        hidden = norm(last.layer_norm2, out) @ last.mlp.fc1.weight.T + last.mlp.fc1.bias
+        out = out + F.gelu(hidden) @ last.mlp.fc2.weight.T + last.mlp.fc2.bias
+    expected = norm(model.post_layernorm, out)[:, 1:] @ micro.clip_vision.visual_projection.weight.T
+    found = dense_clip_features(micro.clip_vision, pixels, variant)
+    torch.testing.assert_close(found.flatten(1, 2), expected, atol=1e-5, rtol=0)
+
+
+def test_segment_has_the_shape_and_names_asked_for(micro, picture):
+    method = wrap_segmenter("clip-dense", micro)
+    result = method.segment(picture, WORDS, return_scores=True)
+    assert result.labels.shape == (47, 71)
+    assert result.names == tuple(WORDS)
+    assert result.scores.shape == (3, 47, 71)
+    assert np.abs(result.scores).max() <= 1
+    np.testing.assert_array_equal(result.scores.argmax(0), result.labels)
+    assert result.info["method"] == "clip-dense"
+    with_background = method.segment(picture, WORDS, background=1.0)
+    assert with_background.names == ("background", *WORDS)
+    assert not with_background.labels.any()  # no cosine is above 1
+
+
+@pytest.mark.parametrize("mode", ["whole", "slide", "square"])
+def test_batch_gives_what_pictures_give_one_by_one(micro, picture, mode):
+    method = ClipDense(micro)
+    pictures = [picture, picture[:, ::-1].copy(), picture[:37]]
+    together = method.segment_batch(pictures, WORDS, mode=mode, return_scores=True)
+    for one, result in zip(pictures, together, strict=True):
+        np.testing.assert_allclose(
+            method.segment(one, WORDS, mode=mode, return_scores=True).scores, result.scores, atol=1e-5
+        )
+
+
+def test_statistics_of_the_clip_at_hand():
+    white = torch.full((1, 3, 2, 2), 255.0)
+    assert clip_normalise(white, openai=True)[0, 0, 0, 0] == pytest.approx((1 - 0.48145466) / 0.26862954, abs=1e-5)
+    assert clip_normalise(white, openai=False)[0, 0, 0, 0] == pytest.approx((1 - 0.485) / 0.229, abs=1e-5)
+
+
+def test_refusals(micro, picture):
+    with pytest.raises(InputError, match=", ".join(VARIANTS)):
+        ClipDense(micro, variant="keys")
+    with pytest.raises(InputError, match="cleaning needs the attention of talk2dino"):
+        ClipDense(micro).segment(picture, WORDS, clean=True)
+    with pytest.raises(InputError, match="no tuned background threshold"):
+        ClipDense(micro).segment(picture, WORDS, background=True)
+    for wrong in (float("nan"), 1.5, "high"):
+        with pytest.raises(InputError, match="-1 to 1"):
+            ClipDense(micro).segment(picture, WORDS, background=wrong)
+    with pytest.raises(InputError, match="did you mean clip-dense"):
+        load_method("clip_dense", "micro")
+    with pytest.raises(InputError, match="no options of its own"):
+        wrap_segmenter("talk2dino", micro, variant="values")
+
+    class WithoutTower:
+        clip_vision, name = None, "bare"
+
+    with pytest.raises(ModelNotFoundError, match=r"CLIP's image tower, which the model bare"):
+        ClipDense(WithoutTower())

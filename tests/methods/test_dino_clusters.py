@@ -1,0 +1,126 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from talk2dino.errors import InputError
+from talk2dino.methods.dino_clusters import (
+    DinoClusters,
+    best_kmeans,
+    kmeans,
+    laplacian_spectrum,
+    match_segments,
+    number_of_segments,
+)
+
+
+def blobs(directions: int, each: int, noise: float = 0.05, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    centres = F.normalize(torch.eye(directions, 13), dim=1)
+    labels = torch.arange(directions).repeat_interleave(each)
+    points = centres[labels] + noise * torch.randn(len(labels), 13, generator=generator)
+    return F.normalize(points, dim=1), labels
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_kmeans_finds_separate_directions(count):
+    points, truth = blobs(count, 17)
+    centres, labels = kmeans(points, count)
+    assert centres.shape == (count, 13)
+    assert len({(int(a), int(b)) for a, b in zip(labels, truth, strict=True)}) == count
+    torch.testing.assert_close(centres.norm(dim=1), torch.ones(count))
+    assert kmeans(points[:2], 5)[0].shape == (2, 13)
+
+
+def test_best_of_several_runs_is_no_worse_than_any():
+    points, _ = blobs(7, 5, noise=0.3)
+    best = (points @ best_kmeans(points, 7).T).amax(1).sum()
+    for seed in range(10):
+        assert best >= (points @ kmeans(points, 7, seed=seed)[0].T).amax(1).sum() - 1e-5
+
+
+def test_laplacian_of_separate_groups_has_a_zero_eigenvalue_each():
+    points, _ = blobs(4, 11, noise=0.0)
+    values, vectors = laplacian_spectrum(points, 7, 4.0)
+    torch.testing.assert_close(values[:4], torch.zeros(4, dtype=torch.float64), atol=1e-9, rtol=0)
+    torch.testing.assert_close(values[4:], torch.ones(3, dtype=torch.float64), atol=1e-9, rtol=0)
+    assert vectors.shape == (44, 7)
+
+
+def test_eigengap_rule():
+    assert number_of_segments(torch.tensor([0.0, 0.01, 0.02, 0.5, 0.55, 0.6])) == 3
+    assert number_of_segments(torch.tensor([0.0, 0.1, 0.9, 0.95, 0.97])) == 2
+    assert number_of_segments(torch.tensor([0.0, 0.9, 0.95, 0.97, 0.99])) == 2  # never one segment
+    for count in (2, 3, 5):
+        points, _ = blobs(count, 19)
+        assert number_of_segments(laplacian_spectrum(points, 9, 8.0)[0]) == count
+
+
+@pytest.mark.parametrize("algorithm", ["kmeans", "spectral"])
+def test_clusters_of_a_grid_of_features(micro, algorithm):
+    grid = torch.zeros(11, 13, dtype=torch.long)
+    grid[:, 6:] = 1
+    grid[7:] = 2
+    features = F.normalize(torch.eye(3, 192), dim=1)[grid]
+    centres, maps = DinoClusters(micro, algorithm=algorithm).cluster(features)
+    assert centres.shape == (3, 192)  # the rule found three
+    labels = maps.argmax(0)
+    assert len({(int(a), int(b)) for a, b in zip(labels.reshape(-1), grid.reshape(-1), strict=True)}) == 3
+    noisy = features + 0.03 * torch.randn(features.shape, generator=torch.Generator().manual_seed(2))
+    assert DinoClusters(micro, algorithm=algorithm, segments=4).cluster(noisy)[1].shape == (4, 11, 13)
+
+
+def test_a_large_grid_is_averaged_down_for_the_affinities(micro):
+    grid = torch.zeros(61, 67, dtype=torch.long)
+    grid[:, 31:] = 1
+    _, maps = DinoClusters(micro).cluster(F.normalize(torch.eye(2, 192), dim=1)[grid])
+    assert maps.shape == (2, 61, 67)
+    assert len({(int(a), int(b)) for a, b in zip(maps.argmax(0).reshape(-1), grid.reshape(-1), strict=True)}) == 2
+
+
+def test_matching_by_hand():
+    truth = np.array([[0, 0, 0, 1, 1, 255], [0, 0, 2, 2, 1, 255]])
+    segments = np.array([[3, 3, 3, 0, 0, 1], [3, 3, 2, 0, 0, 1]])
+    # segment 3 holds 5 of class 0; segment 0 holds 3 of class 1 and 1 of class 2; segment 2 holds 1 of class 2;
+    # segment 1 lies on ignored pixels alone and stays without a class
+    np.testing.assert_array_equal(match_segments(segments, truth, 5), [[0, 0, 0, 1, 1, -1], [0, 0, 2, 1, 1, -1]])
+    # one to one: of two halves of class 0 only the larger is matched
+    halves = np.array([[0, 0, 0, 1, 1]])
+    np.testing.assert_array_equal(match_segments(halves, np.zeros((1, 5), int), 2), [[0, 0, 0, -1, -1]])
+
+
+def test_segment_of_a_picture(micro, picture):
+    result = DinoClusters(micro, segments=3).segment(picture, ["words", "are", "not used"])
+    assert result.labels.shape == (47, 71)
+    assert result.names == ("segment 1", "segment 2", "segment 3")
+    assert DinoClusters.matched
+    refined = DinoClusters(micro, segments=3).segment(picture, refine=True)
+    assert (refined.labels != result.labels).any()
+
+
+def test_fitted_clusters_are_the_same_thing_in_every_picture(micro):
+    from talk2dino.evaluation.datasets import world_samples
+
+    loaded = [sample.load() for sample in world_samples(range(900_000, 900_012))]
+    method = DinoClusters(micro)
+    method.fit([picture for picture, _ in loaded], 16)
+    assert method.vocabulary.shape == (16, 192)
+    results = method.segment_batch([picture for picture, _ in loaded])
+    assert all(len(result.names) == 16 for result in results)
+    both = np.concatenate(
+        [np.stack([r.labels, truth]).reshape(2, -1) for r, (_, truth) in zip(results, loaded, strict=True)], 1
+    )
+    counts = np.zeros((16, 16))
+    np.add.at(counts, tuple(both), 1)
+    assert counts.max(1).sum() / counts.sum() > 0.7  # most pixels of a cluster are of one class, over all pictures
+
+
+def test_refusals(micro, picture):
+    with pytest.raises(InputError, match="kmeans, spectral"):
+        DinoClusters(micro, algorithm="ward")
+    with pytest.raises(InputError, match="benchmark, picture"):
+        DinoClusters(micro, matching="none")
+    with pytest.raises(InputError, match="at least 1"):
+        DinoClusters(micro, segments=0)
+    with pytest.raises(InputError, match="no slide mode"):
+        DinoClusters(micro).segment(picture, mode="slide")

@@ -1,0 +1,130 @@
+"""Published layouts: round trips, strictness, both spellings of psi, DINOv3's original naming."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from talk2dino.errors import CheckpointError, ModelNotFoundError
+from talk2dino.models.loading import load_parts
+from talk2dino.models.published import below, read_tensors, vision_from_published, vision_to_published
+from talk2dino.models.vision import VisionModel, build_backbone
+from talk2dino.segmenter import Segmenter
+
+
+@pytest.fixture
+def folder(reference, tmp_path):
+    """The golden whole model as a published folder, with heads told where they are not width / 64."""
+    tensors, _ = reference("tiny_reg")
+    tensors = {k: v.clone() for k, v in tensors.items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    return tmp_path, tensors
+
+
+def test_golden_survives_a_round_trip(folder):
+    path, tensors = folder
+    segmenter = Segmenter(load_parts(path), device="cpu", dtype="float32")
+    saved = segmenter.save_pretrained(path / "own")
+    again = read_tensors(saved / "model.safetensors")
+    expected = {k: v for k, v in tensors.items() if not k.endswith("logit_scale") and not k.startswith("pamr.")}
+    assert set(again) == set(expected)
+    assert all(torch.equal(again[k], v.float()) for k, v in expected.items())
+    assert Segmenter.from_pretrained(saved, dtype="float32").config.text_heads == 1
+
+
+def test_missing_unexpected_and_misshapen_are_named(folder):
+    path, tensors = folder
+    wrong = dict(tensors)
+    del wrong["model.blocks.1.norm1.bias"]
+    wrong["model.blocks.0.extra"] = torch.zeros(3)
+    wrong["model.norm.weight"] = torch.zeros(5)
+    save_file(wrong, path / "model.safetensors")
+    with pytest.raises(CheckpointError) as error:
+        load_parts(path)
+    for part in ("missing: blocks.1.norm1.bias", "unexpected: blocks.0.extra", "norm.weight (5,)", "(128,)"):
+        assert part in str(error.value)
+
+
+def test_truncated_foreign_and_unsafe_files(folder, tmp_path):
+    path, _ = folder
+    file = path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(CheckpointError, match="cannot be read as weights"):
+        load_parts(path)
+    file.write_bytes(b"")
+    with pytest.raises(CheckpointError):
+        load_parts(path)
+    save_file({"encoder.weight": torch.zeros(2)}, file)
+    with pytest.raises(CheckpointError, match=r"encoder\.weight"):
+        load_parts(path)
+    torch.save({"a": print}, tmp_path / "evil.pth")
+    with pytest.raises(CheckpointError):
+        read_tensors(tmp_path / "evil.pth")
+
+
+def test_mapping_of_another_size(folder, tmp_path):
+    path, _ = folder
+    state = {"linear_layer.weight": torch.zeros(7, 5), "linear_layer.bias": torch.zeros(7)}
+    torch.save(state, tmp_path / "psi.pth")
+    with pytest.raises(CheckpointError, match="reads 5 text dimensions"):
+        load_parts(path, mapping=tmp_path / "psi.pth")
+    with pytest.raises(CheckpointError, match="no mapping"):
+        load_parts(path, mapping=tmp_path / "absent.pth")
+
+
+def test_mapping_in_both_spellings(folder, tmp_path):
+    path, tensors = folder
+    psi = below(tensors, "proj.")
+    older = {k.replace("hidden_layers.0", "linear_layer2"): v for k, v in psi.items()}
+    for name, state in (("new.pth", psi), ("old.pth", older)):
+        torch.save(state, tmp_path / name)
+        mapping = load_parts(path, mapping=tmp_path / name).mapping
+        assert torch.equal(mapping.layers[1].weight, psi["hidden_layers.0.weight"].float())
+
+
+def test_dinov3_original_naming():
+    sizes = {
+        "hidden_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 256,
+        "patch_size": 16,
+    }
+    vision = VisionModel(build_backbone("dinov3", **sizes, num_register_tokens=4, image_size=224))
+    tensors = vision_to_published(vision)
+    tensors["rope_embed.periods"] = torch.zeros(16)
+    tensors["blocks.1.attn.qkv.bias_mask"] = torch.zeros(384)
+    again = vision_from_published(tensors)
+    pixels = torch.randn(1, 3, 32, 48)
+    assert torch.allclose(again(pixels).attention, vision(pixels).attention, atol=1e-6)
+    assert tensors["blocks.0.attn.qkv.bias"][128:256].abs().max() == 0  # DINOv3's keys have no bias
+
+
+def test_names(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelNotFoundError, match="did you mean vitb"):
+        load_parts("vit-b")
+    with pytest.raises(ModelNotFoundError, match="micro"):
+        load_parts("nobody/nothing-at-all")
+    with pytest.raises(ModelNotFoundError, match="--mapping"):
+        load_parts("dinov2-base")
+    with pytest.raises(CheckpointError, match="holds no model"):
+        load_parts(tmp_path)
+
+
+def test_published_model_from_the_cache(reference, tmp_path, monkeypatch):
+    """The hub's own cache layout, found offline by name; a repository that is not there says what to do."""
+    tensors, _ = reference("tiny_reg")
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--lorebianchi98--Talk2DINO-ViTB"
+    (repository / "snapshots" / revision).mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(revision)
+    save_file({k: v.clone() for k, v in tensors.items()}, repository / "snapshots" / revision / "model.safetensors")
+    for name in ("vitb", "auto", "lorebianchi98/Talk2DINO-ViTB"):
+        segmenter = Segmenter.from_pretrained(name, cache_dir=tmp_path, local_files_only=True, dtype="float32")
+        assert segmenter.config.source["repository"] == "lorebianchi98/Talk2DINO-ViTB"
+        assert segmenter.vision.dim == 128
+    with pytest.raises(ModelNotFoundError, match="micro"):
+        Segmenter.from_pretrained("vitl", cache_dir=tmp_path, local_files_only=True)

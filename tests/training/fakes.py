@@ -1,0 +1,39 @@
+"""Small stand-ins for the frozen models, whose features can be worked out by hand."""
+
+import hashlib
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from PIL import Image
+
+from talk2dino.training.extract import Encoders
+
+M, D, C, SIZE = 3, 5, 7, 16
+
+
+def fake_vision(pixels):
+    """Patches of 8 pixels: their mean colour and two products of it; attention from the colour as well."""
+    mean = torch.nn.functional.avg_pool2d(pixels, 8)  # (B, 3, h, w)
+    patches = torch.cat([mean, mean[:, :2] * mean[:, 1:]], dim=1).permute(0, 2, 3, 1)
+    return SimpleNamespace(patches=patches, attention=mean, cls=patches.mean((1, 2)))
+
+
+def fake_embed(texts):
+    """(N, C): numbers that follow from each text alone."""
+    rows = [np.frombuffer(hashlib.sha256(text.encode()).digest()[:C], np.uint8) for text in texts]
+    return torch.from_numpy(np.stack(rows).astype(np.float32) / 128 - 1)
+
+
+def fake_encoders(name="fake"):
+    return Encoders(fake_vision, fake_embed, M, D, C, SIZE, {"name": name, "vision_sha256": "0"})
+
+
+def make_folder(folder, count=23, captions=2, size=(40, 30)):
+    """Pictures of random noise with .txt captions."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for n in range(count):
+        noise = np.random.default_rng(n).integers(0, 256, (size[1], size[0], 3), np.uint8)
+        Image.fromarray(noise).save(folder / f"{n:04d}.png")
+        (folder / f"{n:04d}.txt").write_text("".join(f"caption {n} {i}\n" for i in range(captions)))
+    return folder

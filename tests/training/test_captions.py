@@ -1,0 +1,231 @@
+import io
+import json
+import os
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from talk2dino.errors import DataError
+from talk2dino.training.captions import FirstRecords, Record, Several, Skipped, open_source
+
+
+def jpeg(colour=(200, 30, 60), size=(31, 23)):
+    buffer = io.BytesIO()
+    Image.new("RGB", size, colour).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def told(source, wanted=lambda number: True):
+    return [(number, r.key, r.captions if isinstance(r, Record) else r.reason) for number, r in source.records(wanted)]
+
+
+@pytest.mark.parametrize(("year", "name"), [("2014", "COCO_train2014_000000000009.jpg"), ("2017", "000000000009.jpg")])
+def test_coco_layouts(tmp_path, year, name):
+    (tmp_path / f"train{year}").mkdir()
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / f"train{year}" / name).write_bytes(jpeg())
+    content = {
+        "images": [{"id": 9, "file_name": name}, {"id": 5, "file_name": "none.jpg"}, {"id": 9, "file_name": name}],
+        "annotations": [
+            {"id": 1, "image_id": 9, "caption": " a red\n thing "},
+            {"id": 2, "image_id": 9, "caption": ""},
+            {"id": 3, "image_id": 9, "caption": "红色"},
+            {"id": 4, "image_id": 5, "caption": "  "},
+            {"id": 5, "image_id": 77, "caption": "nobody's"},
+        ],
+    }
+    file = tmp_path / "annotations" / f"captions_train{year}.json"
+    file.write_text(json.dumps(content))
+    for source in (open_source(tmp_path), open_source(file), open_source(file, images=tmp_path / f"train{year}")):
+        assert len(source) == 4
+        assert told(source) == [
+            (0, "9", ("a red thing", "红色")),
+            (1, "5", "no caption that is not empty"),
+            (2, "9", "duplicate id: its first picture is used"),
+            (3, "77", "captions name a picture that the file does not list"),
+        ]
+        assert told(source, lambda number: number == 3)[0][0] == 3
+    record = next(open_source(tmp_path).records())[1]
+    assert record.read() == jpeg()
+
+
+def test_coco_refusals(tmp_path):
+    with pytest.raises(DataError, match="no caption source at"):
+        open_source(tmp_path / "none")
+    with pytest.raises(DataError, match="holds no captions: looked for"):
+        open_source(tmp_path)
+    file = tmp_path / "captions_train2014.json"
+    file.write_bytes(b'{"images": [], "annotations": ["\xff"]}')
+    with pytest.raises(DataError, match=r"is not UTF-8 \(byte 32\)"):
+        open_source(file)
+    file.write_text('{"images": [')
+    with pytest.raises(DataError, match="cannot be read as JSON"):
+        open_source(file)
+    file.write_text('{"images": [{"id": 1}], "annotations": []}')
+    with pytest.raises(DataError, match="lacks 'file_name'"):
+        open_source(file)
+    file.write_text('{"images": [], "annotations": []}')
+    with pytest.raises(DataError, match=r"no folder train2014 of pictures .* --images"):
+        open_source(file)
+
+
+def test_text_files(tmp_path):
+    (tmp_path / "deep").mkdir()
+    for name in ("b.jpg", "a.PNG", "deep/c.jpg", "d.jpg"):
+        (tmp_path / name).write_bytes(jpeg())
+    (tmp_path / "a.txt").write_text("one\n\ntwo\n")
+    (tmp_path / "b.txt").write_bytes(b"\xff\xfe")
+    (tmp_path / "deep" / "c.txt").write_text("三")
+    assert told(open_source(tmp_path)) == [
+        (0, "a.PNG", ("one", "two")),
+        (1, "b.jpg", "its captions are not UTF-8"),
+        (2, "d.jpg", "no .txt of the same name"),
+        (3, "deep/c.jpg", ("三",)),
+    ]
+
+
+def test_metadata_jsonl(tmp_path):
+    lines = [
+        b'{"file_name": "a.jpg", "text": "one"}',
+        b'{"file_name": "b.jpg", "captions": ["one", 3, "two"]}',
+        b"",
+        b'{"file_name": "a.jpg", "text": "again"}',
+        b"nonsense",
+        b'{"text": "no file"}',
+        b'{"file_name": "c.jpg", "text": "\xff"}',
+        b'{"file_name": "../../etc/passwd", "text": "out"}',
+    ]
+    (tmp_path / "metadata.jsonl").write_bytes(b"\n".join(lines))
+    (tmp_path / "a.jpg").write_bytes(jpeg())
+    source = open_source(tmp_path)
+    found = told(source)
+    assert len(source) == 7
+    assert found[:3] == [
+        (0, "a.jpg", ("one",)),
+        (1, "b.jpg", ("one", "two")),
+        (2, "a.jpg", "duplicate id: its first line is used"),
+    ]
+    assert [reason for _, _, reason in found[3:6]] == [
+        "not JSON",
+        "no field file_name, filename, image, path, filepath",
+        "not UTF-8",
+    ]
+    with pytest.raises(DataError, match="leads out of"):
+        list(source.records())[-1][1].read()
+
+
+def test_metadata_csv(tmp_path):
+    (tmp_path / "metadata.csv").write_bytes(
+        b'\xef\xbb\xbffile_name,text\na.jpg,"one, and\nmore"\nb.jpg,\nc.jpg,caf\xe9\nd.jpg,last\n'
+    )
+    assert told(open_source(tmp_path)) == [
+        (0, "a.jpg", ("one, and more",)),
+        (1, "b.jpg", "no caption that is not empty"),
+        (2, "metadata.csv:3", "not UTF-8"),
+        (3, "d.jpg", ("last",)),
+    ]
+
+
+def make_tar(path, entries):
+    with tarfile.open(path, "w") as tar:
+        for name, content in entries:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+def test_webdataset(tmp_path):
+    entries = [
+        ("00000.jpg", jpeg()),
+        ("00000.txt", b"from txt\nsecond line"),
+        ("00000.json", json.dumps({"caption": "from json", "url": "x"}).encode()),
+        ("00001.txt", b"only text"),
+        ("00002.png", jpeg()),
+        ("00002.txt", "汽车".encode()),
+        ("00003.jpg", jpeg()),
+        ("00003.txt", b"\xff\xff"),
+        ("00000.jpg", jpeg((1, 2, 3))),
+        ("00000.txt", b"again"),
+        ("00004.jpg", jpeg()),
+        ("00004.json", b"{"),
+    ]
+    make_tar(tmp_path / "0.tar", entries)
+    make_tar(tmp_path / "1.tar", [("00009.jpg", jpeg()), ("00009.txt", b"nine")])
+    source = open_source(tmp_path)
+    found = told(source)
+    assert [number for number, _, _ in found] == list(range(7)) == list(range(len(source)))
+    assert found[0] == (0, "00000", ("from json",))
+    assert found[1] == (1, "00001", "no picture of that name in 0.tar")
+    assert found[2] == (2, "00002", ("汽车",))
+    assert found[3] == (3, "00003", "its captions are not UTF-8")
+    assert found[4] == (4, "00000", "duplicate id: its first sample is used")
+    assert found[5][2].startswith("its captions cannot be read")
+    assert found[6] == (6, "00009", ("nine",))
+    assert told(source, lambda number: number == 6) == [found[6]]
+    assert next(source.records())[1].read() == jpeg()
+
+
+@pytest.mark.parametrize("cut", [0.4, 0.75])
+def test_truncated_tar(tmp_path, cut):
+    entries = [
+        (f"{n:03d}.{kind}", value)
+        for n in range(20)
+        for kind, value in (("jpg", os.urandom(3001)), ("txt", f"caption {n}".encode()))
+    ]
+    make_tar(tmp_path / "x.tar", entries)
+    whole = (tmp_path / "x.tar").read_bytes()
+    (tmp_path / "x.tar").write_bytes(whole[: int(len(whole) * cut)])
+    source = open_source(tmp_path / "x.tar")
+    found = list(source.records())
+    assert isinstance(found[-1][1], Skipped)
+    assert "truncated" in found[-1][1].reason
+    good = [record for _, record in found if isinstance(record, Record)]
+    assert len(good) >= int(20 * cut) - 2
+    for record in good[:-1]:
+        assert len(record.read()) == 3001
+
+
+@pytest.mark.parametrize("struct", [True, False])
+def test_parquet(tmp_path, struct):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    pictures = [jpeg((n, 0, 0)) for n in range(5)]
+    images = [{"bytes": p, "path": "x"} for p in pictures] if struct else pictures
+    captions = [["a", "b"], ["c"], [], ["d"], None]
+    table = pa.table({"image": images, "captions": captions})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=2)
+    pq.write_table(table, tmp_path / "b.parquet")
+    source = open_source(tmp_path)
+    found = told(source)
+    assert len(source) == 10
+    assert [value for _, _, value in found[:5]] == [
+        ("a", "b"), ("c",), "no caption that is not empty", ("d",), "no caption that is not empty",
+    ]  # fmt: skip
+    assert [number for number, _, _ in found] == list(range(10))
+    some = list(source.records(lambda number: number in (3, 6)))
+    assert [number for number, _ in some] == [3, 6]
+    assert some[0][1].read() == pictures[3]
+    pq.write_table(pa.table({"other": [1]}), tmp_path / "c.parquet")
+    with pytest.raises(DataError, match=r"c.parquet has the columns other; expected one of image"):
+        open_source(tmp_path / "c.parquet")
+    (tmp_path / "d.parquet").write_bytes(b"PAR1 cut")
+    with pytest.raises(DataError, match="cannot be read as parquet"):
+        open_source(tmp_path / "d.parquet")
+
+
+def test_several_and_first(tmp_path):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        for n in range(3):
+            (tmp_path / folder / f"{n}.jpg").write_bytes(jpeg())
+            (tmp_path / folder / f"{n}.txt").write_text(f"{folder}{n}")
+    both = Several([open_source(tmp_path / "x"), open_source(tmp_path / "y")])
+    assert [(n, c[0]) for n, _, c in told(both)] == list(enumerate(["x0", "x1", "x2", "y0", "y1", "y2"]))
+    assert [(n, c[0]) for n, _, c in told(both, lambda n: n in (2, 4))] == [(2, "x2"), (4, "y1")]
+    first = FirstRecords(both, 4)
+    assert len(first) == 4
+    assert [n for n, _, _ in told(first)] == [0, 1, 2, 3]
+    assert np.all([n % 2 for n, _, _ in told(first, lambda n: n % 2 == 1)])

@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+import torch
+
+from talk2dino.errors import DataError
+from talk2dino.training.convert import convert_published
+from talk2dino.training.store import FeatureStore
+
+M, D, C = 3, 5, 7
+
+
+def published(wrap):
+    generator = torch.Generator().manual_seed(0)
+    images = [
+        {
+            "id": 10 + n,
+            "file_name": f"{n}.jpg",
+            "disentangled_self_attn": wrap(torch.randn(M, D, generator=generator)),
+            "dino_features": wrap(torch.randn(1, D, generator=generator)),
+            "avg_self_attn_out": wrap(torch.randn(D, generator=generator)),
+        }
+        for n in range(11)
+    ]
+    annotations = [
+        {
+            "id": n,
+            "image_id": 10 + n % 11,
+            "caption": f"text {n}",
+            "ann_feats": wrap(torch.randn(C, generator=generator)),
+        }
+        for n in range(20)
+    ]
+    return {"images": images, "annotations": annotations}
+
+
+@pytest.mark.parametrize("wrap", [lambda t: t, lambda t: t.half(), lambda t: t.numpy()])
+def test_published_files_become_a_store(tmp_path, wrap):
+    content = published(wrap)
+    content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] != 13]
+    torch.save(content, tmp_path / "features.pth")
+    manifest = convert_published(tmp_path / "features.pth", tmp_path / "out", model="vitb", records_per_shard=4)
+    assert (manifest.images, manifest.captions, manifest.skipped) == (10, 18, 1)
+    assert (manifest.num_heads, manifest.vision_dim, manifest.text_dim) == (M, D, C)
+    store = FeatureStore.open(tmp_path / "out", verify=True)
+    images = [image for image in content["images"] if image["id"] != 13]
+    for row, image in enumerate(images):
+        for name, key in (
+            ("heads", "disentangled_self_attn"),
+            ("cls", "dino_features"),
+            ("average", "avg_self_attn_out"),
+        ):
+            expected = torch.as_tensor(image[key]).half().reshape(store.shape(name))
+            assert torch.equal(store.gather(name, torch.tensor([row]))[0], expected)
+    told = [entry for image in images for entry in content["annotations"] if entry["image_id"] == image["id"]]
+    embeddings = torch.stack([torch.as_tensor(entry["ann_feats"]).half() for entry in told])
+    assert torch.equal(store.gather("captions", torch.arange(18)), embeddings)
+
+
+def test_other_names_and_refusals(tmp_path):
+    content = published(lambda t: t)
+    for image in content["images"]:
+        image["mine"] = image.pop("disentangled_self_attn")
+        del image["dino_features"], image["avg_self_attn_out"]
+    torch.save(content, tmp_path / "f.pth")
+    with pytest.raises(
+        DataError, match=r"features not found; an image has id, file_name, mine, an annotation .*ann_feats"
+    ):
+        convert_published(tmp_path / "f.pth", tmp_path / "out", model="vitb")
+    with pytest.raises(DataError, match="no heads=yours"):
+        convert_published(tmp_path / "f.pth", tmp_path / "out", model="vitb", names={"heads": "yours"})
+    assert convert_published(tmp_path / "f.pth", tmp_path / "out", model="vitb", names={"heads": "mine"}).images == 11
+    torch.save({"state": 1}, tmp_path / "g.pth")
+    with pytest.raises(DataError, match="expected 'images' and 'annotations', got state"):
+        convert_published(tmp_path / "g.pth", tmp_path / "g", model="vitb")
+    (tmp_path / "h.pth").write_bytes(b"PK cut")
+    with pytest.raises(DataError, match="damaged, or holds more than tensors"):
+        convert_published(tmp_path / "h.pth", tmp_path / "h", model="vitb")
+    with pytest.raises(DataError, match="no file"):
+        convert_published(tmp_path / "none.pth", tmp_path / "h", model="vitb")
+    torch.save({"images": [np.random.Generator], "annotations": [1]}, tmp_path / "evil.pth")
+    with pytest.raises(DataError, match="which is refused"):
+        convert_published(tmp_path / "evil.pth", tmp_path / "h", model="vitb")

@@ -1,0 +1,208 @@
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from talk2dino.errors import CheckpointError, DataError, InputError
+from talk2dino.models.mapping import load_mapping
+from talk2dino.training.aligner import Aligner
+from talk2dino.training.config import FitConfig
+from talk2dino.training.fit import fit, make_optimizer, set_rate
+from talk2dino.training.heads import STRATEGIES
+from talk2dino.training.store import FeatureStore
+
+C, D, M = 7, 13, 3  # as in conftest.py
+
+SCRIPT = Path(__file__).with_name("run_fit.py")
+FAST = {"batch_size": 16, "epochs": 4, "lr": 1e-2, "log_every": 3}
+
+
+def weights(folder):
+    return {name: value.clone() for name, value in load_mapping(folder).state_dict().items()}
+
+
+def same(a, b, tolerance=0.0):
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("strategy", list(STRATEGIES))
+def test_every_strategy_learns(store, tmp_path, strategy):
+    result = fit(store, FitConfig(strategy=strategy, **FAST), tmp_path)
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert losses[-1] < losses[0]
+    assert result.steps == 4 * (122 // 16)
+    assert result.mapping.config() == {"text_dim": C, "vision_dim": D, "hidden": [D], "activation": "tanh"}
+    same(weights(tmp_path), result.mapping.state_dict())
+
+
+def test_what_a_run_leaves(store, tmp_path):
+    config = FitConfig(validation_share=0.2, **FAST)
+    fit(store, config, tmp_path, published=True)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names >= {"mapping.safetensors", "config.json", "metrics.jsonl", "curves.png", "heads.png", "README.md"}
+    assert names >= {"best", "checkpoint.pt", "mapping.pth"}
+    assert not [name for name in names if "tmp" in name]
+    described = json.loads((tmp_path / "config.json").read_text())
+    assert described["settings"]["strategy"] == "max"
+    same(weights(tmp_path / "mapping.pth"), weights(tmp_path))
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    validated = [record for record in records if "validation_loss" in record]
+    assert len(validated) == 4
+    assert validated[-1]["text_to_image@10"] > 0.8 > validated[0]["text_to_image@1"]
+    heads = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["head_counts"]
+    assert heads.argmax() == 0
+    assert heads.sum() == 16 * records[-1]["step"]
+
+
+def test_best_and_last_are_both_kept(store, tmp_path):
+    fit(store, FitConfig(validation_share=0.2, **{**FAST, "epochs": 12, "lr": 0.3}), tmp_path)
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    validated = {r["step"]: r["validation_loss"] for r in records if "validation_loss" in r}
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert state["best"] == min(validated.values()) == validated[state["at_best"]]
+    assert state["at_best"] < state["step"]
+    with pytest.raises(AssertionError):
+        same(weights(tmp_path / "best"), weights(tmp_path))
+
+
+@pytest.mark.parametrize("side", ["vision", "both"])
+def test_other_sides(store, tmp_path, side):
+    config = FitConfig(side=side, shared_dim=11 if side == "both" else None, strategy="pairwise-max", **FAST)
+    result = fit(store, config, tmp_path)
+    width = 11 if side == "both" else C
+    assert result.vision_mapping.config() == {
+        "text_dim": D,
+        "vision_dim": width,
+        "hidden": [width],
+        "activation": "tanh",
+    }
+    assert (result.mapping is None) == (side == "vision")
+    same(weights(tmp_path / "vision_mapping.safetensors"), result.vision_mapping.state_dict())
+    with pytest.raises(InputError, match="published layout"):
+        fit(store, config, tmp_path, published=True)
+
+
+def test_resume_is_exact(store, tmp_path):
+    config = FitConfig(strategy="sampled", validation_share=0.2, save_every=5, optimizer="adamw", **FAST)
+    fit(store, config, tmp_path / "whole")
+    for steps in (7, 11, None):
+        part = config.model_copy(update={"max_steps": steps})
+        fit(store, part, tmp_path / "parts")
+    same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    same(weights(tmp_path / "whole" / "best"), weights(tmp_path / "parts" / "best"))
+    counts = [torch.load(tmp_path / f / "checkpoint.pt", weights_only=True)["head_counts"] for f in ("whole", "parts")]
+    assert torch.equal(*counts)
+
+
+@pytest.mark.long
+def test_killed_run_goes_on_exactly(learnable, tmp_path):
+    torch.save(learnable, tmp_path / "tensors.pt")
+    arguments = ["--lr", "0.01", "--batch", "16", "--epochs", "40", "--save-every", "7"]
+    command = [sys.executable, str(SCRIPT), str(tmp_path / "tensors.pt")]
+    subprocess.run([*command, str(tmp_path / "whole"), *arguments], check=True, timeout=120)
+    process = subprocess.Popen([*command, str(tmp_path / "killed"), *arguments, "--slow", "0.005"])
+    checkpoint = tmp_path / "killed" / "checkpoint.pt"
+    deadline = time.time() + 60
+    while not checkpoint.exists() and time.time() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    done = torch.load(checkpoint, weights_only=True)["step"]
+    assert 0 < done < 40 * (122 // 16)
+    subprocess.run([*command, str(tmp_path / "killed"), *arguments], check=True, timeout=120)
+    same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+    steps = [json.loads(line)["step"] for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
+    assert all(a < b for a, b in itertools.pairwise(steps))
+
+
+def test_ctrl_c_saves(learnable, tmp_path):
+    torch.save(learnable, tmp_path / "tensors.pt")
+    command = [sys.executable, str(SCRIPT), str(tmp_path / "tensors.pt"), str(tmp_path / "run"), "--slow", "0.01"]
+    process = subprocess.Popen([*command, "--epochs", "1000"], stderr=subprocess.PIPE, text=True)
+    deadline = time.time() + 60
+    while not (tmp_path / "run" / "metrics.jsonl").exists() and time.time() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert "KeyboardInterrupt" in error
+    assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] > 0
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    ["max", *(pytest.param(name, marks=pytest.mark.long) for name in ("pairwise-max", "softmax", "sampled"))],
+)
+def test_two_processes_follow_one(learnable, tmp_path, strategy):
+    torch.save(learnable, tmp_path / "tensors.pt")
+    command = [str(SCRIPT), str(tmp_path / "tensors.pt")]
+    arguments = ["--batch", "16", "--epochs", "3", "--strategy", strategy, "--lr", "0.001", "--mask"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    one = [sys.executable, *command, str(tmp_path / "one"), *arguments]
+    subprocess.run(one, check=True, timeout=120, env=environment)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    launch += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+    subprocess.run([*launch, *command, str(tmp_path / "two"), *arguments], check=True, timeout=240, env=environment)
+    same(weights(tmp_path / "one"), weights(tmp_path / "two"), tolerance=1e-5)
+    records = [
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    ]
+    for a, b in zip(*records, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
+    counts = [torch.load(tmp_path / f / "checkpoint.pt", weights_only=True)["head_counts"] for f in ("one", "two")]
+    assert torch.equal(*counts)
+
+
+def test_refusals(store, tmp_path):
+    with pytest.raises(DataError, match="a batch of 128 captions cannot be drawn from 122"):
+        fit(store, FitConfig(), tmp_path)
+    fit(store, FitConfig(**FAST), tmp_path / "run")
+    with pytest.raises(DataError, match=r"other settings \(lr 0.01 -> 0.5\)"):
+        fit(store, FitConfig(**{**FAST, "lr": 0.5}), tmp_path / "run")
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"cut")
+    with pytest.raises(CheckpointError, match="damaged; remove it"):
+        fit(store, FitConfig(**FAST), tmp_path / "run")
+    with pytest.raises(InputError, match="unknown head strategy 'best'"):
+        FitConfig.build(strategy="best")
+    with pytest.raises(InputError, match=r"temperature: .*greater than 0"):
+        FitConfig.build(temperature=0)
+    small = FeatureStore.from_tensors(torch.zeros(3, M, D), torch.zeros(5, C), torch.tensor([0, 0, 1, 2, 2]))
+    with pytest.raises(DataError, match="no feature 'cls', only: heads"):
+        fit(small, FitConfig(strategy="cls", batch_size=2), tmp_path / "cls")
+
+
+def test_nan_stops_and_keeps_the_last_good_state(learnable, tmp_path):
+    features, captions, owner = learnable
+    features["heads"][17, 1, 3] = float("nan")
+    broken = FeatureStore.from_tensors(features, captions, owner)
+    with pytest.raises(DataError, match=r"loss became nan at step \d+ .*stored images of this batch are not finite"):
+        fit(broken, FitConfig(**FAST), tmp_path)
+    assert all(value.isfinite().all() for value in weights(tmp_path).values())
+
+
+def test_schedule():
+    config = FitConfig(schedule="cosine", warmup_steps=4, lr=0.1)
+    optimizer = make_optimizer(Aligner(config, C, D), config)
+    rates = []
+    for step in (0, 3, 4, 7, 10):
+        set_rate(optimizer, config, step, 10)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.025, 0.1, 0.1, 0.05, 0.0])
+
+
+def test_learned_temperature_moves(store, tmp_path):
+    fit(store, FitConfig(learned_temperature=True, **FAST), tmp_path)
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert records[-1]["temperature"] != pytest.approx(0.07, abs=1e-4)
+    assert records[-1]["temperature"] >= 0.01

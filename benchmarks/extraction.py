@@ -11,6 +11,7 @@ included. The two take turns, so that another job on the machine slows both.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -34,7 +35,27 @@ from talk2dino.training.captions import CaptionSource, FirstRecords, open_source
 from talk2dino.training.extract import Encoders, ExtractOptions, extract
 
 COCO_IMAGES = 82_783
-WORDS = ["a", "man", "riding", "wave", "on", "top", "of", "surfboard", "two", "dogs", "in", "the", "grass", "near", "red", "bus", "with", "people", "standing"]
+WORDS = [
+    "a",
+    "man",
+    "riding",
+    "wave",
+    "on",
+    "top",
+    "of",
+    "surfboard",
+    "two",
+    "dogs",
+    "in",
+    "the",
+    "grass",
+    "near",
+    "red",
+    "bus",
+    "with",
+    "people",
+    "standing",
+]
 
 
 def photographs(folder: Path, count: int, size: tuple[int, int] = (640, 480)) -> CaptionSource:
@@ -98,7 +119,7 @@ def speed(options: argparse.Namespace) -> dict:
             print(
                 f"turn {turn}: bare {bare[-1]:.3f}, extraction {ours[-1]:.3f} pictures/s", file=sys.stderr, flush=True
             )
-    around = [2 / (1 / a + 1 / b) for a, b in zip(bare[:-1], bare[1:], strict=True)]
+    around = [2 / (1 / a + 1 / b) for a, b in itertools.pairwise(bare)]
     ratios = [mine / alone for mine, alone in zip(ours, around, strict=True)]
     rate = statistics.median(ours)
     return {

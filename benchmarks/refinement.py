@@ -1,6 +1,6 @@
 """Refinement of one 448 x 448 window: the published formulation, the plain stage and the fast stage, in one run.
 
-    python benchmarks/refinement.py [--classes 20 150] [--repeats 5] [--json figures.json]
+python benchmarks/refinement.py [--classes 20 150] [--repeats 5] [--json figures.json]
 """
 
 from __future__ import annotations

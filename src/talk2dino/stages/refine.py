@@ -17,14 +17,14 @@ Source: Araslanov and Roth, Single-Stage Semantic Segmentation from Image Labels
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from talk2dino.errors import InputError, ShapeError
+from talk2dino.stages.kernels import cpu_kernel
 
 log = logging.getLogger(__name__)
 
@@ -68,28 +68,13 @@ def refine(
     masks, pixels = masks.to(dtype), pixels.to(device=masks.device, dtype=dtype)
     if iterations == 0:
         return masks.clone()
-    kernel = _cpu_kernel() if _suits_cpu_kernel(masks, pixels) else None
+    kernel = cpu_kernel("pamr", "refine_cpu") if _suits_cpu_kernel(masks, pixels) else None
     if kernel is not None:
         try:
             return kernel(masks, pixels, neighbour_offsets(dilations), iterations)
         except OSError as error:  # numba could not write its cache: disk full
             log.warning("refinement falls back to its plain version, which is slower: %s", error)
     return refine_plain(masks, pixels, iterations=iterations, dilations=dilations)
-
-
-@cache
-def _cpu_kernel() -> Callable[[Tensor, Tensor, Sequence[tuple[int, int]], int], Tensor] | None:
-    """kernels.pamr.refine_cpu, or None where numba is missing, does not fit this numpy, or is switched off."""
-    try:
-        import numba
-
-        if not numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
-            from talk2dino.stages.kernels.pamr import refine_cpu
-
-            return refine_cpu
-    except ImportError as error:
-        log.info("refinement uses its plain version, which is slower (pip install 'talk2dino[fast]'): %s", error)
-    return None
 
 
 def _suits_cpu_kernel(masks: Tensor, pixels: Tensor) -> bool:

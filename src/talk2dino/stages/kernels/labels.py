@@ -1,0 +1,121 @@
+"""Labels of low-resolution maps on a CPU: resize, compare and keep the winner, one pixel after the other.
+
+A chain of bilinear resizes is linear and separable: a row of the result is a mix of a few rows of the map, and a pixel of
+it a mix of a few columns of that row ("taps"). So a pixel's scores of all classes exist for a moment in the first-level
+cache, and classes x full resolution exists nowhere. Classes are innermost, so that the mixing is vector code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from talk2dino.stages.kernels.pamr import FLOAT, compiled
+
+if TYPE_CHECKING:
+    from talk2dino.stages.upsample import Resize
+
+LANES = 16  # classes are padded to a multiple of this, so that the mixing of classes is whole vectors
+
+#: One axis of a resize: (places (L, taps) int64, shares (L, taps) float32), L the length of the result.
+Taps = tuple[np.ndarray, np.ndarray]
+
+
+@compiled
+def label_rows(
+    labels, maps, row_places, row_shares, places, shares, floors, classes, negative, background, first, last
+):
+    """Fill labels (H, W) for rows first..last - 1 from maps (h, w, lanes).
+
+    ``floors`` (lanes,): a class counts only above its own; ``background``: 1 where 0 stands for no class, else 0.
+    """
+    width, taps = places.shape
+    columns, lanes = maps.shape[1], maps.shape[2]
+    row = np.empty((columns, lanes), FLOAT)
+    values = np.empty(lanes, FLOAT)
+    for y in range(first, last):
+        for column in range(columns):
+            share = row_shares[y, 0]
+            source = maps[row_places[y, 0], column]
+            for lane in range(lanes):
+                row[column, lane] = share * source[lane]
+            for tap in range(1, row_places.shape[1]):
+                share = row_shares[y, tap]
+                if share != 0:
+                    source = maps[row_places[y, tap], column]
+                    for lane in range(lanes):
+                        row[column, lane] += share * source[lane]
+        for x in range(width):
+            share, source = shares[x, 0], row[places[x, 0]]
+            for lane in range(lanes):
+                values[lane] = share * source[lane]
+            for tap in range(1, taps):
+                share = shares[x, tap]
+                if share != 0:
+                    source = row[places[x, tap]]
+                    for lane in range(lanes):
+                        values[lane] += share * source[lane]
+            best, winner = FLOAT(-np.inf), -1
+            for lane in range(classes):
+                if values[lane] > best and values[lane] > floors[lane]:
+                    best, winner = values[lane], lane
+            labels[y, x] = 0 if winner >= classes - negative else max(winner + background, 0)  # nothing wins over NaN
+
+
+@lru_cache(maxsize=64)
+def axis_taps(length: int, resizes: tuple[tuple[int, bool], ...]) -> Taps:
+    """What a chain of 1-D linear resizes of ``length`` values takes from where.
+
+    Args:
+        length: of the source.
+        resizes: (new length, align_corners) of each, in order.
+    """
+    matrix = torch.eye(length, dtype=torch.float64)
+    for target, align_corners in resizes:
+        if target != matrix.shape[0]:
+            matrix = torch.nn.functional.interpolate(
+                matrix.T[None], target, mode="linear", align_corners=align_corners
+            )[0].T
+    dense = matrix.numpy()
+    taps = max(1, int((dense != 0).sum(1).max()))
+    places = np.argsort(dense == 0, axis=1, kind="stable")[:, :taps].astype(np.int64)
+    return np.ascontiguousarray(places), np.take_along_axis(dense, places, 1).astype(FLOAT)
+
+
+def label_cpu(maps: Tensor, resizes: Sequence[Resize], thresholds: Tensor | None, negative: int) -> Tensor:
+    """(H, W) int32 labels of (N, h, w) float32 maps on the CPU; as :func:`talk2dino.stages.upsample.label_pixels`."""
+    rows = axis_taps(maps.shape[1], tuple((r.height, r.align_corners) for r in resizes))
+    columns = axis_taps(maps.shape[2], tuple((r.width, r.align_corners) for r in resizes))
+    classes = maps.shape[0]
+    lanes = -(-classes // LANES) * LANES
+    packed = np.zeros((*maps.shape[1:], lanes), FLOAT)
+    packed[:, :, :classes] = maps.detach().permute(1, 2, 0).numpy()
+    floors = np.full(lanes, -np.inf, FLOAT)
+    if thresholds is not None:
+        floors[:classes] = thresholds.detach().numpy()
+    background = int(thresholds is not None or negative > 0)
+    height = len(rows[0])
+    labels = np.empty((height, len(columns[0])), np.int32)
+
+    def fill(first: int, last: int) -> None:
+        label_rows(labels, packed, *rows, *columns, floors, classes, negative, background, first, last)
+
+    share_rows(fill, height)
+    return torch.from_numpy(labels)
+
+
+def share_rows(work: Callable[[int, int], None], height: int) -> None:
+    """Call work(first row, last row + 1) on bands of rows, two a thread of torch's, and wait."""
+    threads = min(torch.get_num_threads(), height)
+    if threads == 1:
+        work(0, height)
+        return
+    cuts = np.linspace(0, height, min(2 * threads, height) + 1).astype(np.int64).tolist()
+    with ThreadPoolExecutor(threads, thread_name_prefix="labels") as pool:
+        list(pool.map(work, cuts[:-1], cuts[1:]))

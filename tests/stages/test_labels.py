@@ -1,0 +1,81 @@
+"""The compiled labels against their plain version and against torch."""
+
+import pytest
+import torch
+
+from talk2dino.errors import ShapeError
+from talk2dino.stages.kernels import cpu_kernel
+from talk2dino.stages.upsample import Resize, label_pixels, label_pixels_plain
+
+needs_numba = pytest.mark.skipif(cpu_kernel("labels", "label_cpu") is None, reason="numba is not installed")
+CHAINS = (
+    [],
+    [Resize(56, 84, True)],
+    [Resize(56, 84, True), Resize(61, 90, False)],
+    [Resize(28, 40, True), Resize(11, 13, False)],  # larger, then smaller
+    [Resize(1, 1, False)],
+    [Resize(4, 50, True), Resize(30, 50, False)],  # one axis at a time
+)
+
+
+@needs_numba
+@pytest.mark.parametrize("chain", CHAINS)
+@pytest.mark.parametrize("classes", [1, 15, 16, 33])
+@pytest.mark.parametrize("background", [None, 0.2])
+@pytest.mark.parametrize("negative", [0, 1])
+def test_kernel_equals_plain_version(chain, classes, background, negative):
+    torch.manual_seed(classes)
+    maps = torch.randn(classes, 4, 6)
+    thresholds = None if background is None else torch.full((classes,), background)
+    fast = cpu_kernel("labels", "label_cpu")(maps, chain, thresholds, negative)
+    plain = label_pixels_plain(maps, chain, thresholds, negative)
+    assert fast.dtype == plain.dtype == torch.int32
+    assert (fast != plain).float().mean() <= 1e-3  # rounding decides near ties
+    if not chain:
+        assert torch.equal(fast, plain)
+
+
+@needs_numba
+def test_a_tie_goes_to_the_first_class_and_to_the_background():
+    kernel = cpu_kernel("labels", "label_cpu")
+    maps = torch.full((3, 2, 2), 0.5)
+    assert kernel(maps, [], None, 0).eq(0).all()
+    assert kernel(maps, [], torch.full((3,), 0.5), 0).eq(0).all()
+    assert kernel(maps, [], torch.tensor([0.5, 0.4, 0.4]), 0).eq(2).all()
+
+
+@needs_numba
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_rows_are_shared_out_to_any_number_of_threads(threads):
+    before = torch.get_num_threads()
+    maps, chain = torch.randn(7, 5, 6), [Resize(23, 31, False)]
+    try:
+        torch.set_num_threads(threads)
+        assert torch.equal(label_pixels(maps, chain), label_pixels_plain(maps, chain))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_maps_with_gradients_and_of_other_dtypes_are_taken():
+    maps = torch.randn(3, 4, 5)
+    expected = maps.argmax(0).int()
+    assert torch.equal(label_pixels(maps.clone().requires_grad_(), []), expected)
+    assert torch.equal(label_pixels(maps.double(), []), expected)
+    with pytest.raises(ShapeError, match=r"\(N, h, w\)"):
+        label_pixels(maps[0], [])
+
+
+def test_without_numba_the_plain_version_runs(monkeypatch):
+    monkeypatch.setattr("talk2dino.stages.upsample.cpu_kernel", lambda module, name: None)
+    maps = torch.randn(3, 4, 5)
+    assert torch.equal(label_pixels(maps, []), maps.argmax(0).int())
+
+
+def test_a_full_disk_falls_back_to_the_plain_version(monkeypatch, caplog):
+    def no_space(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("talk2dino.stages.upsample.cpu_kernel", lambda module, name: no_space)
+    maps = torch.randn(3, 4, 5)
+    assert torch.equal(label_pixels(maps, []), maps.argmax(0).int())
+    assert "plain version" in caplog.text

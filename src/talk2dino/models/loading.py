@@ -193,7 +193,7 @@ def _from_weights(weights: Path, config: SegmenterConfig) -> Parts:
         vision_mapping = from_published(groups["vision_proj."]) if groups["vision_proj."] else None
     except CheckpointError as error:
         raise CheckpointError(f"{weights}: {error}") from None
-    text = TextEncoder(clip_text, tokenizer, config.templates)
+    text = TextEncoder(clip_text, tokenizer, config.templates, disk_cache=True)
     parts = Parts(vision, text, mapping, config, clip_vision, vision_mapping)
     check_sizes(parts, str(weights))
     return parts
@@ -222,7 +222,8 @@ def _from_backbones(spec: ModelSpec, hub: HubOptions, config: SegmenterConfig) -
         raise ModelNotFoundError(f"{str(error).splitlines()[0]}. {WHAT_TO_DO}") from None
     clip_text.config.eos_token_id = 49407  # some published configurations carry an outdated id
     vision = VisionModel(backbone, rotary_attention=config.rotary_attention)
-    text = TextEncoder(clip_text, TextTokenizer.clip(clip_text.config.max_position_embeddings), config.templates)
+    tokenizer = TextTokenizer.clip(clip_text.config.max_position_embeddings)
+    text = TextEncoder(clip_text, tokenizer, config.templates, disk_cache=True)
     source = {"vision": spec.repository, "text": spec.text, "revision": hub.revision or "main"}
     return Parts(vision, text, None, replace(config, source=source))
 

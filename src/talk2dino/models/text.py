@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from talk2dino.errors import PromptError
+from talk2dino.io.cache import cache_folder
+from talk2dino.models.identity import weights_checksum
+from talk2dino.models.text_cache import TextCache
 from talk2dino.models.tokenizer import TextTokenizer
 
 #: The seven templates of the published evaluation (CLIP's subset of seven).
@@ -32,6 +37,8 @@ class TextEncoder(nn.Module):
         tokenizer: texts to token ids.
         templates: prompt templates; each must have one ``{}`` for the class name.
         cache_size: how many embeddings are remembered (C floats each).
+        disk_cache: whether prompts are also remembered on disk, by model and text, in
+            :func:`talk2dino.io.cache.cache_folder`.
     """
 
     model: Any  # a transformers class; nn.Module's own attribute types are too wide
@@ -43,6 +50,7 @@ class TextEncoder(nn.Module):
         templates: Sequence[str] = PUBLISHED_TEMPLATES,
         *,
         cache_size: int = 65536,
+        disk_cache: bool = False,
     ) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
@@ -52,6 +60,7 @@ class TextEncoder(nn.Module):
         self.max_length: int = model.config.max_position_embeddings
         self._cache: OrderedDict[str, Tensor] = OrderedDict()
         self._cache_size = cache_size
+        self._on_disk = disk_cache
 
     @property
     def device(self) -> torch.device:
@@ -78,6 +87,12 @@ class TextEncoder(nn.Module):
         """
         found = {text: self._cache[text] for text in texts if text in self._cache}
         new = [text for text in dict.fromkeys(texts) if text not in found]
+        disk = self._disk if new and not truncate else None
+        if disk is not None:
+            kept = disk.get(new)
+            found.update(kept)
+            self._cache.update(kept)
+            new = [text for text in new if text not in kept]
         tokens = self.tokenize(new, truncate=truncate)
         for start in range(0, len(new), batch_size):
             rows = tokens[start : start + batch_size]
@@ -86,9 +101,21 @@ class TextEncoder(nn.Module):
             out = self.model(input_ids=rows[:, :length].to(self.device)).text_embeds.float().cpu()
             for text, row in zip(new[start : start + batch_size], out, strict=True):
                 found[text] = self._cache[text] = row.clone()
+        if disk is not None:
+            disk.put({text: found[text] for text in new})
         while len(self._cache) > self._cache_size:
             self._cache.popitem(last=False)
         return torch.stack([found[text] for text in texts]) if texts else torch.empty(0, self.dim)
+
+    @cached_property
+    def _disk(self) -> TextCache | None:
+        folder = cache_folder() if self._on_disk else None
+        if folder is None:
+            return None
+        # The same weights mean something else with another vocabulary, or cut at another length.
+        rest = (self.tokenizer.fingerprint, self.model.config.to_json_string())
+        name = weights_checksum(self.model) + "-" + hashlib.sha256(repr(rest).encode()).hexdigest()[:8]
+        return TextCache(folder / "text" / f"{name}.sqlite", self.dim)
 
     def embed_classes(self, classes: Sequence[Sequence[str]], templates: Sequence[str] | None = None) -> Tensor:
         """One embedding a class: the mean of the raw embeddings over every template and synonym.

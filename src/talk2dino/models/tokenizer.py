@@ -6,6 +6,7 @@ Source: OpenAI CLIP's simple_tokenizer (MIT), whose merges file is bundled as as
 from __future__ import annotations
 
 import gzip
+import hashlib
 import html
 import re
 from collections.abc import Sequence
@@ -37,6 +38,11 @@ class TextTokenizer:
         if start is None or end is None:
             raise CheckpointError(f"the tokenizer lacks the tokens {START} and {END}")
         self.tokenizer, self.context, self.start, self.end = tokenizer, context, start, end
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the vocabulary, the merges and the length of a row."""
+        return hashlib.sha256(f"{self.context} {self.tokenizer.to_str()}".encode()).hexdigest()
 
     @classmethod
     def clip(cls, context: int = 77) -> TextTokenizer:

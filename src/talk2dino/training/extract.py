@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,10 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from talk2dino.errors import DataError, InputError, Talk2DinoError
 from talk2dino.io.images import read_image
+from talk2dino.models.identity import weights_checksum
 from talk2dino.models.preprocess import normalise
 from talk2dino.training.captions import CaptionSource, Record, Skipped
 from talk2dino.training.heads import pooled_features
@@ -109,15 +109,6 @@ def _encoder_parts(name: str) -> Any:
     if spec is None or spec.kind in ("embedded", "published"):
         return loading.load_parts(name)
     return loading._from_spec(spec, loading.HubOptions(), has_mapping=True)  # a mapping is what we are about to make
-
-
-def weights_checksum(model: nn.Module) -> str:
-    """SHA-256 (first 16 digits) of all weights, names included."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
 
 
 def extract(

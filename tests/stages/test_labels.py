@@ -36,6 +36,28 @@ def test_kernel_equals_plain_version(chain, classes, background, negative):
 
 
 @needs_numba
+@pytest.mark.parametrize("spread", [0.0, 0.3])
+def test_large_even_areas_are_as_exact_as_edges(spread):
+    """Where one class is ahead all around, its pixels are not mixed; thresholds of each class its own."""
+    torch.manual_seed(0)
+    blobs = torch.nn.functional.interpolate(torch.rand(1, 9, 4, 5), (24, 30), mode="bilinear")[0]
+    chain = [Resize(96, 120, True), Resize(101, 97, False)]
+    for thresholds in (None, 0.6 + spread * torch.rand(9)):
+        fast = cpu_kernel("labels", "label_cpu")(blobs, chain, thresholds, 0)
+        plain = label_pixels_plain(blobs, chain, thresholds)
+        assert (fast != plain).float().mean() <= 1e-3
+        assert len(plain.unique()) > 5
+
+
+@needs_numba
+@pytest.mark.parametrize("background", [None, 0.0])
+def test_scores_that_are_no_numbers_give_the_first_class_or_background(background):
+    maps = torch.full((3, 2, 2), float("nan"))
+    thresholds = None if background is None else torch.full((3,), background)
+    assert cpu_kernel("labels", "label_cpu")(maps, [Resize(5, 5, True)], thresholds, 0).eq(0).all()
+
+
+@needs_numba
 def test_a_tie_goes_to_the_first_class_and_to_the_background():
     kernel = cpu_kernel("labels", "label_cpu")
     maps = torch.full((3, 2, 2), 0.5)

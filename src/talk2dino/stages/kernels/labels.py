@@ -3,6 +3,9 @@
 A chain of bilinear resizes is linear and separable: a row of the result is a mix of a few rows of the map, and a pixel of
 it a mix of a few columns of that row ("taps"). So a pixel's scores of all classes exist for a moment in the first-level
 cache, and classes x full resolution exists nowhere. Classes are innermost, so that the mixing is vector code.
+
+Most pixels need no mixing at all. The shares of a mix are positive and add up to one; so a class that is ahead of all
+others (and above its threshold) wherever the mix takes from, is ahead in the mix too.
 """
 
 from __future__ import annotations
@@ -21,51 +24,90 @@ from talk2dino.stages.kernels.pamr import FLOAT, compiled
 if TYPE_CHECKING:
     from talk2dino.stages.upsample import Resize
 
-LANES = 16  # classes are padded to a multiple of this, so that the mixing of classes is whole vectors
+LANES = 8  # classes are padded to a multiple of this, so that the mixing of classes is whole vectors
 
 #: One axis of a resize: (places (L, taps) int64, shares (L, taps) float32), L the length of the result.
 Taps = tuple[np.ndarray, np.ndarray]
 
 
+#: What :func:`winners` says of a place besides the number of a class.
+NOTHING, UNDECIDED = -1, -2
+
+
+@compiled
+def winners(won, maps, floors, classes):
+    """Fill won (h, w): the class that is ahead and above its floor; NOTHING if none is above its own; else UNDECIDED."""
+    for y in range(maps.shape[0]):
+        for x in range(maps.shape[1]):
+            best, winner, reached = FLOAT(-np.inf), NOTHING, 0
+            for lane in range(classes):
+                value = maps[y, x, lane]
+                if value > best:
+                    best, winner = value, lane
+                if value > floors[lane]:
+                    reached += 1
+            if reached == 0:
+                won[y, x] = NOTHING
+            elif winner >= 0 and best > floors[winner]:
+                won[y, x] = winner
+            else:
+                won[y, x] = UNDECIDED
+
+
 @compiled
 def label_rows(
-    labels, maps, row_places, row_shares, places, shares, floors, classes, negative, background, first, last
+    labels, maps, won, row_places, row_shares, places, shares, floors, classes, negative, background, first, last
 ):
-    """Fill labels (H, W) for rows first..last - 1 from maps (h, w, lanes).
+    """Fill labels (H, W) for rows first..last - 1 from maps (h, w, lanes) and their :func:`winners` (h, w).
 
     ``floors`` (lanes,): a class counts only above its own; ``background``: 1 where 0 stands for no class, else 0.
     """
     width, taps = places.shape
     columns, lanes = maps.shape[1], maps.shape[2]
     row = np.empty((columns, lanes), FLOAT)
+    mixed = np.empty(columns, np.bool_)  # which columns of the row are there
+    agreed = np.empty(columns, np.int32)  # the winner of a column wherever the row takes from
     values = np.empty(lanes, FLOAT)
     for y in range(first, last):
         for column in range(columns):
-            share = row_shares[y, 0]
-            source = maps[row_places[y, 0], column]
-            for lane in range(lanes):
-                row[column, lane] = share * source[lane]
+            mixed[column] = False
+            agreed[column] = won[row_places[y, 0], column]
             for tap in range(1, row_places.shape[1]):
-                share = row_shares[y, tap]
-                if share != 0:
-                    source = maps[row_places[y, tap], column]
-                    for lane in range(lanes):
-                        row[column, lane] += share * source[lane]
+                if row_shares[y, tap] != 0 and won[row_places[y, tap], column] != agreed[column]:
+                    agreed[column] = UNDECIDED
         for x in range(width):
-            share, source = shares[x, 0], row[places[x, 0]]
-            for lane in range(lanes):
-                values[lane] = share * source[lane]
+            winner = agreed[places[x, 0]]
             for tap in range(1, taps):
-                share = shares[x, tap]
-                if share != 0:
-                    source = row[places[x, tap]]
-                    for lane in range(lanes):
-                        values[lane] += share * source[lane]
-            best, winner = FLOAT(-np.inf), -1
-            for lane in range(classes):
-                if values[lane] > best and values[lane] > floors[lane]:
-                    best, winner = values[lane], lane
+                if shares[x, tap] != 0 and agreed[places[x, tap]] != winner:
+                    winner = UNDECIDED
+            if winner == UNDECIDED:
+                for lane in range(lanes):
+                    values[lane] = 0
+                for tap in range(taps):
+                    share, column = shares[x, tap], places[x, tap]
+                    if share != 0:
+                        if not mixed[column]:
+                            mix_rows(row, maps, column, row_places, row_shares, y)
+                            mixed[column] = True
+                        for lane in range(lanes):
+                            values[lane] += share * row[column, lane]
+                best, winner = FLOAT(-np.inf), NOTHING
+                for lane in range(classes):
+                    if values[lane] > best and values[lane] > floors[lane]:
+                        best, winner = values[lane], lane
             labels[y, x] = 0 if winner >= classes - negative else max(winner + background, 0)  # nothing wins over NaN
+
+
+@compiled
+def mix_rows(row, maps, column, places, shares, y):
+    """row[column] = sum over taps of shares[y, tap] maps[places[y, tap], column]."""
+    for lane in range(maps.shape[2]):
+        row[column, lane] = 0
+    for tap in range(places.shape[1]):
+        share, source = shares[y, tap], places[y, tap]
+        if share != 0:
+            for lane in range(maps.shape[2]):
+                row[column, lane] += share * maps[source, column, lane]
 
 
 @lru_cache(maxsize=64)
@@ -102,9 +144,11 @@ def label_cpu(maps: Tensor, resizes: Sequence[Resize], thresholds: Tensor | None
     background = int(thresholds is not None or negative > 0)
     height = len(rows[0])
     labels = np.empty((height, len(columns[0])), np.int32)
+    won = np.empty(packed.shape[:2], np.int32)
+    winners(won, packed, floors, classes)
 
     def fill(first: int, last: int) -> None:
-        label_rows(labels, packed, *rows, *columns, floors, classes, negative, background, first, last)
+        label_rows(labels, packed, won, *rows, *columns, floors, classes, negative, background, first, last)
 
     share_rows(fill, height)
     return torch.from_numpy(labels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -98,7 +99,11 @@ def test_vision_side_segments_too(scenes, store, tmp_path):
 
 
 def test_refusals_are_one_sentence(store, tmp_path):
+    part = shutil.copytree(store, tmp_path / "part")
+    manifest = json.loads((part / "manifest.json").read_text())
+    (part / "manifest.json").write_text(json.dumps({**manifest, "complete": False}))
     for arguments, code, message in (
+        (("train", part, "-o", tmp_path / "p", "--strategy", "average-attention"), 1, "part is not finished: its 41 "),
         (("train", store, "-o", tmp_path / "a", "--batch-size", "5000"), 1, "cannot be drawn from 164"),
         (("train", store, "-o", tmp_path / "b", "--strategy", "best"), 1, "unknown head strategy 'best'"),
         (("train", store, "-o", tmp_path / "c", "--strategy", "mean-patch"), 1, "no feature 'patch_mean'"),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
 from talk2dino.errors import OutputError
-from talk2dino.io.atomic import atomic_path, write_atomically
+from talk2dino.io.atomic import atomic_path, remove_leftovers, write_atomically, writing_failed
 
 
 def test_text_and_bytes_arrive_and_missing_folders_are_made(tmp_path):
@@ -105,3 +106,24 @@ def test_the_longest_names_and_the_ending_for_writers(tmp_path):
     assert target.read_bytes() == b"x"
     with pytest.raises(OutputError, match="too long"):
         write_atomically(tmp_path / ("图" * 90 + ".png"), b"x")
+
+
+def test_what_a_killed_run_left_is_removed_and_nothing_else(tmp_path):
+    with atomic_path(tmp_path / "a.npz") as temporary:
+        temporary.write_text("x")
+        kept_by_a_kill = temporary.name
+    (tmp_path / "a.npz").unlink()
+    left = [kept_by_a_kill, ".meta.0123abcd.tmp"]
+    others = [".a.tmp", ".a.0123abcd.tmp.b.c", "a.0123abcd.tmp", ".a.0123abcg.tmp"]
+    for name in left + others:
+        (tmp_path / name).write_text("x")
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
+
+
+def test_a_librarys_words_for_a_full_disk():
+    error = RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert str(writing_failed(Path("x.bin"), error)) == (
+        "cannot write x.bin: the disk is full; free some space or choose another folder"
+    )
+    assert str(writing_failed(Path("x.bin"), RuntimeError("odd\nthing"))) == "cannot write x.bin: odd thing"

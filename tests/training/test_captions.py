@@ -229,3 +229,109 @@ def test_several_and_first(tmp_path):
     assert len(first) == 4
     assert [n for n, _, _ in told(first)] == [0, 1, 2, 3]
     assert np.all([n % 2 for n, _, _ in told(first, lambda n: n % 2 == 1)])
+
+
+def coco_file(folder, content):
+    (folder / "train2014").mkdir(exist_ok=True)
+    (folder / "annotations").mkdir(exist_ok=True)
+    file = folder / "annotations" / "captions_train2014.json"
+    file.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    return file
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [],
+        "text",
+        {"images": None, "annotations": None},
+        {"images": [{"id": [1], "file_name": "a"}], "annotations": []},
+        {"images": [], "annotations": [{"image_id": [1], "caption": "a"}]},
+        {"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 1, "segmentation": []}]},
+    ],
+)
+def test_what_is_no_coco_captions_file_is_told_what_is_expected(tmp_path, content):
+    file = coco_file(tmp_path, content)
+    with pytest.raises(DataError, match=r"is not a COCO captions file.*expected 'images' \(id, file_name\)"):
+        open_source(file)
+
+
+def test_byte_order_marks_are_no_part_of_the_text(tmp_path):
+    mark = b"\xef\xbb\xbf"
+    content = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "caption": "one"}]}
+    assert told(open_source(coco_file(tmp_path, mark + json.dumps(content).encode()))) == [(0, "1", ("one",))]
+    lines = tmp_path / "lines"
+    lines.mkdir()
+    (lines / "metadata.jsonl").write_bytes(mark + b'{"file_name": "a.jpg", "text": "one"}')
+    assert told(open_source(lines)) == [(0, "a.jpg", ("one",))]
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    (plain / "a.jpg").write_bytes(jpeg())
+    (plain / "a.txt").write_bytes(mark + b"one")
+    assert told(open_source(plain)) == [(0, "a.jpg", ("one",))]
+
+
+def test_captions_that_are_no_text(tmp_path):
+    """Half a character (JSON can hold one) and objects are no captions; names with half a character do no harm."""
+    lines = [
+        {"file_name": "a.jpg", "captions": ["half \ud800", "whole"]},
+        {"file_name": "b.jpg", "captions": {"en": "object"}},
+        {"file_name": "\ud800.jpg", "text": "odd name"},
+    ]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert told(open_source(tmp_path)) == [
+        (0, "a.jpg", ("whole",)),
+        (1, "b.jpg", "no caption that is not empty"),
+        (2, "\ud800.jpg", ("odd name",)),
+    ]
+
+
+def test_csv_without_a_heading_or_with_an_endless_field(tmp_path):
+    file = tmp_path / "metadata.csv"
+    for content, columns in ((b"a.jpg,a ball\n", "a.jpg, a ball"), (b"", r"\(none\)")):
+        file.write_bytes(content)
+        with pytest.raises(DataError, match=rf"has the columns {columns} in its first line; expected one of file_name"):
+            open_source(file)
+    file.write_text(f"file_name,text\na.jpg,{'x' * 200_000}\nb.jpg,short\n")
+    first, second = told(open_source(file))
+    assert first[:2] == (0, "metadata.csv:1")
+    assert "not CSV (field larger" in first[2]
+    assert second == (1, "b.jpg", ("short",))
+    file.write_text(f"{'x' * 200_000}\n")
+    with pytest.raises(DataError, match="cannot be read as CSV"):
+        open_source(file)
+
+
+def test_missing_folder_of_pictures_is_told_at_once(tmp_path):
+    file = coco_file(tmp_path, {"images": [], "annotations": []})
+    with pytest.raises(DataError, match=r"no folder of pictures at .*nowhere; say where they are with --images"):
+        open_source(file, images=tmp_path / "nowhere")
+
+
+def test_a_tar_that_is_damaged_in_the_middle_is_not_taken_for_a_short_one(tmp_path):
+    make_tar(tmp_path / "x.tar", [(f"{n}.{k}", os.urandom(700)) for n in range(9) for k in ("jpg", "txt")])
+    content = bytearray((tmp_path / "x.tar").read_bytes())
+    content[8 * 1536 : 8 * 1536 + 512] = os.urandom(512)  # the ninth header; each entry takes three blocks
+    (tmp_path / "x.tar").write_bytes(content)
+    found = list(open_source(tmp_path / "x.tar").records())
+    assert len(found) == 5
+    assert found[-1][1] == Skipped("x.tar", "the tar is damaged or truncated after 4 samples")
+
+
+def test_parquet_with_a_damaged_page(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    captions = pa.array([b"zero", b"one", b"two", b"\xff\xfe", b"four", b"five"], pa.binary()).view(pa.utf8())
+    table = pa.table({"image": [os.urandom(900) for _ in range(6)], "caption": captions})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=2, compression="none", use_dictionary=False)
+    group = pq.ParquetFile(tmp_path / "a.parquet").metadata.row_group(0).column(0)
+    content = bytearray((tmp_path / "a.parquet").read_bytes())
+    content[group.data_page_offset : group.data_page_offset + 20] = b"\xff" * 20
+    (tmp_path / "a.parquet").write_bytes(content)
+    source = open_source(tmp_path / "a.parquet")
+    found = told(source)
+    assert [number for number, _, _ in found] == [0, 1, 2, 3, 4, 5]
+    assert all("its part of a.parquet is damaged" in reason for _, _, reason in found[:2])
+    assert [value for _, _, value in found[2:]] == [("two",), "its captions are not UTF-8", ("four",), ("five",)]
+    assert [n for n, _, _ in told(source, lambda n: n in (1, 4))] == [1, 4]

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from talk2dino.errors import CheckpointError, DataError, InputError
+from talk2dino.errors import CheckpointError, DataError, InputError, MissingExtraError, OutputError
 from talk2dino.models.mapping import load_mapping
 from talk2dino.training.aligner import Aligner
 from talk2dino.training.config import FitConfig
-from talk2dino.training.fit import fit, make_optimizer, set_rate
+from talk2dino.training.fit import _Run, fit, make_optimizer, set_rate
 from talk2dino.training.heads import STRATEGIES
 from talk2dino.training.store import FeatureStore
 
@@ -206,3 +206,115 @@ def test_learned_temperature_moves(store, tmp_path):
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert records[-1]["temperature"] != pytest.approx(0.07, abs=1e-4)
     assert records[-1]["temperature"] >= 0.01
+
+
+def test_weights_that_are_not_finite_never_replace_good_ones(learnable, tmp_path):
+    store = FeatureStore.from_tensors(*learnable)
+    config = FitConfig(**{**FAST, "save_every": 3, "epochs": 1})
+
+    def burst(record):
+        if record["step"] == 3:  # from here on every step overflows
+            for parameter in runs[0].aligner.parameters():
+                parameter.data.mul_(float("inf"))
+
+    runs = []
+    real = _Run.__init__
+
+    def remember(self, *arguments):
+        real(self, *arguments)
+        runs.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Run, "__init__", remember)
+        patch.setattr(_Run, "_step", lambda self, step: 1.0)  # the loss does not tell
+        with pytest.raises(DataError, match=r"weights stopped being finite at step 3: .* no checkpoint yet"):
+            fit(store, config, tmp_path / "none", watch=burst)
+        runs.clear()
+        fit(store, config.model_copy(update={"max_steps": 2}), tmp_path / "run")
+        good = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+        runs.clear()
+        with pytest.raises(DataError, match=r"weights stopped .* keeps its last checkpoint, from before that"):
+            fit(store, config, tmp_path / "run", watch=burst)
+        assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == good
+    assert all(value.isfinite().all() for value in weights(tmp_path / "run").values())
+
+
+def test_a_loss_that_overflows_keeps_what_was_before(learnable, tmp_path):
+    """The weights are spoilt by a step whose own loss was fine: the next loss tells, and they are not saved."""
+    store = FeatureStore.from_tensors(*learnable)
+    fit(store, FitConfig(**{**FAST, "max_steps": 2}), tmp_path)
+    good = (tmp_path / "checkpoint.pt").read_bytes()
+
+    def overflow(optimizer, config, step, total):
+        for group in optimizer.param_groups:
+            group["lr"] = float("inf")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("talk2dino.training.fit.set_rate", overflow)
+        message = r"became nan at step 3 .*features are fine; .* keeps its last checkpoint.* lower the learning rate"
+        with pytest.raises(DataError, match=message):
+            fit(store, FitConfig(**FAST), tmp_path)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == good
+
+
+def test_a_run_goes_on_with_its_own_data_alone(learnable, tmp_path):
+    features, captions, owner = learnable
+    fit(FeatureStore.from_tensors(features, captions, owner), FitConfig(**FAST), tmp_path)
+    longer = FitConfig(**{**FAST, "epochs": 5})
+    fewer = FeatureStore.from_tensors(features, captions[:-2], owner[:-2])
+    with pytest.raises(DataError, match=r"holds a run on other data .* or another folder"):
+        fit(fewer, longer, tmp_path)
+    assert fit(FeatureStore.from_tensors(features, captions, owner), longer, tmp_path).steps == 5 * 7
+
+
+def test_lost_metrics_do_not_stop_a_run(store, tmp_path):
+    fit(store, FitConfig(**FAST), tmp_path)
+    (tmp_path / "metrics.jsonl").unlink()
+    fit(store, FitConfig(**{**FAST, "epochs": 5}), tmp_path)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [30, 33, 35]
+
+
+def test_refused_before_anything_is_trained(store, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"tanh, nothing else; got side 'text' with relu: leave out --published"):
+        fit(store, FitConfig(activation="relu", **FAST), tmp_path / "out", published=True)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(MissingExtraError, match=r"talk2dino\[log\]"):
+        fit(store, FitConfig(**FAST), tmp_path / "out", tensorboard=True)
+    with pytest.raises(InputError, match="unknown device 'gpu'; accepted: auto, cpu"):
+        fit(store, FitConfig(**FAST), tmp_path / "out", device="gpu")
+    with pytest.raises(DataError, match="1 picture to validate on, but at least 2"):
+        fit(store, FitConfig(validation_share=0.01, **FAST), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(DataError, match="is a feature store; choose another folder"):
+        fit(store, FitConfig(**FAST), tmp_path)
+    for values, message in (
+        ({"lr": float("inf")}, r"lr: .*finite number \(got inf\)"),
+        ({"seed": -1}, r"seed: .*\(got -1\)"),
+        ({"learning_rat": 1, "lr_": 2}, "no setting named 'learning_rat'.*no setting named 'lr_'; did you mean lr"),
+    ):
+        with pytest.raises(InputError, match=message):
+            FitConfig.build(**values)
+
+
+def full_disk(path, mode, **options):
+    """open, with a disk that has no room for a checkpoint."""
+    return open("/dev/full", mode, buffering=0) if "checkpoint" in str(path) else open(path, mode, **options)
+
+
+def test_full_disk_keeps_the_last_checkpoint(store, tmp_path, monkeypatch):
+    fit(store, FitConfig(**FAST), tmp_path)
+    good = (tmp_path / "checkpoint.pt").read_bytes()
+    monkeypatch.setattr("talk2dino.training.state.open", full_disk, raising=False)
+    with pytest.raises(OutputError, match=r"checkpoint.pt: the disk is full; free some space"):
+        fit(store, FitConfig(**{**FAST, "epochs": 5}), tmp_path)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == good
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_on_a_gpu(store, tmp_path):
+    cpu, gpu = (fit(store, FitConfig(**FAST), tmp_path / name, device=name) for name in ("cpu", "cuda"))
+    same(weights(gpu.folder), weights(cpu.folder), tolerance=1e-3)
+    fit(store, FitConfig(**{**FAST, "epochs": 5}), gpu.folder, device="auto")

@@ -70,8 +70,16 @@ def main() -> None:
         print(f"talk2dino: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("talk2dino: interrupted; what was finished is kept", file=sys.stderr)
+        _tell_interrupted()
         sys.exit(130)
+    except SystemExit as leaving:  # typer turns Ctrl-C into this, without a word
+        if leaving.code == 130:
+            _tell_interrupted()
+        raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _tell_interrupted() -> None:
+    print("talk2dino: interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)

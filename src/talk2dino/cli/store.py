@@ -19,12 +19,13 @@ def check(
     import json
 
     from talk2dino.errors import DataError
-    from talk2dino.training.manifest import Manifest, check_shard
+    from talk2dino.training.manifest import Manifest, check_lines, check_shard
 
     damaged: list[str] = []
     for folder in folders:
         manifest = Manifest.read(folder)
-        wrong = [line for shard in manifest.shards if (line := check_shard(folder, shard, contents=True))]
+        checks = (check_shard(folder, shard, contents=True) or check_lines(folder, shard) for shard in manifest.shards)
+        wrong = [line for line in checks if line]
         damaged += wrong
         if as_json:
             told = {"store": str(folder), "images": manifest.images, "captions": manifest.captions}
@@ -35,7 +36,7 @@ def check(
                 f"{len(manifest.shards)} shards, {'complete' if manifest.complete else 'not finished'}"
             )
     if damaged:
-        raise DataError("; ".join(damaged))
+        raise DataError(f"{'; '.join(damaged)}; running 'talk2dino extract' again makes damaged shards anew")
 
 
 @store.command()

@@ -97,6 +97,7 @@ def _run(
 ) -> None:  # fmt: skip
     import json
     import os
+    import sys
 
     from talk2dino.cli.progress import progress
     from talk2dino.errors import DataError
@@ -113,6 +114,10 @@ def _run(
     if validation and (different := features.manifests[0].differences(validation.manifests[0])):
         raise DataError(f"{store[0]} and the validation store do not belong together: {'; '.join(different)}")
     first = os.environ.get("RANK", "0") == "0"
+    for folder, manifest in zip(store, features.manifests, strict=True) if first else ():
+        if not manifest.complete:
+            told = f"{manifest.images:,} pictures are used; 'talk2dino extract' goes on with the rest"
+            print(f"talk2dino: {folder} is not finished: its {told}", file=sys.stderr)
     with progress(0, f"train ({settings.strategy})", "step") as bar:
 
         def watch(record: dict[str, Any]) -> None:

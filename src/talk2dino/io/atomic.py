@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,6 +67,23 @@ def write_atomically(path: str | Path, content: bytes | str) -> Path:
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
     return path
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Delete temporary files that a run which was killed left in ``folder``; for folders with one writer at a time."""
+    for path in Path(folder).glob(".*.tmp*"):
+        if re.fullmatch(r"\..*\.[0-9a-f]{8}\.tmp(\.[^.]*)?", path.name):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def writing_failed(target: Path, error: Exception) -> OutputError:
+    """The error for a library that reports the operating system's refusal in words, such as "(os error 28)"."""
+    found = re.search(r"os error (\d+)", str(error))
+    if found is None:
+        return OutputError(f"cannot write {target}: {' '.join(str(error).split())}")
+    number = int(found[1])
+    return OutputError(_sentence(target, OSError(number, os.strerror(number))))
 
 
 def _temporary(target: Path) -> Path:

@@ -38,11 +38,11 @@ class _TarIndex:
                 for member in tar:
                     self._add(member, numbers)
                     tar.members = []  # type: ignore[attr-defined]  # or it remembers every header
+                end = tar.offset  # where no further header was found
         except (tarfile.TarError, EOFError, OSError) as error:
             self.damage = f"the tar is truncated or damaged after {len(self.names)} samples ({error})"
-        size = path.stat().st_size
-        if self.damage is None and len(self.places) and max(self.places[0::2]) >= size:
-            self.damage = "the tar is truncated"
+        if self.damage is None and not _ends_here(path, end):
+            self.damage = f"the tar is damaged or truncated after {len(self.names)} samples"
 
     def _add(self, member: tarfile.TarInfo, numbers: dict[str, int]) -> None:
         folder, _, base = member.name.rpartition("/")
@@ -61,6 +61,14 @@ class _TarIndex:
             self.places.extend((0,) * 6)
         start = 6 * numbers[key] + column
         self.places[start], self.places[start + 1] = member.offset_data, member.size
+
+
+def _ends_here(path: Path, offset: int) -> bool:
+    """Whether a tar's end mark, a block of zeros, stands at an offset; tarfile takes a damaged header for the end."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        block = file.read(tarfile.BLOCKSIZE)
+    return len(block) == tarfile.BLOCKSIZE and not any(block)
 
 
 class WebDataset(CaptionSource):
@@ -103,12 +111,12 @@ def _tar_record(path: Path, name: str, places: array) -> Record | Skipped:
     captions: Any = None
     try:
         if places[4]:
-            entry = json.loads(_piece(path, places[4], places[5]).decode("utf-8"))
+            entry = json.loads(_piece(path, places[4], places[5]).decode("utf-8-sig"))
             captions = (
                 next((entry[f] for f in CAPTION_FIELDS if entry.get(f)), None) if isinstance(entry, dict) else None
             )
         if captions is None and places[2]:
-            captions = _piece(path, places[2], places[3]).decode("utf-8").splitlines()
+            captions = _piece(path, places[2], places[3]).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         return Skipped(name, "its captions are not UTF-8")
     except (ValueError, DataError) as error:
@@ -177,12 +185,24 @@ class Parquet(CaptionSource):
                 rows = opened.metadata.row_group(group).num_rows
                 if any(wanted(start + n) for n in range(rows)):
                     place = start
-                    for batch in opened.iter_batches(64, row_groups=[group], columns=list(columns)):
-                        for row in batch.to_pylist():
-                            if wanted(place):
-                                yield place, _parquet_record(f"{file.name}:{place}", row[columns[0]], row[columns[1]])
-                            place += 1
+                    try:
+                        for batch in opened.iter_batches(64, row_groups=[group], columns=list(columns)):
+                            for n in range(batch.num_rows):
+                                if wanted(place):
+                                    yield place, _parquet_row(f"{file.name}:{place}", batch, n, columns)
+                                place += 1
+                    except (OSError, ValueError) as error:  # what pyarrow raises for a damaged page
+                        reason = f"its part of {file.name} is damaged ({' '.join(str(error).split())})"
+                        for number in filter(wanted, range(place, start + rows)):
+                            yield number, Skipped(f"{file.name}:{number}", reason)
                 start += rows
+
+
+def _parquet_row(key: str, batch: Any, row: int, columns: tuple[str, str]) -> Record | Skipped:
+    try:
+        return _parquet_record(key, *(batch.column(name)[row].as_py() for name in columns))
+    except UnicodeDecodeError:
+        return Skipped(key, "its captions are not UTF-8")
 
 
 def _parquet_record(key: str, image: Any, captions: Any) -> Record | Skipped:

@@ -6,13 +6,14 @@ be cut by number alone.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import json
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,6 +26,7 @@ from talk2dino.io.images import IMAGE_ENDINGS
 
 CAPTION_FIELDS = ("captions", "caption", "text", "sentences", "txt")
 FILE_FIELDS = ("file_name", "filename", "image", "path", "filepath")
+_COCO_EXPECTED = "expected 'images' (id, file_name) and 'annotations' (image_id, caption)"
 
 
 @dataclass(frozen=True)
@@ -66,16 +68,19 @@ class CocoCaptions(CaptionSource):
 
     def __init__(self, file: Path, images: Path | None = None) -> None:
         content = read_json(file)
+        self._captions: dict[Any, list[Any]] = {}
         try:
             listed = [(image["id"], str(image["file_name"])) for image in content["images"]]
-            told = [(entry["image_id"], entry["caption"]) for entry in content["annotations"]]
-        except (KeyError, TypeError) as error:
-            raise DataError(f"{file} is not a COCO captions file: it lacks {error}") from None
+            for entry in content["annotations"]:
+                self._captions.setdefault(entry["image_id"], []).append(entry["caption"])
+            known = {image for image, _ in listed}
+        except KeyError as error:
+            raise DataError(f"{file} is not a COCO captions file: an entry lacks {error}; {_COCO_EXPECTED}") from None
+        except TypeError:
+            raise DataError(f"{file} is not a COCO captions file; {_COCO_EXPECTED}") from None
+        if images is not None and not images.is_dir():
+            raise DataError(f"no folder of pictures at {images}; say where they are with --images FOLDER")
         self._folder = images or coco_images(file)
-        self._captions: dict[Any, list[Any]] = {}
-        for image, caption in told:
-            self._captions.setdefault(image, []).append(caption)
-        known = {image for image, _ in listed}
         self._listed = [*listed, *((image, "") for image in self._captions if image not in known)]
         self.description = {"kind": "coco", "file": file.name, "images": self._folder.name, "records": len(self)}
 
@@ -120,11 +125,13 @@ class TextFiles(CaptionSource):
 
     def _record(self, name: str) -> Record | Skipped:
         try:
-            text = (self._folder / name).with_suffix(".txt").read_bytes().decode("utf-8")
+            text = (self._folder / name).with_suffix(".txt").read_bytes().decode("utf-8-sig")
         except FileNotFoundError:
             return Skipped(name, "no .txt of the same name")
         except UnicodeDecodeError:
             return Skipped(name, "its captions are not UTF-8")
+        except OSError as error:
+            return Skipped(name, f"its captions cannot be read: {error.strerror}")
         return make_record(name, text.splitlines(), file_reader(self._folder, name))
 
 
@@ -133,6 +140,7 @@ class Metadata(CaptionSource):
 
     def __init__(self, file: Path) -> None:
         self._file = file
+        self._check_columns()
         keys = [key_hash(key) if isinstance(key, str) else None for key, _ in self._entries()]
         self._count, self._again = len(keys), repeated(keys)
         self.description = {"kind": file.suffix[1:], "folder": file.parent.name, "records": self._count}
@@ -162,9 +170,25 @@ class Metadata(CaptionSource):
             captions = next((entry[field] for field in CAPTION_FIELDS if entry.get(field)), None)
             yield name or Skipped(place, f"no field {', '.join(FILE_FIELDS)}"), captions
 
+    def _check_columns(self) -> None:
+        if self._file.suffix == ".jsonl":
+            return
+        with open(self._file, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            try:
+                columns = next(csv.reader(file), [])
+            except csv.Error as error:
+                raise DataError(f"{self._file} cannot be read as CSV: {error}") from None
+        if not any(name in columns for name in FILE_FIELDS) or not any(name in columns for name in CAPTION_FIELDS):
+            shown = ", ".join(columns)[:200].encode("utf-8", "replace").decode()
+            raise DataError(
+                f"{self._file} has the columns {shown or '(none)'} in its first line; expected one of "
+                f"{', '.join(FILE_FIELDS)} and one of {', '.join(CAPTION_FIELDS)}"
+            )
+
     def _json_lines(self) -> Iterator[dict[str, Any] | str]:
         with open(self._file, "rb") as file:
-            for line in file:
+            for number, line in enumerate(file):
+                line = line.removeprefix(codecs.BOM_UTF8) if number == 0 else line
                 if not line.strip():
                     continue
                 try:
@@ -177,7 +201,15 @@ class Metadata(CaptionSource):
 
     def _csv_rows(self) -> Iterator[dict[str, Any] | str]:
         with open(self._file, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            for row in csv.DictReader(file):
+            rows = csv.DictReader(file)
+            while True:
+                try:
+                    row = next(rows)
+                except StopIteration:
+                    return
+                except csv.Error as error:  # the reader goes on with the line after it
+                    yield f"not CSV ({error})"
+                    continue
                 text = "".join(str(value) for value in row.values())
                 yield "not UTF-8" if re.search("[\udc80-\udcff]", text) else row
 
@@ -261,10 +293,18 @@ def open_source(path: str | Path, *, images: Path | None = None, split: str = "t
 
 
 def make_record(key: str, captions: Any, read: Callable[[], bytes]) -> Record | Skipped:
-    """A record with what is left of its captions after trimming; none left means skipped."""
-    given = [captions] if isinstance(captions, str) else captions if isinstance(captions, Iterable) else []
-    kept = tuple(" ".join(c.split()) for c in given if isinstance(c, str) and c.strip())
+    """A record with what is left of its captions after trimming; none left means skipped.
+
+    Left out are captions that are empty, no text, or cannot be written as UTF-8 (JSON can hold half a character).
+    """
+    several = isinstance(captions, Iterable) and not isinstance(captions, Mapping)
+    given = [captions] if isinstance(captions, str) else captions if several else []
+    kept = tuple(" ".join(c.split()) for c in given if isinstance(c, str) and c.strip() and _is_unicode(c))
     return Record(key, kept, read) if kept else Skipped(key, "no caption that is not empty")
+
+
+def _is_unicode(text: str) -> bool:
+    return text.isascii() or not re.search("[\ud800-\udfff]", text)
 
 
 def file_reader(folder: Path, name: str) -> Callable[[], bytes]:
@@ -280,7 +320,7 @@ def file_reader(folder: Path, name: str) -> Callable[[], bytes]:
 
 def read_json(file: Path) -> Any:
     try:
-        return json.loads(file.read_bytes().decode("utf-8"))
+        return json.loads(file.read_bytes().decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not UTF-8 (byte {error.start}); convert it first") from None
     except (OSError, ValueError) as error:
@@ -299,7 +339,7 @@ def coco_images(file: Path) -> Path:
 
 def key_hash(key: str) -> int:
     """64 bits of a key: duplicates of a million keys are found in 8 MB."""
-    return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")
+    return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 def repeated(hashes: list[int | None]) -> set[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -13,7 +14,7 @@ from talk2dino.training.heads import STRATEGIES
 class FitConfig(BaseModel):
     """Defaults: the published recipe (Adam, lr 1e-4 constant, batch 128, 100 epochs, temperature 0.07, seed 123)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     strategy: Annotated[str, Field(description=f"head strategy: {', '.join(STRATEGIES)}")] = "max"
     head_temperature: Annotated[float, Field(gt=0, description="softens the weights of 'softmax' and 'sampled'")] = 1.0
@@ -57,8 +58,15 @@ class FitConfig(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            lines = [
-                f"{'.'.join(map(str, item['loc'])) or 'config'}: {item['msg'].removeprefix('Value error, ')}"
-                for item in error.errors()
-            ]
-            raise InputError("; ".join(lines)) from error
+            raise InputError("; ".join(map(_sentence, error.errors()))) from error
+
+
+def _sentence(item: Any) -> str:
+    """One of pydantic's complaints: which setting, what is accepted, what came."""
+    said = item["msg"].removeprefix("Value error, ")
+    if not item["loc"]:
+        return said
+    if item["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(item["loc"][0]), FitConfig.model_fields, n=2)
+        return f"no setting named '{item['loc'][0]}'" + (f"; did you mean {' or '.join(near)}?" if near else "")
+    return f"{'.'.join(map(str, item['loc']))}: {said} (got {item['input']!r})"

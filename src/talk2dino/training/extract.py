@@ -20,7 +20,7 @@ from talk2dino.models.identity import weights_checksum
 from talk2dino.models.preprocess import normalise
 from talk2dino.training.captions import CaptionSource, Record, Skipped
 from talk2dino.training.heads import pooled_features
-from talk2dino.training.manifest import Manifest
+from talk2dino.training.manifest import Manifest, short
 from talk2dino.training.shards import ShardContents, StoreWriter
 
 FEATURES = ("heads", "average", "cls", "patch_mean")
@@ -127,9 +127,18 @@ def extract(
         watch: called after each batch with done, total, skipped, rate (records a second) and remaining (seconds).
 
     Raises:
-        DataError: too many records cannot be used, or the folder holds a store made in another way.
+        InputError: a size that the vision model cannot take.
+        DataError: no records, too many that cannot be used, or the folder holds a store made in another way.
         OutputError: the folder cannot be written.
     """
+    patch = getattr(encoders.vision, "patch_size", 1)
+    if options.size < patch or options.size % patch:
+        near = max(1, round(options.size / patch)) * patch
+        raise InputError(
+            f"the size must be a multiple of the patch size {patch}; got {options.size}, near it is {near}"
+        )
+    if not len(source):
+        raise DataError(f"the source holds not one record: {short(source.description)}")
     manifest = Manifest(
         encoders.identity,
         {"size": options.size, "crop": options.crop, "resample": "bicubic"},
@@ -152,6 +161,8 @@ def extract(
             decoders.shutdown(wait=False, cancel_futures=True)
             raise
     run.judge_skipped(final=True)
+    if options.part == (0, 1) and not manifest.images:
+        raise DataError(f"not one of {len(source)} records can be used; {writer.folder}/skipped.jsonl says why")
     return writer.finish()
 
 

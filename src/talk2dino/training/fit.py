@@ -18,15 +18,24 @@ from torch import Tensor
 
 from talk2dino.catalog import CATALOG
 from talk2dino.errors import DataError, OutputError
-from talk2dino.io.atomic import write_atomically
+from talk2dino.io.atomic import remove_leftovers, write_atomically
 from talk2dino.models.mapping import Mapping
 from talk2dino.training.aligner import Aligner
 from talk2dino.training.batches import Batches
 from talk2dino.training.config import FitConfig
 from talk2dino.training.heads import feature_of
+from talk2dino.training.manifest import NAME
 from talk2dino.training.processes import Processes, joined_processes, own_device
-from talk2dino.training.report import write_report
-from talk2dino.training.state import MetricsLog, Progress, load_checkpoint, save_checkpoint, save_mappings
+from talk2dino.training.report import check_published, write_report
+from talk2dino.training.state import (
+    CHECKPOINT,
+    MetricsLog,
+    Progress,
+    load_checkpoint,
+    need_tensorboard,
+    save_checkpoint,
+    save_mappings,
+)
 from talk2dino.training.store import FeatureStore
 from talk2dino.training.validate import validate
 
@@ -64,14 +73,26 @@ def fit(
         watch: called with each record of metrics.jsonl, to show progress.
 
     Raises:
+        InputError: settings that do not go with ``published``, or a device that is not there.
         DataError: the store has not what the strategy reads, is smaller than a batch, or the loss is not finite.
         OutputError: the folder cannot be written.
     """
     where = own_device(device)
     out = Path(out)
+    if published:
+        check_published(config)
+    if tensorboard:
+        need_tensorboard()
+    if (out / NAME).exists():
+        raise DataError(f"{out} is a feature store; choose another folder for the run")
     with joined_processes(where) as processes:
         if validation is None and config.validation_share:
             store, validation = store.split(config.validation_share, config.seed)
+        if validation is not None and (count := validation.num_view_images) < 2:
+            raise DataError(
+                f"{count} picture{'s' * (count != 1)} to validate on, but at least 2 are needed: choose a larger "
+                "validation share, or another store for it"
+            )
         run = _Run(store, config, out, where, processes, tensorboard)
         with run.log or nullcontext(), _interruptible() as interrupted:
             metrics = run.loop(validation, interrupted, watch)
@@ -108,12 +129,14 @@ class _Run:
             except OSError as error:
                 raise OutputError(f"cannot make the folder {out}: {error.strerror}") from error
         processes.wait()
-        self.progress = load_checkpoint(out, self.aligner, self.optimizer) or Progress()
+        self.data = store.fingerprint()
+        self.progress = load_checkpoint(out, self.aligner, self.optimizer, self.data) or Progress()
         if not len(self.progress.head_counts):
             self.progress.head_counts = torch.zeros(self.heads, dtype=torch.long)
         self._counts = torch.zeros(self.heads, dtype=torch.long, device=device)
         self.log = None
         if processes.first:
+            remove_leftovers(out)
             write_atomically(out / "config.json", json.dumps(_describe(self.aligner, store), indent=1) + "\n")
             self.log = MetricsLog(out, self.progress.metrics_bytes, tensorboard=tensorboard)
 
@@ -174,8 +197,10 @@ class _Run:
         loss.backward()
         value = float(self._sum_gradients(loss.detach()))
         if not math.isfinite(value):
-            self.save()
-            raise DataError(self._not_finite(step, value))
+            kept = self._is_finite()
+            if kept:
+                self.save()
+            raise DataError(self._not_finite(step, value, kept))
         self.optimizer.step()
         if chosen is not None:
             self._counts.index_add_(0, chosen, torch.ones_like(chosen))
@@ -198,24 +223,39 @@ class _Run:
         return bool(self.processes.sum_(torch.tensor(int(flag), device=self.device)))
 
     def save(self) -> None:
-        """Write a checkpoint; every process takes part, the first one writes."""
+        """Write a checkpoint; every process takes part, the first one writes. Bad weights never replace good ones."""
+        if not self._is_finite():
+            step = self.progress.step
+            raise DataError(
+                f"the weights stopped being finite at step {step}: lower the learning rate, in another folder; "
+                f"{self._kept()}"
+            )
         counts = self.processes.sum_(self._counts).cpu()
         self.progress.head_counts = self.progress.head_counts + counts
         self._counts = torch.zeros_like(self._counts)
         if self.log is not None:
             self.progress.metrics_bytes = self.log.length()
-            save_checkpoint(self.out, self.aligner, self.optimizer, self.progress, self.progress.head_counts)
+            save_checkpoint(self.out, self.aligner, self.optimizer, self.progress, self.progress.head_counts, self.data)
 
-    def _not_finite(self, step: int, value: float) -> str:
+    def _is_finite(self) -> bool:
+        return all(bool(torch.isfinite(value).all()) for value in self.aligner.state_dict().values())
+
+    def _kept(self) -> str:
+        if (self.out / CHECKPOINT).exists():
+            return f"{self.out} keeps its last checkpoint, from before that"
+        return f"{self.out} has no checkpoint yet"
+
+    def _not_finite(self, step: int, value: float, kept: bool) -> str:
         batch = self.batches[step]
         damaged = [n for n in ("images", "captions") if not bool(torch.isfinite(getattr(batch, n)).all())]
         cause = (
             f"the stored {' and '.join(damaged)} of this batch are not finite" if damaged else "the features are fine"
         )
+        advice = "extract the damaged shard again" if damaged else "lower the learning rate, in another folder"
         rows = self.batches.rows(step)
         return (
-            f"the loss became {value} at step {step} (caption rows {int(rows[0])} to {int(rows[-1])}): {cause}; the "
-            f"state before it is kept in {self.out}. Extract the damaged shard again, or lower the learning rate"
+            f"the loss became {value} at step {step} (caption rows {int(rows[0])} to {int(rows[-1])}): {cause}; "
+            f"{f'the state before it is kept in {self.out}' if kept else self._kept()}. {advice}"
         )
 
 

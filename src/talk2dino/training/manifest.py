@@ -13,6 +13,7 @@ from talk2dino.io.atomic import write_atomically
 
 FORMAT = "talk2dino-features-1"
 NAME = "manifest.json"
+_ANEW = "put it back from a copy, or remove the folder and extract again"
 #: Fields that must agree between stores which are used as one.
 IDENTITY = ("model", "preprocessing", "features", "num_heads", "vision_dim", "text_dim")
 
@@ -82,32 +83,43 @@ class Manifest:
                 f"{folder} is not a feature store: it has no {NAME}; make one with 'talk2dino extract'"
             ) from None
         except (OSError, ValueError) as error:
-            raise DataError(f"{path} cannot be read ({error})") from error
+            raise DataError(f"{path} cannot be read ({error}); {_ANEW}") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise DataError(f"{path} is not of the format {FORMAT}")
+            raise DataError(f"{path} is not of the format {FORMAT}; {_ANEW}")
         content = {key: value for key, value in content.items() if key not in ("format", "images", "captions")}
         try:
             shards = [Shard(**shard) for shard in content.pop("shards")]
-            return cls(**{**content, "part": tuple(content["part"]), "shards": shards})
+            manifest = cls(**{**content, "part": tuple(content["part"]), "shards": shards})
         except (TypeError, KeyError) as error:
-            raise DataError(f"{path} is damaged ({error})") from error
+            raise DataError(f"{path} is damaged ({error}); {_ANEW}") from error
+        for shard in shards:
+            numbers = (shard.number, shard.images, shard.captions, shard.skipped, shard.bytes)
+            if not all(isinstance(value, int) for value in numbers) or Path(str(shard.file)).name != shard.file:
+                raise DataError(f"{path} is damaged (shard {short(shard)}); {_ANEW}")
+        return manifest
 
     def differences(self, other: Manifest) -> list[str]:
         """Names and values of what keeps two stores from being used as one; empty when they belong together."""
         found: list[str] = []
         for name in IDENTITY:
-            found += _differences(name, getattr(self, name), getattr(other, name))
+            found += differences(name, getattr(self, name), getattr(other, name))
         return found
 
 
-def _differences(name: str, ours: Any, theirs: Any) -> list[str]:
+def differences(name: str, ours: Any, theirs: Any) -> list[str]:
     if isinstance(ours, dict) and isinstance(theirs, dict):
         return [
             line
             for key in dict.fromkeys([*ours, *theirs])
-            for line in _differences(f"{name}.{key}", ours.get(key), theirs.get(key))
+            for line in differences(f"{name}.{key}", ours.get(key), theirs.get(key))
         ]
-    return [] if ours == theirs else [f"{name}: {ours} and {theirs}"]
+    return [] if ours == theirs else [f"{name}: {short(ours)} and {short(theirs)}"]
+
+
+def short(value: Any, longest: int = 160) -> str:
+    """A value for a message; the middle of a long one is left out."""
+    text = str(value)
+    return text if len(text) <= longest else f"{text[: longest * 2 // 3]} ... {text[-longest // 3 :]}"
 
 
 def checksum(path: Path) -> str:
@@ -130,3 +142,13 @@ def check_shard(folder: Path, shard: Shard, *, contents: bool) -> str | None:
     if contents and checksum(path) != shard.sha256:
         return f"{path} is corrupted: its checksum is not the manifest's"
     return None
+
+
+def check_lines(folder: Path, shard: Shard) -> str | None:
+    """What is wrong with the list of a shard's pictures and captions (nothing but people reads it), or None."""
+    path = (folder / shard.file).with_suffix(".jsonl")
+    if not path.is_file():
+        return f"{path} is missing"
+    with path.open("rb") as file:
+        count = sum(1 for _ in file)
+    return None if count == shard.images else f"{path} has {count} lines, the manifest says {shard.images} pictures"

@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from talk2dino.device import choose_device
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -51,12 +53,16 @@ def joined_processes(device: torch.device) -> Iterator[Processes]:
 
 
 def own_device(name: str) -> torch.device:
-    """``auto`` is the first GPU there is (under torchrun: the process's own), else the CPU."""
+    """``auto`` is the first GPU there is (under torchrun: the process's own), else the CPU.
+
+    Raises:
+        InputError: an unknown device, or one that this machine does not have.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and "LOCAL_RANK" in os.environ:
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
-    device = torch.device(name)
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    device = choose_device(name)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device

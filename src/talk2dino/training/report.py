@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from talk2dino.errors import InputError
 from talk2dino.io.atomic import atomic_path, write_atomically
 from talk2dino.models.mapping import to_published
 from talk2dino.training.aligner import Aligner
+from talk2dino.training.config import FitConfig
 from talk2dino.training.store import FeatureStore
 
 
@@ -39,10 +41,20 @@ def write_published(path: Path, aligner: Aligner) -> None:
     Raises:
         InputError: for a mapping on the vision side or another activation, which that layout has no place for.
     """
-    if aligner.text_mapping is None or aligner.vision_mapping is not None or aligner.config.activation != "tanh":
-        raise InputError("the published layout holds a mapping of the text side with tanh, nothing else")
-    with atomic_path(path) as temporary:
-        torch.save(to_published(aligner.text_mapping), temporary)
+    check_published(aligner.config)
+    assert aligner.text_mapping is not None
+    content = io.BytesIO()
+    torch.save(to_published(aligner.text_mapping), content)
+    write_atomically(path, content.getvalue())
+
+
+def check_published(config: FitConfig) -> None:
+    """Refuse settings whose mapping the published layout has no place for, before anything is trained."""
+    if config.side != "text" or config.activation != "tanh":
+        raise InputError(
+            f"the published layout holds a mapping of the text side with tanh, nothing else; got side '{config.side}' "
+            f"with {config.activation}: leave out --published"
+        )
 
 
 def model_card(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +13,9 @@ import torch
 from torch import Tensor
 
 from talk2dino.errors import DataError, OutputError
-from talk2dino.io.atomic import atomic_path, write_atomically
+from talk2dino.io.atomic import atomic_path, remove_leftovers, write_atomically, writing_failed
 from talk2dino.training.captions import Skipped
-from talk2dino.training.manifest import NAME, Manifest, Shard, check_shard, checksum
+from talk2dino.training.manifest import NAME, Manifest, Shard, check_lines, check_shard, checksum, differences
 
 SKIPPED = "skipped.jsonl"
 
@@ -70,6 +71,7 @@ class StoreWriter:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"cannot make the folder {folder}: {error.strerror}") from error
+        remove_leftovers(folder)
         if (folder / NAME).exists():
             self._take_up(Manifest.read(folder))
         self.done = {shard.number for shard in manifest.shards}
@@ -81,15 +83,17 @@ class StoreWriter:
         now = self.manifest
         different = before.differences(now)
         for name in ("source", "records_per_shard", "part"):
-            if getattr(before, name) != getattr(now, name):
-                different.append(f"{name}: {getattr(before, name)} and {getattr(now, name)}")
+            different += differences(name, getattr(before, name), getattr(now, name))
         if different:
             raise DataError(
                 f"{self.folder} holds a store made in another way ({'; '.join(different)}): give another folder with "
                 "--out, or remove it"
             )
+        told = Counter(number // max(1, now.records_per_shard) for number, _ in _skipped_lines(self.folder))
         for shard in before.shards:
-            wrong = check_shard(self.folder, shard, contents=True)
+            wrong = check_shard(self.folder, shard, contents=True) or check_lines(self.folder, shard)
+            if wrong is None and told[shard.number] < shard.skipped:
+                wrong = f"{self.folder / SKIPPED} has lost lines of shard {shard.number}"
             if wrong:
                 self.redone.append(wrong)
             else:
@@ -97,11 +101,8 @@ class StoreWriter:
 
     def _rewrite_skipped(self, *, finished: bool = False) -> None:
         """Keep the lines of complete shards alone, each once, in the order of the source when the store is finished."""
-        kept: dict[int, str] = {}
-        for line in _lines(self.folder / SKIPPED):
-            entry = json.loads(line)
-            if entry["record"] // max(1, self.manifest.records_per_shard) in self.done:
-                kept[entry["record"]] = line
+        per_shard = max(1, self.manifest.records_per_shard)
+        kept = {number: line for number, line in _skipped_lines(self.folder) if number // per_shard in self.done}
         text = "".join(kept[number] + "\n" for number in sorted(kept))
         if finished or (self.folder / SKIPPED).exists():
             write_atomically(self.folder / SKIPPED, text)
@@ -132,7 +133,7 @@ class StoreWriter:
             try:
                 save_file(tensors, temporary)
             except (SafetensorError, RuntimeError) as error:
-                raise OutputError(f"cannot write {self.folder / name}: {error}") from error
+                raise writing_failed(self.folder / name, error) from error
             _sync(temporary)
             size, digest = temporary.stat().st_size, checksum(temporary)
         lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in contents.lines)
@@ -186,8 +187,9 @@ def merge_stores(parts: Sequence[Path], out: Path) -> Manifest:
             f"{count} parts make the whole; missing: {', '.join(f'{i}/{count}' for i in missing) or 'none'}"
         )
     shards = [(part, shard) for part, manifest in zip(parts, manifests, strict=True) for shard in manifest.shards]
-    if wrong := [line for part, shard in shards if (line := check_shard(part, shard, contents=True))]:
-        raise DataError(f"damaged shards: {'; '.join(wrong[:5])}")
+    checks = ((check_shard(part, shard, contents=True) or check_lines(part, shard)) for part, shard in shards)
+    if wrong := [line for line in checks if line]:
+        raise DataError(f"damaged shards: {'; '.join(wrong[:5])}; running their 'talk2dino extract' again mends them")
     merged = Manifest(
         first.model, first.preprocessing, first.features, first.num_heads, first.vision_dim, first.text_dim,
         first.source, first.records_per_shard,
@@ -205,6 +207,15 @@ def merge_stores(parts: Sequence[Path], out: Path) -> Manifest:
     skipped = "".join(line + "\n" for part in parts for line in _lines(part / SKIPPED))
     write_atomically(out / SKIPPED, skipped)
     return writer.finish()
+
+
+def _skipped_lines(folder: Path) -> Iterator[tuple[int, str]]:
+    """(record, line) of skipped.jsonl; lines that are damaged are left out."""
+    for line in _lines(folder / SKIPPED):
+        try:
+            yield int(json.loads(line)["record"]), line
+        except (ValueError, TypeError, KeyError):
+            continue
 
 
 def _lines(path: Path) -> Iterator[str]:

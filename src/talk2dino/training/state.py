@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from talk2dino.errors import CheckpointError, DataError, OutputError
+from talk2dino.errors import CheckpointError, DataError, MissingExtraError, OutputError
 from talk2dino.io.atomic import atomic_path
 from talk2dino.models.mapping import save_mapping
 from talk2dino.training.aligner import Aligner
@@ -39,11 +40,17 @@ class Progress:
 
 
 def save_checkpoint(
-    folder: Path, aligner: Aligner, optimizer: torch.optim.Optimizer, progress: Progress, counts: Tensor
+    folder: Path,
+    aligner: Aligner,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    counts: Tensor,
+    data: str = "",
 ) -> None:
-    """Write checkpoint.pt and the mapping as it is now; each whole or not at all."""
+    """Write checkpoint.pt and the mapping as it is now; each whole or not at all. ``data`` names what it learns from."""
     state = {
         "config": aligner.config.model_dump(),
+        "data": data,
         "aligner": aligner.state_dict(),
         "optimizer": optimizer.state_dict(),
         "step": progress.step,
@@ -52,8 +59,10 @@ def save_checkpoint(
         "head_counts": counts,
         "metrics_bytes": progress.metrics_bytes,
     }
+    content = io.BytesIO()  # torch's own file writing hides what the operating system says, such as a full disk
+    torch.save(state, content)
     with atomic_path(folder / CHECKPOINT) as temporary, open(temporary, "wb") as file:
-        torch.save(state, file)
+        file.write(content.getbuffer())
         file.flush()
         os.fsync(file.fileno())
     save_mappings(folder, aligner, progress.step)
@@ -68,11 +77,13 @@ def save_mappings(folder: Path, aligner: Aligner, step: int) -> None:
         save_mapping(aligner.vision_mapping, folder / "vision_mapping.safetensors", extra=extra)
 
 
-def load_checkpoint(folder: Path, aligner: Aligner, optimizer: torch.optim.Optimizer) -> Progress | None:
+def load_checkpoint(
+    folder: Path, aligner: Aligner, optimizer: torch.optim.Optimizer, data: str = ""
+) -> Progress | None:
     """Take up a run where its last checkpoint left it; None when there is none.
 
     Raises:
-        DataError: the run in this folder was started with other settings (which).
+        DataError: the run in this folder was started with other settings (which), or on other data.
         CheckpointError: the file is damaged.
     """
     path = folder / CHECKPOINT
@@ -86,6 +97,11 @@ def load_checkpoint(folder: Path, aligner: Aligner, optimizer: torch.optim.Optim
             changes = ", ".join(f"{name} {before[name]} -> {now[name]}" for name in different)
             raise DataError(
                 f"{folder} holds a run with other settings ({changes}): give the same ones to go on, or another folder"
+            )
+        if state.get("data", data) != data:
+            raise DataError(
+                f"{folder} holds a run on other data (features or held-out pictures that are not these): give the same "
+                "store to go on, or another folder"
             )
         aligner.load_state_dict(state["aligner"])
         optimizer.load_state_dict(state["optimizer"])
@@ -110,10 +126,10 @@ class MetricsLog:
         self.path = folder / "metrics.jsonl"
         try:
             self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
-            self._file.truncate(length)
+            self._file.truncate(min(length, self._file.seek(0, os.SEEK_END)))
         except OSError as error:
             raise OutputError(f"cannot write {self.path}: {error.strerror}") from error
-        self._board = _summary_writer(folder) if tensorboard else None
+        self._board = need_tensorboard()(str(folder / "tensorboard")) if tensorboard else None
 
     def write(self, record: dict[str, Any]) -> None:
         try:
@@ -139,11 +155,14 @@ class MetricsLog:
             self._board.close()
 
 
-def _summary_writer(folder: Path):
-    from talk2dino.errors import MissingExtraError
+def need_tensorboard() -> Any:
+    """TensorBoard's writer.
 
+    Raises:
+        MissingExtraError: it is not installed.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise MissingExtraError.of("tensorboard", "log", "writing TensorBoard logs") from None
-    return SummaryWriter(str(folder / "tensorboard"))
+    return SummaryWriter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping as MappingABC
 from collections.abc import Sequence
@@ -104,6 +105,19 @@ class FeatureStore:
     def num_captions(self) -> int:
         """Captions of this view."""
         return len(self.rows)
+
+    @property
+    def num_view_images(self) -> int:
+        """Pictures with a caption in this view."""
+        return len(torch.unique(self.caption_image[self.rows]))
+
+    def fingerprint(self) -> str:
+        """Tells data apart: the shards' checksums (the shape, for tensors in memory), and which rows this view has."""
+        digest = hashlib.sha256(self.rows.numpy().tobytes())
+        for manifest in self.manifests:
+            digest.update("".join(shard.sha256 for shard in manifest.shards).encode())
+        digest.update(repr([(name, self.shape(name), str(self.dtype(name))) for name in self.names]).encode())
+        return digest.hexdigest()
 
     @property
     def text_dim(self) -> int:

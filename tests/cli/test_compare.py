@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from talk2dino.cli import build_app
 from talk2dino.errors import ImageError, InputError
+from talk2dino.evaluation.miniature import make_miniature
 from talk2dino.world import render, sample_scene
 
 
@@ -65,3 +66,42 @@ def test_failures(call, tmp_path):
     wrong = call("--benchmark", "world", "--methods", "talk2dino,maskclip", *SMALL)
     assert isinstance(wrong.exception, InputError)
     assert "no method named 'maskclip'" in str(wrong.exception)
+
+
+def test_what_is_wrong_is_told_before_anything_is_made(call, tmp_path, monkeypatch):
+    monkeypatch.setattr("talk2dino.segmenter.Segmenter.from_pretrained", None)
+    Image.fromarray(render(sample_scene(900_003), 61).image).save(tmp_path / "scene.png")
+    make_miniature("voc21", tmp_path)
+    voc = ("--benchmark", "voc21", "--data", tmp_path)
+    for arguments, message in (
+        ((tmp_path / "scene.png", "--prompts", " , "), "no prompts were given"),
+        (
+            (tmp_path / "scene.png", "--prompts", "sky", "--option", "clpdense.variant=values"),
+            "did you mean clip-dense",
+        ),
+        (("--benchmark", "voc21", "--data", tmp_path / "none"), "no folder at"),
+        (("--benchmark", "world", "--held-out", "two"), "option held_out: Input should be 'one' or 'all'"),
+        (
+            voc,
+            "voc21 has a background class, and clip-dense no tuned threshold for it: give one, for example --option ",
+        ),
+        ((*voc, "--option", "clip-dense.background=0.1", "--prototypes", tmp_path), "and freeda no tuned threshold"),
+    ):
+        result = call(*arguments, "--out", tmp_path / "out", *SMALL)
+        assert message in str(result.exception), arguments
+    assert call("--benchmark", "world", "--methods", " ,").exit_code == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_of_the_systems_are_kept_with_the_results(call, tmp_path):
+    make_miniature("voc21", tmp_path)
+    voc = ("--benchmark", "voc21", "--data", tmp_path, "--methods", "clip-dense,dino-clusters", "--plain", "--json",
+           "--option", "dino-clusters.matching=picture", "--option", "clip-dense.background=0.1", "--out",
+           tmp_path / "out", *SMALL)  # fmt: skip
+    result = call(*voc)
+    assert result.exit_code == 0, result.output
+    assert [row["method"] for row in json.loads(result.stdout)] == ["clip-dense", "dino-clusters (matched per picture)"]
+    kept = json.loads((tmp_path / "out" / "clip-dense" / "config.json").read_text())
+    assert (kept["background"], kept["method_options"]) == (0.1, {})
+    again = call(*voc, "--option", "clip-dense.variant=patches")
+    assert "holds another run (method_options: {} there, {'variant': 'patches'} now)" in str(again.exception)

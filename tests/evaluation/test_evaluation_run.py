@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -11,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from talk2dino.errors import DataError, InputError, PromptError
-from talk2dino.evaluation.datasets import BENCHMARKS
+from talk2dino.errors import DataError, InputError, OutputError, PromptError
+from talk2dino.evaluation.datasets import BENCHMARKS, open_benchmark
 from talk2dino.evaluation.journal import Journal, add_up, read_journals
 from talk2dino.evaluation.matching import cluster_classes, final_metrics, final_records, permuted
 from talk2dino.evaluation.metrics import ConfusionMatrix
@@ -288,6 +289,9 @@ def test_wrong_options_are_named(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("benchmark: world\nlimit: 3\n")
     assert make_options(read_options_file(file)).limit == 3
+    file.write_text("benchmark: world\nmethod_options: 5\n")
+    with pytest.raises(InputError, match="method_options must hold"):
+        read_options_file(file)
     file.write_text("- a\n")
     with pytest.raises(InputError, match="name: value"):
         read_options_file(file)
@@ -303,3 +307,81 @@ def test_dino_clusters_and_world_have_their_own_mode():
     assert EvaluationOptions(benchmark="voc21", method="dino-clusters").mode_used == "whole"
     assert EvaluationOptions(benchmark="voc21", method="freeda").clean_used is False
     assert EvaluationOptions(benchmark="voc21").clean_used is True
+
+
+def test_a_shard_without_pictures_takes_part_in_the_merge(tmp_path, oracle):
+    truth = make_miniature("ade20k", tmp_path)
+    options = EvaluationOptions(benchmark="ade20k", data=tmp_path)
+    for number in range(1, 5):  # of three pictures
+        run(options, tmp_path / "out", shard=(number, 4), method=oracle(truth.values(), False))
+    _, records, missing = read_journals([tmp_path / "out"])
+    assert missing is None
+    assert len(records) == 3
+
+
+def test_a_damaged_or_lost_configuration(tmp_path, oracle):
+    truth = make_miniature("ade20k", tmp_path)
+    options = EvaluationOptions(benchmark="ade20k", data=tmp_path)
+    run(options, tmp_path / "out", method=oracle(truth.values(), False))
+    for content in ("{", "[]", "{}", '{"benchmark": "none"}'):
+        (tmp_path / "out" / "config.json").write_text(content)
+        with pytest.raises(DataError, match=r"config.json is damaged"):
+            Journal(tmp_path / "out", options.to_config())
+        with pytest.raises(DataError, match=r"config.json is damaged"):
+            read_journals([tmp_path / "out"])
+    (tmp_path / "out" / "config.json").unlink()
+    with pytest.raises(DataError, match=r"pictures-1-of-1.jsonl without the config.json"):
+        Journal(tmp_path / "out", options.to_config())
+
+
+def test_full_disk_while_evaluating(tmp_path, oracle, monkeypatch):
+    truth = make_miniature("ade20k", tmp_path)
+    options = EvaluationOptions(benchmark="ade20k", data=tmp_path)
+    run(options, tmp_path / "whole", method=oracle(truth.values(), False))
+
+    def full(number):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OutputError, match=r"pictures-1-of-1.jsonl: the disk is full; free some space"):
+            run(options, tmp_path / "out", method=oracle(truth.values(), False))
+    run(options, tmp_path / "out", method=oracle(truth.values(), False))
+    journals = [(tmp_path / name / "pictures-1-of-1.jsonl").read_text() for name in ("whole", "out")]
+    assert journals[0] == journals[1]
+
+
+def test_list_of_pictures(tmp_path, oracle):
+    truth = make_miniature("voc21", tmp_path)
+    listing = tmp_path / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / "val.txt"
+    names = listing.read_bytes()
+    options = EvaluationOptions(benchmark="voc21", data=tmp_path)
+    listing.write_bytes(b"\xef\xbb\xbf" + names + names)  # with a byte order mark, and each name twice
+    assert len(evaluate(oracle(truth.values(), True), options).records) == 3
+    listing.write_bytes(b"\xff" + names)
+    with pytest.raises(DataError, match=r"val.txt cannot be read as UTF-8 text with a name a line"):
+        open_benchmark("voc21", tmp_path)
+
+
+def test_systems_without_words_take_no_threshold(tmp_path, micro):
+    make_miniature("voc21", tmp_path)
+    system = wrap_segmenter("dino-clusters", micro)
+    for values in ({"background": 0.4}, {"clean": True}):
+        options = EvaluationOptions(benchmark="voc21", data=tmp_path, method="dino-clusters", **values)
+        with pytest.raises(InputError, match="dino-clusters has no background threshold and no cleaning"):
+            evaluate(system, options)
+
+
+def test_what_is_wrong_is_said_without_the_rest():
+    for values, message in (
+        ({"benchmark": "voc-21"}, "no benchmark named 'voc-21'; did you mean voc21 or voc20? known: voc21, voc20, "),
+        ({"benchmark": "world", "treshold": 5}, "evaluation option treshold: there is none of that name (got 5)"),
+        (
+            {"benchmark": "world", "limits": 5},
+            "evaluation option limits: there is none of that name; did you mean limit?",
+        ),
+    ):
+        with pytest.raises(InputError) as caught:
+            make_options(values)
+        assert str(caught.value).startswith(message)
+        assert "{" not in str(caught.value)

@@ -158,3 +158,36 @@ def test_refusals(micro, folder, tmp_path):
 
     with pytest.raises(CheckpointError, match="192 text and 192 vision dimensions, the model other has 512 and 768"):
         FreeDA(Other(), prototypes=folder)
+
+
+def test_what_was_made_before_an_interruption_is_kept(micro, tmp_path):
+    scenes = range(500_000, 500_006)
+
+    def interrupted():
+        for number, (name, load) in enumerate(world_source(scenes, height=48)):
+            if number == 3:
+                raise KeyboardInterrupt
+            yield name, load
+
+    with pytest.raises(KeyboardInterrupt):
+        build_prototypes(micro, interrupted(), tmp_path / "parts", what="w", index="exact")
+    assert [path.name for path in sorted((tmp_path / "parts").glob("shard-*"))] == ["shard-00000.npz"]
+    for name in ("parts", "whole"):
+        build_prototypes(micro, world_source(scenes, height=48), tmp_path / name, what="w", index="exact")
+    parts, whole = PrototypeStore(tmp_path / "parts"), PrototypeStore(tmp_path / "whole")
+    assert parts.words == whole.words
+    np.testing.assert_array_equal(parts.keys, whole.keys)
+    np.testing.assert_array_equal(parts.prototypes, whole.prototypes)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("clip-dense", {"variannt": "patches"}, "clip-dense has no option variannt; it has: variant, size"),
+        ("dino-clusters", {"segments": "z"}, r"dino-clusters cannot use the options segments='z'"),
+        ("freeda", {"nearest": "many", "prototypes": "x"}, r"freeda cannot use the options nearest='many'"),
+    ],
+)
+def test_options_that_a_system_does_not_take(micro, name, options, message):
+    with pytest.raises(InputError, match=message):
+        wrap_segmenter(name, micro, **options)

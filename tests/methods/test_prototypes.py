@@ -104,7 +104,7 @@ def test_features_that_are_not_finite_are_left_out(tmp_path, rng):
 
 def test_refusals(tmp_path, rng):
     fill(tmp_path / "a", rng, items=2, index="exact")
-    with pytest.raises(DataError, match=r"made otherwise \(model differ\)"):
+    with pytest.raises(DataError, match=r"made otherwise \(model: .* there, 'another' now\)"):
         PrototypeWriter(tmp_path / "a", META | {"model": "another"})
     with pytest.raises(DataError, match=r"is not a prototype folder: meta\.json.*talk2dino freeda build"):
         PrototypeStore(tmp_path)
@@ -153,3 +153,32 @@ def test_killed_build_and_resumed_build_equal_one_build(tmp_path):
     for name in ("keys.npy", "prototypes.npy"):
         np.testing.assert_allclose(np.load(killed / name), np.load(whole / name), atol=1e-5)
     assert (killed / "words.json").read_text() == (whole / "words.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("keys.npy", b"x"),
+        ("keys.npy", 100),
+        ("prototypes.npy", b""),
+        ("words.json", b"["),
+        ("words.json", b"{}"),
+        ("meta.json", b"{"),
+        ("index.faiss", b"xx"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, rng, name, content):
+    if name == "index.faiss":
+        pytest.importorskip("faiss")
+    fill(tmp_path, rng, items=4, index="hnsw" if name == "index.faiss" else "exact")
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else path.read_bytes()[:content])
+    with pytest.raises(DataError, match=rf"{name} is damaged.*build"):
+        PrototypeStore(tmp_path)
+
+
+def test_a_folder_without_its_description_is_not_gone_on_with(tmp_path, rng):
+    fill(tmp_path, rng, items=2, index="exact")
+    (tmp_path / "meta.json").unlink()
+    with pytest.raises(DataError, match=r"shards of prototypes without their meta\.json"):
+        PrototypeWriter(tmp_path, META)

@@ -65,30 +65,40 @@ def compare(
         raise typer.BadParameter("a picture needs --prompts", param_hint="--prompts")
     names = [name.strip() for name in methods.split(",") if name.strip()]
 
-    from talk2dino.evaluation.compare import wrap_all
-    from talk2dino.evaluation.datasets import get_benchmark
+    from talk2dino.evaluation.compare import check_backgrounds, wrap_all
     from talk2dino.io.images import read_image
-    from talk2dino.methods import check_method
+    from talk2dino.methods import METHODS, check_method
+    from talk2dino.prompts import parse_prompts
     from talk2dino.segmenter import Segmenter
 
-    for name in names:
+    if not names:
+        raise typer.BadParameter(f"name at least one system: {', '.join(METHODS)}", param_hint="--methods")
+    options = _own_options(option or [])
+    for name in (*names, *options):
         check_method(name)
+    base: dict[str, Any] = {
+        "benchmark": benchmark, "data": data, "model": model, "limit": limit, "held_out": held_out, "dtype": dtype,
+    }  # fmt: skip
+    # What is wrong with the picture, the words or the data is told before a model is loaded or anything is made.
     if benchmark is not None:
-        get_benchmark(benchmark)
+        from talk2dino.evaluation.options import make_options
+        from talk2dino.evaluation.run import open_samples
+
+        open_samples(make_options(base))
+        check_backgrounds(base, names if prototypes else [name for name in names if name != "freeda"], options)
     elif picture is not None:
-        read_image(picture)  # what is wrong with the picture is told before the model is loaded
+        parse_prompts(prompts or "")
+        read_image(picture)
     segmenter = Segmenter.from_pretrained(model, device=device, dtype=dtype)
     if "freeda" in names and prototypes is None:
         names, prototypes = _prototypes_for(segmenter, names, benchmark, out, prototype_scenes)
-    systems = wrap_all(segmenter, names, _own_options(option or []), prototypes)
+    if prototypes is not None and "freeda" in names:
+        options.setdefault("freeda", {})["prototypes"] = str(prototypes)
+    systems = wrap_all(segmenter, names, options, None)
     if benchmark is None:
         _compare_picture(systems, picture, prompts, out, background=background, clean=clean, refine=refine)
         return
-    base: dict[str, Any] = {
-        "benchmark": benchmark, "data": data, "model": segmenter.name, "limit": limit, "held_out": held_out,
-        "dtype": dtype,
-    }  # fmt: skip
-    _compare_benchmark(systems, base, out, not plain, as_json)
+    _compare_benchmark(systems, base | {"model": segmenter.name}, options, out, not plain, as_json)
 
 
 def _own_options(given: list[str]) -> dict[str, dict[str, Any]]:
@@ -108,6 +118,7 @@ def _prototypes_for(
     """On the world benchmark prototypes are made from training scenes; elsewhere freeda is left out, and said so."""
     import sys
 
+    from talk2dino.cli.progress import progress
     from talk2dino.methods.freeda_build import FIRST_WORLD_SEED, build_prototypes, world_source
 
     if benchmark != "world" and segmenter.name != "micro":
@@ -116,7 +127,11 @@ def _prototypes_for(
     folder = out / "prototypes"
     scenes = range(FIRST_WORLD_SEED, FIRST_WORLD_SEED + count)
     print(f"freeda: prototypes of {len(scenes)} training scenes in {folder}", file=sys.stderr)
-    build_prototypes(segmenter, world_source(scenes), folder, what=f"world, seeds {scenes[0]} to {scenes[-1]}")
+    with progress(len(scenes), "freeda: prototypes", "scene") as shown:
+        build_prototypes(
+            segmenter, world_source(scenes), folder, what=f"world, seeds {scenes[0]} to {scenes[-1]}",
+            progress=lambda done, made: shown.advance(done - shown.done),
+        )  # fmt: skip
     return names, folder
 
 
@@ -128,7 +143,9 @@ def _compare_picture(systems: dict[str, Any], picture: Any, prompts: Any, out: P
     print(_save(grid, out / f"{Path(picture).stem}.png"))
 
 
-def _compare_benchmark(systems: dict[str, Any], base: dict[str, Any], out: Path, both: bool, as_json: bool) -> None:
+def _compare_benchmark(
+    systems: dict[str, Any], base: dict[str, Any], options: dict[str, Any], out: Path, both: bool, as_json: bool
+) -> None:
     import json
     import sys
 
@@ -146,7 +163,7 @@ def _compare_benchmark(systems: dict[str, Any], base: dict[str, Any], out: Path,
     def tell(name: str, done: int, total: int, metrics: Any) -> None:
         bars.setdefault(name, EvaluationProgress(name)).tell(done, total, metrics)
 
-    rows = compare_benchmark(systems, base, both=both, out=out, progress=tell)
+    rows = compare_benchmark(systems, base, both=both, out=out, progress=tell, options=options)
     for bar in bars.values():
         bar.__exit__()
     table = comparison_table(rows)
@@ -155,7 +172,7 @@ def _compare_benchmark(systems: dict[str, Any], base: dict[str, Any], out: Path,
         write_atomically(out / "comparison.md", comparison_markdown(rows)),
         write_atomically(out / "comparison.json", json.dumps(table, indent=1, ensure_ascii=False)),
         _save(comparison_chart(rows), out / "comparison.png"),
-        _save(comparison_cases(systems, base, rows), out / "pictures.png"),
+        _save(comparison_cases(systems, base, rows, options=options), out / "pictures.png"),
     ]
     print(f"written: {', '.join(map(str, written))}", file=sys.stderr)
 

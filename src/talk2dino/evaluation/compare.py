@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ import numpy as np
 from PIL import Image
 
 from talk2dino.errors import InputError
+from talk2dino.evaluation.datasets import get_benchmark
 from talk2dino.evaluation.matching import cluster_classes, matched_over_benchmark
 from talk2dino.evaluation.metrics import Metrics
-from talk2dino.evaluation.options import EvaluationOptions
+from talk2dino.evaluation.options import EvaluationOptions, make_options
 from talk2dino.evaluation.report import EvaluationReport, make_report
 from talk2dino.methods import METHODS, wrap_segmenter
 
@@ -46,8 +47,8 @@ def comparison_rows(labels: Sequence[str], *, both: bool) -> list[tuple[str, boo
 def wrap_all(
     segmenter: Any, methods: Sequence[str], options: dict[str, dict[str, Any]], prototypes: str | Path | None
 ) -> dict[str, Any]:
-    """The systems on one model's towers."""
-    own = {name: dict(values) for name, values in options.items()}
+    """The systems on one model's towers; ``options``: name -> its own, "background" (a threshold) left aside."""
+    own = {name: {k: v for k, v in values.items() if k != "background"} for name, values in options.items()}
     if prototypes is not None:
         own.setdefault("freeda", {})["prototypes"] = prototypes
     systems = {}
@@ -60,11 +61,44 @@ def wrap_all(
     return systems
 
 
-def line_options(base: dict[str, Any], label: str, clean: bool = False, refine: bool = False) -> EvaluationOptions:
-    """Evaluation options of one line."""
+def line_options(
+    base: dict[str, Any],
+    label: str,
+    clean: bool = False,
+    refine: bool = False,
+    options: dict[str, dict[str, Any]] | None = None,
+) -> EvaluationOptions:
+    """Evaluation options of one line; ``options`` as in :func:`compare_benchmark`."""
     method, _, option = label.partition(":")
-    own: dict[str, Any] = {"method_options": dict([option.split("=")])} if option else {}
-    return EvaluationOptions(**base, **own, method=method, clean=clean and method == "talk2dino", refine=refine)
+    own = {**(options or {}).get(method, {}), **(dict([option.split("=")]) if option else {})}
+    background = own.pop("background", None)
+    return make_options({
+        **base, "method": method, "method_options": own, "background": background,
+        "clean": clean and method == "talk2dino", "refine": refine,
+    })  # fmt: skip
+
+
+def check_backgrounds(
+    base: dict[str, Any], systems: Iterable[str], options: dict[str, dict[str, Any]] | None = None
+) -> None:
+    """Refuse, before anything is evaluated, a benchmark with a background for a system that has no tuned threshold.
+
+    Raises:
+        InputError: names the systems.
+    """
+    if not get_benchmark(base["benchmark"]).background:
+        return
+    chosen = [name.partition(":")[0] for name in systems]
+    lacking = [
+        name
+        for name in dict.fromkeys(chosen)
+        if name not in ("talk2dino", "dino-clusters") and "background" not in (options or {}).get(name, {})
+    ]
+    if lacking:
+        raise InputError(
+            f"{base['benchmark']} has a background class, and {' and '.join(lacking)} no tuned threshold for it: give "
+            f"one, for example --option {lacking[0]}.background=0.2, or leave the system out with --methods"
+        )
 
 
 def compare_benchmark(
@@ -74,6 +108,7 @@ def compare_benchmark(
     both: bool = True,
     out: str | Path | None = None,
     progress: Callable[[str, int, int, Metrics], None] | None = None,
+    options: dict[str, dict[str, Any]] | None = None,
 ) -> list[Row]:
     """Evaluate several systems on one benchmark.
 
@@ -83,18 +118,20 @@ def compare_benchmark(
         both: cleaning and refinement on and off, for systems that have them.
         out: folder; each line keeps its journal in a folder of its own there, so that it can go on where it stopped.
         progress: called with (line's name, pictures done, in all, metrics so far).
+        options: name -> the options that its system was made with, to be kept with the results, and "background".
     """
     from talk2dino.evaluation.run import run
 
+    check_backgrounds(base, systems, options)
     rows = []
     for label, clean, refine in comparison_rows(list(systems), both=both):
         name = "-".join(
             [label.replace(":", "-").replace("=", "-"), *(["clean"] if clean else []), *(["refine"] if refine else [])]
         )
-        options = line_options(base, label, clean, refine)
+        asked = line_options(base, label, clean, refine, options)
         tell = None if progress is None else _named(progress, name)
         folder = None if out is None else Path(out) / name
-        outcome, _ = run(options, folder, method=systems[label], report=tell)
+        outcome, _ = run(asked, folder, method=systems[label], report=tell)
         report = make_report(outcome.config, outcome.metrics, len(outcome.records))
         classes = cluster_classes(outcome.matrix) if matched_over_benchmark(outcome.config) else None
         rows.append(Row(label, clean, refine, report, classes))
@@ -111,7 +148,7 @@ def comparison_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
     for row in rows:
         figures = row.report.metrics.as_dict()
         table.append({
-            "method": _title(row.label),
+            "method": _title(row.label, row.report.config),
             "clean": row.clean if row.label == "talk2dino" else None,
             "refine": row.refine,
             "miou": figures["miou"],
@@ -144,15 +181,23 @@ def comparison_chart(rows: Sequence[Row]) -> Image.Image:
     bars = []
     for row in rows:
         extras = [name for name, on in (("cleaned", row.clean), ("refined", row.refine)) if on]
-        bars.append((", ".join([_title(row.label), *extras]), row.report.metrics.miou, row.label == "talk2dino"))
+        bars.append(
+            (
+                ", ".join([_title(row.label, row.report.config), *extras]),
+                row.report.metrics.miou,
+                row.label == "talk2dino",
+            )
+        )
     return charts.comparison_chart(bars, title)
 
 
-def _title(label: str) -> str:
+def _title(label: str, config: dict[str, Any] | None = None) -> str:
     titles = {
         "dino-clusters": "dino-clusters (matched)",
         "dino-clusters:matching=picture": "dino-clusters (matched per picture)",
     }
+    if label == "dino-clusters" and config and not matched_over_benchmark(config):
+        label = "dino-clusters:matching=picture"
     return titles.get(label, label.replace(":", ", ").replace("=", " "))
 
 
@@ -197,7 +242,13 @@ def _as_large(pixels: Any, like: Image.Image) -> Image.Image:
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.BICUBIC)
 
 
-def comparison_cases(systems: dict[str, Any], base: dict[str, Any], rows: Sequence[Row], count: int = 4) -> Image.Image:
+def comparison_cases(
+    systems: dict[str, Any],
+    base: dict[str, Any],
+    rows: Sequence[Row],
+    count: int = 4,
+    options: dict[str, dict[str, Any]] | None = None,
+) -> Image.Image:
     """The first pictures of a benchmark: picture, truth, and each system's labels in the benchmark's colours.
 
     Cleaning and refinement are off; ``rows`` tell which class each cluster was matched to.
@@ -207,10 +258,10 @@ def comparison_cases(systems: dict[str, Any], base: dict[str, Any], rows: Sequen
     from talk2dino.io.legend import draw_grid
 
     tiles = []
-    benchmark, samples = open_samples(EvaluationOptions(**{**base, "limit": count}))
+    benchmark, samples = open_samples(make_options({**base, "limit": count}))
     predictors = {}
     for name, system in systems.items():
-        predictors[name] = Predictor(system, benchmark, line_options(base, name))
+        predictors[name] = Predictor(system, benchmark, line_options(base, name, options=options))
         predictors[name].classes = next((r.classes for r in rows if r.label == name and not r.refine), None)
     for sample in samples:
         picture, truth = sample.load()

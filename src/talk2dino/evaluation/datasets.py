@@ -131,9 +131,12 @@ def _split_file(benchmark: Benchmark, folder: Path, *, split: str, labels: str, 
     """Pascal VOC and Pascal Context: a text file names the pictures."""
     listing = folder / "ImageSets" / split / "val.txt"
     _require(benchmark, folder / "JPEGImages", folder / labels, listing)
-    stems = [line.strip() for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        stems = [line.strip() for line in listing.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{listing} cannot be read as UTF-8 text with a name a line: {error}") from None
     samples = []
-    for stem in stems:
+    for stem in dict.fromkeys(filter(None, stems)):  # a name that stands there twice counts once
         image, label = folder / "JPEGImages" / f"{stem}.jpg", folder / labels / f"{stem}.png"
         _require(benchmark, image, label)
         samples.append(_sample(benchmark, stem, image, label, read))

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from talk2dino.errors import DataError, InputError
+from talk2dino.evaluation.datasets import get_benchmark
 from talk2dino.evaluation.metrics import ConfusionMatrix
-from talk2dino.io.atomic import write_atomically
+from talk2dino.io.atomic import write_atomically, writing_failed
 
 
 @dataclass(frozen=True)
@@ -53,27 +54,50 @@ class Journal:
         self.path = self.folder / f"pictures-{shard[0]}-of-{shard[1]}.jsonl"
         known = self.folder / "config.json"
         if known.is_file():
-            found = json.loads(known.read_text(encoding="utf-8"))
+            found = read_config(known)
             check_same(found, config, self.folder)
             others = {p.stem.rsplit("-of-", 1)[1] for p in self.folder.glob("pictures-*-of-*.jsonl")} - {str(shard[1])}
             if others:
                 raise InputError(
                     f"{self.folder} holds a run in {others.pop()} shards, not {shard[1]}; choose another --out"
                 )
+        elif old := sorted(self.folder.glob("pictures-*-of-*.jsonl")):
+            raise DataError(
+                f"{self.folder} holds {old[0].name} without the config.json of its run; choose another --out"
+            )
         else:
             write_atomically(known, json.dumps(config, indent=1, ensure_ascii=False))
+        if not self.path.exists():
+            write_atomically(self.path, "")  # a shard without pictures is there, too
         self.records = _read_and_repair(self.path)
         self.done = {record.name for record in self.records}
 
     def add(self, record: PictureRecord) -> None:
         """Write one picture's record through to the disk."""
         line = json.dumps({"name": record.name, "counts": record.counts.tolist(), "miou": record.miou})
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(line + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise writing_failed(self.path, error) from error
         self.records.append(record)
         self.done.add(record.name)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The configuration of a run.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        get_benchmark(config["benchmark"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error}); choose another --out, or remove its folder") from None
+    return config
 
 
 def check_same(found: dict[str, Any], config: dict[str, Any], folder: Path) -> None:
@@ -100,7 +124,7 @@ def read_journals(folders: Sequence[str | Path]) -> tuple[dict[str, Any], list[P
         paths = sorted(folder.glob("pictures-*-of-*.jsonl"))
         if not paths or not (folder / "config.json").is_file():
             raise DataError(f"{folder} holds no evaluation: expected config.json and pictures-1-of-1.jsonl")
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        found = read_config(folder / "config.json")
         if config is None:
             config = found
         check_same(found, config, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -77,8 +78,13 @@ def make_options(values: dict[str, Any]) -> EvaluationOptions:
         return EvaluationOptions(**values)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise InputError(f"evaluation option {place or 'given'}: {first['msg']} (got {first.get('input')!r})") from None
+        said, place = first["msg"].removeprefix("Value error, "), ".".join(map(str, first["loc"]))
+        if not place:
+            raise InputError(said) from None
+        if first["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(place, EvaluationOptions.model_fields, n=2)
+            said = "there is none of that name" + (f"; did you mean {' or '.join(near)}?" if near else "")
+        raise InputError(f"evaluation option {place}: {said} (got {first.get('input')!r})") from None
 
 
 def read_options_file(path: Path) -> dict[str, Any]:
@@ -88,9 +94,11 @@ def read_options_file(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"the configuration {path} cannot be read: {error}") from None
+        raise InputError(f"the configuration {path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise InputError(f"the configuration {path} must hold options, one 'name: value' a line")
+    if not isinstance(values.get("method_options", {}), dict):
+        raise InputError(f"the configuration {path}: method_options must hold 'name: value' lines of its own")
     return values
 
 

@@ -138,6 +138,8 @@ class Predictor:
         self.text = method.encode_text(benchmark_prompts(benchmark, options))
         self.settings: dict[str, Any] = {"refine": options.refine, "mode": options.mode_used}
         if self.matched:
+            if options.background is not None or options.clean:
+                raise InputError(f"{options.method} has no background threshold and no cleaning: leave them out")
             return
         self.settings["clean"] = options.clean_used
         if benchmark.background:

@@ -78,11 +78,11 @@ def remove_leftovers(folder: str | Path) -> None:
 
 
 def writing_failed(target: Path, error: Exception) -> OutputError:
-    """The error for a library that reports the operating system's refusal in words, such as "(os error 28)"."""
+    """The error for what the operating system refused, also where a library tells it in words: "(os error 28)"."""
     found = re.search(r"os error (\d+)", str(error))
-    if found is None:
+    number = (error.errno if isinstance(error, OSError) else None) or (int(found[1]) if found else None)
+    if number is None:
         return OutputError(f"cannot write {target}: {' '.join(str(error).split())}")
-    number = int(found[1])
     return OutputError(_sentence(target, OSError(number, os.strerror(number))))
 
 

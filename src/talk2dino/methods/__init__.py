@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -67,7 +68,15 @@ def wrap_segmenter(name: str, segmenter: Any, **options: Any) -> Any:
             raise InputError(f"talk2dino takes no options of its own; got {', '.join(options)}")
         return segmenter
     module, factory = METHODS[name]
-    return getattr(importlib.import_module(module), factory)(segmenter, **options)
+    system = getattr(importlib.import_module(module), factory)
+    known = [option for option in inspect.signature(system).parameters if option != "segmenter"]
+    if unknown := [option for option in options if option not in known]:
+        raise InputError(f"{name} has no option {', '.join(unknown)}; it has: {', '.join(known)}")
+    try:
+        return system(segmenter, **options)
+    except TypeError as error:  # a word where a number belongs
+        given = ", ".join(f"{option}={value!r}" for option, value in options.items())
+        raise InputError(f"{name} cannot use the options {given}: {error}") from error
 
 
 def check_method(name: str) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from talk2dino.errors import DataError, InputError, MissingExtraError
+from talk2dino.errors import DataError, InputError, MissingExtraError, OutputError
 from talk2dino.methods.prototypes import Prototype, PrototypeWriter, check_index_kind
 from talk2dino.models.preprocess import grid_size, normalise, resize_image, to_pixels
 
@@ -100,14 +100,20 @@ def build_prototypes(
     maker = PrototypeMaker(segmenter, coverage=coverage)
     writer = PrototypeWriter(folder, maker.meta(what), shard_size=shard_size)
     made = 0
-    for name, load in source:
-        if name in writer.done:
-            continue
-        rows = maker.prototypes(load())
-        writer.add(name, rows)
-        made += len(rows)
-        if progress is not None:
-            progress(len(writer.done), made)
+    try:
+        for name, load in source:
+            if name in writer.done:
+                continue
+            rows = maker.prototypes(load())
+            writer.add(name, rows)
+            made += len(rows)
+            if progress is not None:
+                progress(len(writer.done), made)
+    except OutputError:
+        raise
+    except BaseException:  # Ctrl-C, or a picture that cannot be read: what was made is kept
+        writer.flush()
+        raise
     return writer.finish(index)
 
 
@@ -178,16 +184,33 @@ def diffusion_source(
 
 def load_pipeline(name: str | Path, device: Any = "cpu", *, local_files_only: bool = False) -> Any:
     """diffusers' Stable Diffusion, from a folder or the hub; safetensors only, no remote code."""
+    from transformers.utils import logging as of_transformers
+
     try:
-        from diffusers import StableDiffusionPipeline
+        from diffusers.utils import logging as of_diffusers
     except ImportError:
         raise MissingExtraError.of("diffusers", "freeda", "making prototypes by diffusion") from None
+    loggers = (of_transformers, of_diffusers)
+    told = [logging.get_verbosity() for logging in loggers]
+    for logging in loggers:
+        logging.set_verbosity_error()  # their advice on other packages, and their own account of what fails below
     try:
+        from diffusers import StableDiffusionPipeline
+
         pipeline = StableDiffusionPipeline.from_pretrained(
             str(name), use_safetensors=True, safety_checker=None, requires_safety_checker=False,
             local_files_only=local_files_only,
         )  # fmt: skip
     except (OSError, ValueError) as error:
-        raise InputError(f"no Stable Diffusion pipeline at {name}: {str(error).splitlines()[0]}") from None
+        if not Path(name).is_dir() and "not fully cached" in str(error):
+            reason = "it is not a folder, not downloaded yet, and the hub cannot be reached"
+        else:
+            reason = " ".join(str(error).split()).rstrip(".")
+        raise InputError(
+            f"no Stable Diffusion pipeline at {name}: {reason}; give --pipeline a folder with model_index.json, or a hub id"
+        ) from None
+    finally:
+        for logging, before in zip(loggers, told, strict=True):
+            logging.set_verbosity(before)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)

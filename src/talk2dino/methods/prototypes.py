@@ -23,13 +23,14 @@ from typing import Any
 import numpy as np
 
 from talk2dino.errors import DataError, InputError, MissingExtraError
-from talk2dino.io.atomic import atomic_path, write_atomically
+from talk2dino.io.atomic import atomic_path, remove_leftovers, write_atomically
 
 #: HNSW links a key; FAISS's usual choice.
 HNSW_LINKS = 32
 #: Candidates that HNSW keeps while searching; FreeDA's published setting is 50000, which makes it nearly exact.
 EF_SEARCH = 50_000
 INDEX_KINDS = ("auto", "hnsw", "exact")
+_AGAIN = "build the prototypes again, in another folder"
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,15 @@ class PrototypeWriter:
         self.folder = Path(folder)
         self.shard_size = shard_size
         known = self.folder / "meta.json"
+        remove_leftovers(self.folder)
         if known.is_file():
-            found = json.loads(known.read_text(encoding="utf-8"))
+            found = _read_json(known, dict)
             if found != meta:
                 differing = sorted(key for key in {*found, *meta} if found.get(key) != meta.get(key))
-                raise DataError(
-                    f"{self.folder} holds prototypes made otherwise ({', '.join(differing)} differ): choose another"
-                )
+                told = "; ".join(f"{key}: {found.get(key)!r} there, {meta.get(key)!r} now" for key in differing)
+                raise DataError(f"{self.folder} holds prototypes made otherwise ({told}): choose another folder")
+        elif _shards(self.folder):
+            raise DataError(f"{self.folder} holds shards of prototypes without their meta.json: choose another folder")
         else:
             write_atomically(known, json.dumps(meta, indent=1, ensure_ascii=False))
         self.done: set[str] = set()
@@ -112,6 +115,26 @@ def _read_shard(path: Path) -> dict[str, np.ndarray]:
         raise DataError(f"prototype shard {path} is damaged ({error}); delete it and build again") from None
 
 
+def _read_json(path: Path, kind: type) -> Any:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is damaged ({error}); {_AGAIN}") from None
+    if not isinstance(content, kind):
+        raise DataError(f"{path} is damaged (it holds a {type(content).__name__}); {_AGAIN}")
+    return content
+
+
+def _map_array(path: Path) -> np.ndarray:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path} is damaged ({error}); {_AGAIN}") from None
+    if array.ndim != 2:
+        raise DataError(f"{path} is damaged (its shape is {array.shape}); {_AGAIN}")
+    return array
+
+
 def join_shards(folder: Path, index: str = "auto") -> int:
     """Make keys.npy, prototypes.npy, words.json and (FAISS at hand) index.faiss out of the shards, one at a time."""
     check_index_kind(index)
@@ -123,7 +146,10 @@ def join_shards(folder: Path, index: str = "auto") -> int:
         if len(shard["keys"]):
             sizes.append((shard["keys"].shape[1], shard["prototypes"].shape[1]))
     if not words:
-        raise DataError(f"{folder} holds no prototypes: no picture had a mask of a named class, or no caption a word")
+        raise DataError(
+            f"{folder} holds no prototypes: no picture had a mask of a named class, or no caption a word; after "
+            "changing them, remove that folder to build anew"
+        )
     for name, width in (("keys", sizes[0][0]), ("prototypes", sizes[0][1])):
         with atomic_path(folder / f"{name}.npy") as temporary:
             joined = np.lib.format.open_memmap(temporary, "w+", np.float32, (len(words), width))
@@ -182,10 +208,10 @@ class PrototypeStore:
                 f"{self.folder} is not a prototype folder: {', '.join(missing)} missing{unfinished}; "
                 "make one with: talk2dino freeda build"
             )
-        self.meta: dict[str, Any] = json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
-        self.keys = np.load(self.folder / "keys.npy", mmap_mode="r")
-        self.prototypes = np.load(self.folder / "prototypes.npy", mmap_mode="r")
-        self.words: list[str] = json.loads((self.folder / "words.json").read_text(encoding="utf-8"))
+        self.meta: dict[str, Any] = _read_json(self.folder / "meta.json", dict)
+        self.keys = _map_array(self.folder / "keys.npy")
+        self.prototypes = _map_array(self.folder / "prototypes.npy")
+        self.words: list[str] = _read_json(self.folder / "words.json", list)
         if not len(self.keys) == len(self.prototypes) == len(self.words):
             raise DataError(f"{self.folder} is damaged: its files differ in length; build it again")
         on_disk = self.folder / "index.faiss"
@@ -203,7 +229,7 @@ class PrototypeStore:
         try:
             index = faiss.read_index(str(path))
         except RuntimeError as error:
-            raise DataError(f"{path} is damaged ({str(error).splitlines()[0]}); build it again") from None
+            raise DataError(f"{path} is damaged, or no index that this FAISS can read; build it again") from error
         if index.ntotal != len(self.words):
             raise DataError(f"{path} holds {index.ntotal} keys, the folder {len(self.words)}; build it again")
         return index

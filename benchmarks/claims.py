@@ -58,6 +58,7 @@ SIDES = ("text", "vision", "both")
 #: How a background is found: cleaning in no variant, in the published code's, in the paper's.
 CLEANINGS = ("none", "published", "paper")
 PUBLISHED = "max/text/mlp"
+_INK = "#18181b"
 
 
 @dataclass(frozen=True)
@@ -306,14 +307,14 @@ def make_sections(results: dict[str, list[dict[str, Any]]]) -> list[Section]:
             if v.name in results
         ]
         sections.append(Section(f"Mapping and mapped side ({strategy})", ("surfaces", "objects"), rows))
-    named = {"none": "no cleaning", "published": "cleaning, published code", "paper": "cleaning, the paper's formula"}
+    named = {"none": "no cleaning", "published": "published code", "paper": "paper's formula"}
     rows = []
     for strategy in FOLLOWED:
         name = Variant(strategy).name
         for cleaning in CLEANINGS if name in results else ():
             one = row(f"{strategy}, {named[cleaning]}", name, lambda r, c=cleaning: r["background"][c], ("background", "objects"))  # type: ignore[misc]  # fmt: skip
             rows.append(replace(one, published=one.published and cleaning == "published"))
-    sections.append(Section("With a background class (objects named alone)", ("background", "objects"), rows))
+    sections.append(Section("Background cleaning (objects and background)", ("background", "objects"), rows))
     return [section for section in sections if section.rows]
 
 
@@ -335,20 +336,20 @@ def draw(sections: list[Section], path: Path) -> None:
     from matplotlib.figure import Figure
 
     counts = [len(section.rows) for section in sections]
-    figure = Figure(figsize=(8, 0.29 * sum(counts) + 0.75 * len(sections)), layout="constrained")
-    axes = figure.subplots(len(sections), 1, squeeze=False, gridspec_kw={"height_ratios": [n + 0.6 for n in counts]})
+    figure = Figure(figsize=(8, 0.27 * sum(counts) + 0.6 * len(sections) + 0.4), layout="constrained")
+    axes = figure.subplots(len(sections), 1, squeeze=False, gridspec_kw={"height_ratios": [n + 0.4 for n in counts]})
     for axis, section in zip(axes[:, 0], sections, strict=True):
         places = np.arange(len(section.rows))
         means = [row.mean for row in section.rows]
-        colours = ["#d55e00" if row.published else "#0072b2" for row in section.rows]
-        axis.barh(places, means, color=colours, height=0.72, alpha=0.85)
-        error = {"ecolor": "#18181b", "elinewidth": 1.2, "capsize": 3}
+        axis.barh(places, means, color=["#e8956a" if row.published else "#7fb3d5" for row in section.rows], height=0.74)
+        error = {"ecolor": _INK, "elinewidth": 1.2, "capsize": 3}
         axis.errorbar(means, places, xerr=[row.spread for row in section.rows], fmt="none", **error)
         for place, row in enumerate(section.rows):
-            axis.plot(row.values, [place] * len(row.values), ".", color="#18181b", markersize=3.5, alpha=0.55)
+            axis.plot(row.values, [place] * len(row.values), ".", color=_INK, markersize=4, alpha=0.6)
             end = max(row.mean + row.spread, *row.values)
             text = f"{row.mean:.1f}" + (f" ± {row.spread:.1f}" if len(row.values) > 1 else "")
-            axis.text(end + 1.2, place, text, va="center", fontsize=8.5, color="#3f3f46")
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+            axis.text(end + 1.5, place, text, va="center", fontsize=8.5, color=_INK, bbox=box)
         axis.set_yticks(places, [row.title for row in section.rows], fontsize=9)
         axis.set_ylim(len(section.rows) - 0.45, -0.55)
         axis.set_xlim(0, 100)
@@ -358,7 +359,7 @@ def draw(sections: list[Section], path: Path) -> None:
         axis.tick_params(left=False, labelsize=9)
         for side in ("top", "right", "left"):
             axis.spines[side].set_visible(False)
-    axes[-1, 0].set_xlabel("mIoU (%) on held-out scenes: mean, standard deviation and each seed; orange: as published", fontsize=9)  # fmt: skip
+    figure.supxlabel("mIoU in % on held-out scenes: mean, standard deviation, each seed (dots). Orange: as published", fontsize=9)  # fmt: skip
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)
 

@@ -1,7 +1,8 @@
 """Pictures a second of extraction, as a share of the bare backbone's, and its memory, on this machine.
 
     python benchmarks/extraction.py                       # 640 x 480 JPEGs, ViT-B/14 of random weights at 448
-    python benchmarks/extraction.py --memory 20000        # peak memory against the number of pictures
+    python benchmarks/extraction.py --memory 32768        # peak memory against the number of pictures, and indices
+    python benchmarks/extraction.py --memory 8000 --encoders micro --records-per-shard 256 --index-records 0
 
 Bare: the vision model alone on one batch in memory, same batch size and dtype. Ours: `extract` from JPEG files on disk
 to a finished store, decoding, text model (random CLIP ViT-B/16 text tower, five captions a picture) and writing
@@ -13,8 +14,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -145,17 +146,46 @@ def tiny_encoders() -> Encoders:
     return Encoders(vision, lambda lines: torch.ones(len(lines), 512), 12, 768, 512, 32, {"name": "none"})
 
 
-def memory_child(tar: Path, out: Path, count: int) -> None:
-    """Index a tar, extract so many of its pictures, and print resident memory after each step, in MB."""
-    resident = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6  # noqa: E731
-    start = resident()
-    source = open_source(tar)
-    indexed = resident()
-    peak = [indexed]
-    extract(FirstRecords(source, count), tiny_encoders(), out, ExtractOptions(size=32),
-            watch=lambda state: peak.append(resident()))  # fmt: skip
+def memory_child(source_path: Path, out: Path, count: int, encoders: str, per_shard: int) -> None:
+    """Index a source, extract so many of its pictures, and print resident memory after each step, in MB."""
+    from talk2dino.training.extract import load_encoders
+
+    if encoders in ("none", "random"):
+        chosen = tiny_encoders() if encoders == "none" else random_encoders(torch.float32)
+    else:
+        chosen = load_encoders(encoders, device="cpu", dtype="float32")
+    if encoders != "none":  # what the models themselves take at work belongs to the start
+        chosen.vision(torch.zeros(16, 3, chosen.size, chosen.size))
+        chosen.embed(["a caption of some words"] * 32)
+    start = resident("VmRSS")
+    source = open_source(source_path, images=source_path.parent)
+    indexed = resident("VmRSS")
+    if count:
+        settings = ExtractOptions(size=chosen.size, records_per_shard=per_shard)
+        extract(FirstRecords(source, count), chosen, out, settings)
+    else:
+        for _ in source.records(lambda number: number % 997 == 0):
+            pass
     print(json.dumps({"records": len(source), "extracted": count, "start": start, "index": indexed - start,
-                      "peak": max(peak)}))  # fmt: skip
+                      "peak": resident("VmHWM")}))  # fmt: skip
+
+
+def resident(what: str) -> float:
+    """VmRSS (now) or VmHWM (the most so far) of this process, in MB."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
+    return int(line.split()[1]) / 1e3
+
+
+def small_jpeg() -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def some_captions(n: int) -> list[str]:
+    return [f"a red ball lies on the green grass, caption {i} of picture {n}" for i in range(5)]
 
 
 def write_tar(path: Path, count: int) -> None:
@@ -163,44 +193,94 @@ def write_tar(path: Path, count: int) -> None:
     import io
     import tarfile
 
-    buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)).save(buffer, "JPEG")
+    picture = small_jpeg()
     with tarfile.open(path, "w") as tar:
         for n in range(count):
-            text = "\n".join(f"caption number {i} of picture {n}" for i in range(5)).encode()
-            for ending, content in (("jpg", buffer.getvalue()), ("txt", text)):
+            for ending, content in (("jpg", picture), ("txt", "\n".join(some_captions(n)).encode())):
                 info = tarfile.TarInfo(f"{n:09d}.{ending}")
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
 
 
-def memory(most: int, index_records: int) -> dict:
-    """Peak memory at most / 4, most / 2 and most pictures, and the index of a million."""
-    rows = []
+def write_jsonl(folder: Path, count: int) -> None:
+    """metadata.jsonl alone: for the index."""
+    folder.mkdir()
+    with open(folder / "metadata.jsonl", "w") as file:
+        for n in range(count):
+            file.write(json.dumps({"file_name": f"train/{n:012d}.jpg", "captions": some_captions(n)}) + "\n")
+
+
+def write_coco(path: Path, count: int) -> None:
+    """A COCO captions file of ``count`` pictures, with the fields that COCO's own have: for the index."""
+    with open(path, "w") as file:
+        file.write('{"info": {}, "images": [')
+        for n in range(count):
+            entry = {"license": 5, "file_name": f"COCO_train2014_{n:012d}.jpg", "height": 480, "width": 640, "id": n}
+            file.write((", " if n else "") + json.dumps(entry))
+        file.write('], "annotations": [')
+        for n in range(count):
+            for i, text in enumerate(some_captions(n)):
+                entry = {"image_id": n, "id": 5 * n + i, "caption": text}
+                file.write((", " if n or i else "") + json.dumps(entry))
+        file.write("]}")
+
+
+def write_text_files(folder: Path, count: int) -> None:
+    """Empty pictures, each with a .txt: for the index."""
+    folder.mkdir()
+    for n in range(count):
+        (folder / f"{n:012d}.jpg").touch()
+        (folder / f"{n:012d}.txt").touch()
+
+
+def memory(options: argparse.Namespace) -> dict:
+    """Peak memory at 1/4, 1/2 and all of the pictures, from a tar; and the index of many records, layout by layout."""
+    rows: list[dict] = []
+    layouts: list[dict] = []
+    most, records = options.memory, options.index_records
+    if most // 4 < 4 * options.records_per_shard:
+        sys.exit(f"--memory {most} is less than 16 shards of {options.records_per_shard}: growth could not be told from "
+                 "the shards that a run holds anyway")  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_tar(folder / "small.tar", most)
         for count in (most // 4, most // 2, most):
-            rows.append(_child(folder / "small.tar", folder / f"store{count}", count))
+            rows.append(_child(folder / "small.tar", folder / f"store{count}", count, options))
             print(rows[-1], file=sys.stderr, flush=True)
+            shutil.rmtree(folder / f"store{count}")
         (folder / "small.tar").unlink()
-        write_tar(folder / "large.tar", index_records)
-        rows.append(_child(folder / "large.tar", folder / "large", most // 4))
-        print(rows[-1], file=sys.stderr, flush=True)
+        for layout, count, write in (
+            ("tar", records, write_tar),
+            ("jsonl", records, write_jsonl),
+            ("coco.json", records, write_coco),
+            ("txt", records // 10, write_text_files),
+        ):
+            if not count:
+                continue
+            write(folder / layout if layout != "tar" else folder / "x.tar", count)
+            path = folder / ("x.tar" if layout == "tar" else layout)
+            layouts.append({"layout": layout, **_child(path, folder / "none", 0, options)})
+            print(layouts[-1], file=sys.stderr, flush=True)
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     growth = (rows[2]["peak"] - rows[0]["peak"]) / (rows[2]["extracted"] - rows[0]["extracted"]) * 1e6
-    index = rows[3]["index"] / rows[3]["records"] * 1e6
     return {
         "rows": rows,
-        "peak_mb_measured": round(rows[2]["peak"]),
-        "growth_mb_for_a_million": round(growth),
-        "index_mb_for_a_million": round(index),
+        "layouts": layouts,
+        "encoders": options.encoders,
+        "records_per_shard": options.records_per_shard,
         "start_mb": round(rows[0]["start"]),
-        "peak_with_large_index_mb": round(rows[3]["peak"]),
+        "peak_mb": [round(row["peak"]) for row in rows],
+        "growth_mb_for_a_million": round(growth),
+        "index_mb_for_a_million": {row["layout"]: round(row["index"] / row["records"] * 1e6) for row in layouts},
+        "opening_peak_mb_for_a_million": {
+            row["layout"]: round((row["peak"] - row["start"]) / row["records"] * 1e6) for row in layouts
+        },
     }
 
 
-def _child(tar: Path, out: Path, count: int) -> dict:
-    call = [sys.executable, __file__, "--child", str(tar), str(out), str(count)]
+def _child(source: Path, out: Path, count: int, options: argparse.Namespace) -> dict:
+    call = [sys.executable, __file__, "--child", str(source), str(out), str(count), "--encoders", options.encoders,
+            "--records-per-shard", str(options.records_per_shard), "--threads", str(options.threads)]  # fmt: skip
     return json.loads(subprocess.run(call, check=True, capture_output=True, text=True).stdout)
 
 
@@ -213,21 +293,27 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--memory", type=int, metavar="PICTURES", help="measure memory instead of speed")
-    parser.add_argument("--index-records", type=int, default=1_000_000, help="with --memory: records of the large tar")
+    parser.add_argument("--index-records", type=int, default=1_000_000, help="with --memory: records of each layout")
+    parser.add_argument("--encoders", default="none", help="with --memory: none, random (ViT-B), or a model")
+    parser.add_argument("--records-per-shard", type=int, default=2048, help="with --memory")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.child:
-        memory_child(Path(options.child[0]), Path(options.child[1]), int(options.child[2]))
+        source, out, count = options.child
+        memory_child(Path(source), Path(out), int(count), options.encoders, options.records_per_shard)
         return
-    figures = memory(options.memory, options.index_records) if options.memory else speed(options)
+    figures = memory(options) if options.memory else speed(options)
     if options.json:
         print(json.dumps(figures))
     elif options.memory:
-        print(f"peak {figures['peak_mb_measured']} MB resident ({figures['start_mb']} MB before anything is opened), growing "
-              f"by {figures['growth_mb_for_a_million']} MB a million pictures; index of a million records "
-              f"{figures['index_mb_for_a_million']} MB; peak with that index {figures['peak_with_large_index_mb']} MB")  # fmt: skip
+        counts = ", ".join(f"{row['extracted']:,}" for row in figures["rows"])
+        print(f"peak {', '.join(map(str, figures['peak_mb']))} MB resident at {counts} pictures ({figures['start_mb']} MB "
+              f"before a source is opened); growth {figures['growth_mb_for_a_million']} MB a million pictures")  # fmt: skip
+        for layout, index in figures["index_mb_for_a_million"].items():
+            print(f"index of a million records, {layout}: {index} MB, while it is made at most "
+                  f"{figures['opening_peak_mb_for_a_million'][layout]} MB")  # fmt: skip
     else:
         print(f"bare backbone {figures['bare_pictures_per_second']:.2f} pictures/s, extraction "
               f"{figures['extraction_pictures_per_second']:.2f}: {100 * figures['ratio']:.1f} % (lowest turn "

@@ -64,7 +64,7 @@ def test_coco_refusals(tmp_path):
     with pytest.raises(DataError, match="cannot be read as JSON"):
         open_source(file)
     file.write_text('{"images": [{"id": 1}], "annotations": []}')
-    with pytest.raises(DataError, match="lacks 'file_name'"):
+    with pytest.raises(DataError, match="an entry lacks file_name in 'images'"):
         open_source(file)
     file.write_text('{"images": [], "annotations": []}')
     with pytest.raises(DataError, match=r"no folder train2014 of pictures .* --images"):

@@ -20,6 +20,7 @@ from talk2dino.training.captions import (
     make_record,
     repeated,
 )
+from talk2dino.training.compact import Texts
 
 _PARTS = ("image", "txt", "json")
 
@@ -29,7 +30,7 @@ class _TarIndex:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.names: list[str] = []
+        self.names = Texts()
         self.places = array("q")  # image offset, size, txt offset, size, json offset, size of each sample
         self.damage: str | None = None
         numbers: dict[str, int] = {}
@@ -76,11 +77,10 @@ class WebDataset(CaptionSource):
 
     def __init__(self, files: list[Path]) -> None:
         self._tars = [_TarIndex(file) for file in files]
-        hashes: list[int | None] = []
+        hashes = array("Q")
         for tar in self._tars:
-            hashes += [key_hash(name) for name in tar.names]
-            hashes += [None] if tar.damage else []
-            tar.names = ["\n".join(tar.names)]  # one string takes a fifth of the memory of many
+            hashes.extend(map(key_hash, tar.names))
+            hashes.extend([0] if tar.damage else [])
         self._count, self._again = len(hashes), repeated(hashes)
         self.description = {"kind": "tar", "files": [file.name for file in files], "records": self._count}
 
@@ -91,13 +91,13 @@ class WebDataset(CaptionSource):
         start = 0
         for tar in self._tars:
             count = len(tar.places) // 6
-            numbers = [n for n in range(count) if wanted(start + n)]
-            names = tar.names[0].split("\n") if numbers else []
-            for n in numbers:
+            for n in range(count):
+                if not wanted(start + n):
+                    continue
                 if start + n in self._again:
-                    yield start + n, Skipped(names[n], "duplicate id: its first sample is used")
+                    yield start + n, Skipped(tar.names[n], "duplicate id: its first sample is used")
                 else:
-                    yield start + n, _tar_record(tar.path, names[n], tar.places[6 * n : 6 * n + 6])
+                    yield start + n, _tar_record(tar.path, tar.names[n], tar.places[6 * n : 6 * n + 6])
             start += count
             if tar.damage:
                 if wanted(start):

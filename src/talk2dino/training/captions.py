@@ -13,6 +13,7 @@ import json
 import os
 import re
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -23,6 +24,7 @@ import numpy as np
 
 from talk2dino.errors import DataError
 from talk2dino.io.images import IMAGE_ENDINGS
+from talk2dino.training.compact import Texts, json_entries
 
 CAPTION_FIELDS = ("captions", "caption", "text", "sentences", "txt")
 FILE_FIELDS = ("file_name", "filename", "image", "path", "filepath")
@@ -67,39 +69,77 @@ class CocoCaptions(CaptionSource):
     """A COCO captions file (captions_train2014.json, 2017 alike) and its folder of pictures."""
 
     def __init__(self, file: Path, images: Path | None = None) -> None:
-        content = read_json(file)
-        self._captions: dict[Any, list[Any]] = {}
-        try:
-            listed = [(image["id"], str(image["file_name"])) for image in content["images"]]
-            for entry in content["annotations"]:
-                self._captions.setdefault(entry["image_id"], []).append(entry["caption"])
-            known = {image for image, _ in listed}
-        except KeyError as error:
-            raise DataError(f"{file} is not a COCO captions file: an entry lacks {error}; {_COCO_EXPECTED}") from None
-        except TypeError:
-            raise DataError(f"{file} is not a COCO captions file; {_COCO_EXPECTED}") from None
+        # Ids stand as hashes in arrays and texts in blocks of bytes: some 300 bytes a picture with its five captions.
+        self._ids, self._names, self._texts = Texts(), Texts(), Texts()
+        pictures, owners = array("Q"), array("Q")
+        for name, entry in _coco_entries(file):
+            if name == "images":
+                pictures.append(key_hash(_coco_id(file, entry, "id")))
+                self._ids.append(str(entry["id"]))
+                self._names.append(str(entry["file_name"]))
+            elif isinstance(entry["caption"], str):
+                owners.append(key_hash(_coco_id(file, entry, "image_id")))
+                self._texts.append(entry["caption"])
         if images is not None and not images.is_dir():
             raise DataError(f"no folder of pictures at {images}; say where they are with --images FOLDER")
         self._folder = images or coco_images(file)
-        self._listed = [*listed, *((image, "") for image in self._captions if image not in known)]
+        self._sort(file, np.asarray(pictures, dtype=np.uint64), np.asarray(owners, dtype=np.uint64))
         self.description = {"kind": "coco", "file": file.name, "images": self._folder.name, "records": len(self)}
 
     def __len__(self) -> int:
-        return len(self._listed)
+        return len(self._ids)
+
+    def _sort(self, file: Path, pictures: np.ndarray, owners: np.ndarray) -> None:
+        """Find the captions of each picture, and put pictures that captions name alone at the end."""
+        listed = len(pictures)
+        unknown = set(np.setdiff1d(owners, pictures).tolist())
+        if unknown:
+            for name, entry in _coco_entries(file):
+                value = key_hash(_coco_id(file, entry, "image_id")) if name == "annotations" else None
+                if value in unknown:
+                    unknown.discard(value)
+                    self._ids.append(str(entry["image_id"]))
+        order = np.argsort(owners, kind="stable")
+        self._order = order.astype(np.uint32)  # captions, those of one picture beside each other
+        hashes = owners[order]
+        self._first = np.searchsorted(hashes, pictures, "left").astype(np.uint32)
+        self._last = np.searchsorted(hashes, pictures, "right").astype(np.uint32)
+        self._again = repeated(pictures)
+        self._listed = listed
 
     def records(self, wanted: Callable[[int], bool] = lambda number: True) -> Iterator[tuple[int, Record | Skipped]]:
-        seen: set[Any] = set()
-        for number, (image, name) in enumerate(self._listed):
-            again = image in seen
-            seen.add(image)
-            if not wanted(number):
-                continue
-            if again:
-                yield number, Skipped(str(image), "duplicate id: its first picture is used")
-            elif not name:
-                yield number, Skipped(str(image), "captions name a picture that the file does not list")
+        for number in filter(wanted, range(len(self))):
+            key = self._ids[number]
+            if number >= self._listed:
+                yield number, Skipped(key, "captions name a picture that the file does not list")
+            elif number in self._again:
+                yield number, Skipped(key, "duplicate id: its first picture is used")
+            elif not self._names[number]:
+                yield number, Skipped(key, "its file_name is empty")
             else:
-                yield number, make_record(str(image), self._captions.get(image, []), file_reader(self._folder, name))
+                places = self._order[self._first[number] : self._last[number]].tolist()
+                captions = [self._texts[place] for place in places]
+                yield number, make_record(key, captions, file_reader(self._folder, self._names[number]))
+
+
+def _coco_entries(file: Path) -> Iterator[tuple[str, Any]]:
+    """("images" or "annotations", entry) in the order of the file."""
+    found: set[str] = set()
+    needed = {"images": ("id", "file_name"), "annotations": ("image_id", "caption")}
+    for name, entry in json_entries(file, list(needed), found):
+        if not isinstance(entry, dict) or (lacking := [field for field in needed[name] if field not in entry]):
+            told = f"an entry lacks {', '.join(lacking)}" if isinstance(entry, dict) else f"an entry is {entry!r:.40}"
+            raise DataError(f"{file} is not a COCO captions file: {told} in '{name}'; {_COCO_EXPECTED}")
+        yield name, entry
+    if lacking := [name for name in needed if name not in found]:
+        raise DataError(f"{file} is not a COCO captions file: no list {', '.join(lacking)}; {_COCO_EXPECTED}")
+
+
+def _coco_id(file: Path, entry: dict[str, Any], field: str) -> str:
+    """An id as text that tells 1 and "1" apart."""
+    if not isinstance(entry[field], (int, str)):
+        raise DataError(f"{file} is not a COCO captions file: {field} is {entry[field]!r:.40}; {_COCO_EXPECTED}")
+    return repr(entry[field])
 
 
 class TextFiles(CaptionSource):
@@ -107,11 +147,13 @@ class TextFiles(CaptionSource):
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._names = sorted(
-            os.path.relpath(os.path.join(place, name), folder)
-            for place, _, names in os.walk(folder)
-            for name in names
-            if Path(name).suffix.lower() in IMAGE_ENDINGS
+        self._names = Texts(
+            sorted(
+                os.path.relpath(os.path.join(place, name), folder)
+                for place, _, names in os.walk(folder)
+                for name in names
+                if os.path.splitext(name)[1].lower() in IMAGE_ENDINGS
+            )
         )
         self.description = {"kind": "txt", "folder": folder.name, "records": len(self)}
 
@@ -141,7 +183,7 @@ class Metadata(CaptionSource):
     def __init__(self, file: Path) -> None:
         self._file = file
         self._check_columns()
-        keys = [key_hash(key) if isinstance(key, str) else None for key, _ in self._entries()]
+        keys = array("Q", (key_hash(key) if isinstance(key, str) else 0 for key, _ in self._entries()))
         self._count, self._again = len(keys), repeated(keys)
         self.description = {"kind": file.suffix[1:], "folder": file.parent.name, "records": self._count}
 
@@ -318,15 +360,6 @@ def file_reader(folder: Path, name: str) -> Callable[[], bytes]:
     return read
 
 
-def read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_bytes().decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 (byte {error.start}); convert it first") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file} cannot be read as JSON: {error}") from None
-
-
 def coco_images(file: Path) -> Path:
     """The folder of pictures that belongs to .../annotations/captions_train2014.json."""
     name = file.stem.removeprefix("captions_")
@@ -338,15 +371,15 @@ def coco_images(file: Path) -> Path:
 
 
 def key_hash(key: str) -> int:
-    """64 bits of a key: duplicates of a million keys are found in 8 MB."""
-    return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+    """64 bits of a key, not 0: duplicates of a million keys are found in 8 MB."""
+    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") or 1
 
 
-def repeated(hashes: list[int | None]) -> set[int]:
-    """Places of all but the first of equal hashes; None is equal to nothing."""
-    places = np.array([n for n, value in enumerate(hashes) if value is not None], dtype=np.int64)
-    values = np.array([value for value in hashes if value is not None], dtype=np.uint64)
-    _, first = np.unique(values, return_index=True)
-    again = np.ones(len(values), dtype=bool)
-    again[first] = False
-    return set(places[again].tolist())
+def repeated(hashes: array | np.ndarray) -> set[int]:
+    """Places of all but the first of equal hashes; 0 is equal to nothing."""
+    values = np.asarray(hashes, dtype=np.uint64)
+    order = np.argsort(values, kind="stable")
+    sorted_values = values[order]
+    again = order[1:][(sorted_values[1:] == sorted_values[:-1]) & (sorted_values[1:] != 0)]
+    return set(again.tolist())

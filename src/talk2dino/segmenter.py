@@ -146,11 +146,23 @@ class Segmenter:
             if len(pictures) > 1:
                 raise ShapeError("slide mode takes one picture at a time; segment_batch loops over them")
             return self._encode_windows(pictures[0])
-        height, width = pictures[0].array.shape[:2]
-        size = self.config.size // self.vision.patch_size * self.vision.patch_size
-        target = (size, size) if mode == "square" else grid_size(height, width, size, self.vision.patch_size)
+        target = self.seen_size(*pictures[0].size, mode=mode)
         pixels = torch.stack([to_pixels(resize_image(p.array, target)) for p in pictures])
-        return self._encode_pixels(pixels, (height, width))
+        return self._encode_pixels(pixels, pictures[0].size)
+
+    def seen_size(self, height: int, width: int, *, mode: str = "whole") -> tuple[int, int]:
+        """(height, width) at which the vision model sees a picture; pictures of one such size make a batch.
+
+        Raises:
+            ImageError: too elongated for whole mode.
+        """
+        if mode == "slide":
+            return self._canvas(height, width)
+        size = self.config.size // self.vision.patch_size * self.vision.patch_size
+        return (size, size) if mode == "square" else grid_size(height, width, size, self.vision.patch_size)
+
+    def _canvas(self, height: int, width: int) -> tuple[int, int]:
+        return slide_size(height, width, self.config.size, longest=round(2048 * self.config.size / 448))
 
     def _encode_pixels(self, pixels: Tensor, image_size: tuple[int, int]) -> ImageFeatures:
         """(B, 3, H', W') RGB 0..255 on the patch grid to features."""
@@ -161,7 +173,7 @@ class Segmenter:
     def _encode_windows(self, picture: Picture) -> ImageFeatures:
         window = self.config.size
         height, width = picture.array.shape[:2]
-        canvas = slide_size(height, width, window, longest=round(2048 * window / 448))
+        canvas = self._canvas(height, width)
         resized = to_pixels(resize_image(picture.array, canvas, resample=Resampling.BILINEAR))
         boxes = window_boxes(*canvas, window, window // 2)
         inside = window // self.vision.patch_size * self.vision.patch_size
@@ -409,7 +421,7 @@ class Segmenter:
         return_scores: bool = False,
         batch_size: int = 8,
     ) -> list[Segmentation]:
-        """Segment several pictures of any sizes; those of one size go through the vision model together.
+        """Segment several pictures of any sizes; those that the vision model sees at one size go through it together.
 
         Args:
             prompts: as in :meth:`segment`, or text features that were encoded before.
@@ -418,27 +430,38 @@ class Segmenter:
         Returns:
             One Segmentation a picture, in order.
         """
+        check_mode(mode)
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1; got {batch_size}")
         text = prompts if isinstance(prompts, TextFeatures) else self.encode_text(prompts, negative=negative)
         self._options(text, background, clean, refine, return_scores)  # a wrong option is told before the work
         pictures = [read_image(image) for image in images]
-        groups: dict[tuple[int, ...], list[int]] = {}
+        groups: dict[tuple[int, int], list[int]] = {}
         for index, picture in enumerate(pictures):
-            groups.setdefault(picture.array.shape, []).append(index)
+            groups.setdefault(self.seen_size(*picture.size, mode=mode), []).append(index)
         results: dict[int, Segmentation] = {}
-        for indices in groups.values():
+        for seen, indices in groups.items():
             size = 1 if mode == "slide" else batch_size
             for start in range(0, len(indices), size):
                 chosen = indices[start : start + size]
-                features = self.encode_image([pictures[i] for i in chosen], mode=mode)
-                decoded = self.decode(
-                    features, text, background=background, clean=clean, refine=refine, return_scores=return_scores
-                )
-                for i, result in zip(chosen, decoded, strict=True):
+                if mode == "slide":
+                    encoded = [self.encode_image(pictures[chosen[0]], mode=mode)]
+                else:
+                    encoded = self._encode_alike([pictures[i] for i in chosen], seen)
+                for i, features in zip(chosen, encoded, strict=True):
+                    (result,) = self.decode(
+                        features, text, background=background, clean=clean, refine=refine, return_scores=return_scores
+                    )
                     info = {**result.info, "mode": mode, "notes": [*result.info["notes"], *pictures[i].notes]}
                     results[i] = replace(result, info=info)
         return [results[i] for i in range(len(pictures))]
+
+    @torch.inference_mode()
+    def _encode_alike(self, pictures: Sequence[Picture], seen: tuple[int, int]) -> list[ImageFeatures]:
+        """One forward pass for pictures that are seen at one size; features of each by itself."""
+        pixels = torch.stack([to_pixels(resize_image(p.array, seen)) for p in pictures])
+        features = self._encode_pixels(pixels, seen)
+        return [replace(features[i], image_size=picture.size) for i, picture in enumerate(pictures)]
 
     # --- keep ------------------------------------------------------------------------------------------------------
 

@@ -186,6 +186,44 @@ def test_interrupted_folder_goes_on(tmp_path):
     assert untouched >= len(finished) - 1  # the last one may have been written, but not noted yet
 
 
+def test_batches_of_like_sizes_answer_in_order(tmp_path):
+    """Mixed sizes, a bad file in between and several workers: lines in the order of the pictures, labels as one by one."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for i in range(11):
+        image = Image.fromarray(render(sample_scene(40_000_000 + i), 96).image)
+        image.resize(((96, 72), (72, 96), (95, 71))[i % 3]).save(folder / f"{i}.png")
+    (folder / "5b.png").write_bytes(b"no picture")
+    common = ("segment", folder, "-p", "sky,grass,ball,house", "-m", "micro", "--save", "palette", "--json")
+    several = run(*common, "-o", tmp_path / "a", "--batch-size", "3", "--workers", "3")
+    single = run(*common, "-o", tmp_path / "b", "--batch-size", "1", "--workers", "1")
+    assert (several.returncode, single.returncode) == (3, 3), several.stderr
+    lines = [json.loads(line) for line in several.stdout.splitlines()]
+    names = [Path(line["picture"]).stem for line in lines]
+    assert names == sorted(names, key=lambda name: (int(name.strip("b")), name))
+    assert len(names) == 12
+    assert "error" in lines[6]
+    for i in range(11):
+        one, other = (np.asarray(Image.open(tmp_path / out / f"{i}.labels.png")) for out in "ab")
+        assert one.shape == ((72, 96), (96, 72), (71, 95))[i % 3]
+        assert (one != other).mean() <= 1e-3
+
+
+def test_the_compared_systems_by_name(picture, tmp_path):
+    done = run("segment", picture, "-p", "sky,grass", "-m", "micro", "--method", "clip-dense", "-o", tmp_path, "--json")
+    assert done.returncode == 0, done.stderr
+    assert "method clip-dense" in done.stderr
+    assert json.loads(done.stdout)["info"]["method"] == "clip-dense"
+    clusters = run(
+        "segment", picture, "-p", "sky", "-m", "micro", "--method", "dino-clusters", "--option", "segments=3",
+        "-o", tmp_path / "k",
+    )  # fmt: skip
+    assert clusters.returncode == 0, clusters.stderr
+    wrong = run("segment", picture, "-p", "sky", "-m", "micro", "--method", "clipdense", "-o", tmp_path)
+    assert wrong.returncode == 1
+    assert "clip-dense" in wrong.stderr
+
+
 def test_models_and_version():
     table = json.loads(run("models", "--json").stdout)
     assert {"micro", "vitb", "vitl", "dinov3-vitb", "dinov3-vitl"} <= {row["name"] for row in table}

@@ -1,4 +1,9 @@
-"""The work behind ``talk2dino segment``: a folder of pictures, one bad one never stops the others."""
+"""The work behind ``talk2dino segment``: a folder of pictures, one bad one never stops the others.
+
+Pictures that the model sees at one size form a batch; a few workers each take a batch from reading to writing. So
+decoding, the forward pass and writing overlap, no more than one batch a worker is in memory, and on a CPU the cores share
+pictures instead of single operations, which wastes less of them.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,9 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +23,15 @@ from talk2dino.cli.progress import progress
 from talk2dino.errors import ImageError, OutputError, Talk2DinoError
 from talk2dino.io.atomic import atomic_path
 from talk2dino.io.find import find_images
-from talk2dino.io.images import Picture, read_image
+from talk2dino.io.images import Picture, image_size, read_image
 from talk2dino.prompts import PromptList, parse_prompts, read_prompt_file
-from talk2dino.types import Segmentation, TextFeatures
+from talk2dino.types import Segmentation
 
 SUFFIX = {"overlay": ".overlay.png", "palette": ".labels.png", "json": ".json", "npz": ".npz"}
 STATE = ".talk2dino.jsonl"  # one line a finished picture; a line cut short by a crash is passed over
+
+#: Batches' worth of pictures among which those of one size are looked for.
+LOOK_AHEAD = 16
 
 
 @dataclass
@@ -35,6 +45,7 @@ class SegmentRun:
     allow_truncated: bool
     overwrite: bool
     as_json: bool
+    workers: int | None = None
     failed: list[str] = field(default_factory=list)
 
     def __call__(
@@ -55,6 +66,7 @@ class SegmentRun:
         if todo:
             self._segment_all(todo, asked, against)
         done = len(todo) - len(self.failed)
+        self.failed = [str(path) for path in todo if str(path) in set(self.failed)]
         if self.failed:
             print(
                 f"talk2dino: {done} pictures done, {len(self.failed)} failed: {', '.join(self.failed[:10])}",
@@ -118,6 +130,7 @@ class SegmentRun:
     # --- the pictures ----------------------------------------------------------------------------------------------
 
     def _segment_all(self, todo: list[Path], asked: PromptList, against: PromptList | None) -> None:
+        from talk2dino.methods import wrap_segmenter
         from talk2dino.models.loading import stderr_warnings
         from talk2dino.segmenter import Segmenter
 
@@ -126,44 +139,105 @@ class SegmentRun:
         self.segmenter = Segmenter.from_pretrained(
             s["model"], mapping=s["mapping"], device=s["device"], dtype=s["dtype"]
         )
-        text = self.segmenter.encode_text(asked, negative=against)
+        self.system = wrap_segmenter(s["method"], self.segmenter, **s["method_options"])
+        text = self.system.encode_text(asked, negative=against) if against else self.system.encode_text(asked)
         background = s["background"]
         if s["thresholds"]:
             default = self.segmenter.default_threshold() if background in (None, True) else background
             background = dict.fromkeys(asked.names, default) | s["thresholds"]
         self.options = {"background": background, "clean": s["clean"], "refine": s["refine"], "mode": s["mode"]}
-        self.segmenter.segment_batch([], text, **self.options)  # a wrong option is told before the work
+        self.system.segment_batch([], text, **self.options)  # a wrong option is told before the work
         about = f"model {self.segmenter.name}, {str(self.segmenter.dtype).removeprefix('torch.')} on {self.segmenter.device}"
-        print(f"talk2dino: {about}, {len(text.names)} prompts, {len(todo)} pictures", file=sys.stderr)
-        for note in text.notes:
+        if s["method"] != "talk2dino":
+            about = f"method {s['method']}, {about}"
+        print(f"talk2dino: {about}, {len(asked.names)} prompts, {len(todo)} pictures", file=sys.stderr)
+        for note in asked.notes:
             print(f"talk2dino: {note}", file=sys.stderr)
-        with progress(len(todo), "segmenting") as self.shown:
-            for batch in self._batches(todo):
-                self._segment_batch(batch, text)
-                self.shown.advance(len(batch))
-
-    def _batches(self, todo: list[Path]) -> Iterator[list[tuple[Path, Picture]]]:
-        """Readable pictures in batches of one size, in order; a change of size starts a new batch."""
-        batch: list[tuple[Path, Picture]] = []
-        for path in todo:
+        workers, threads = self._share_cores(len(todo))
+        with progress(len(todo), "segmenting") as self.shown, _torch_threads(threads):
+            self.told = _InOrder(todo)
             try:
-                picture = read_image(path, allow_truncated=self.allow_truncated)
+                self._work(self._batches(todo), text, workers, threads)
+            finally:
+                self.told.rest()
+
+    def _share_cores(self, pictures: int) -> tuple[int, int]:
+        """(workers, torch threads of each)."""
+        import torch
+
+        threads = torch.get_num_threads()
+        if self.system is not self.segmenter:
+            return 1, threads  # the compared systems are not made for several at a time
+        batches = -(-pictures // self.batch_size)
+        workers = min(self.workers or min(4, max(2, threads)), batches)
+        return workers, max(1, threads // workers)
+
+    def _work(self, batches: Iterator[list[Path]], text: Any, workers: int, threads: int) -> None:
+        import torch
+
+        self.lock, self.stopping = threading.Lock(), threading.Event()
+        pool = ThreadPoolExecutor(workers, "segment", initializer=torch.set_num_threads, initargs=(threads,))
+        running: set[Future[None]] = set()
+        try:
+            for batch in batches:
+                running.add(pool.submit(self._do_batch, batch, text))
+                if len(running) == workers:
+                    finished, running = wait(running, return_when=FIRST_COMPLETED)
+                    for future in finished:
+                        future.result()
+            for future in running:
+                future.result()
+        except BaseException:
+            self.stopping.set()  # what is past its forward pass is still written
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _batches(self, todo: list[Path]) -> Iterator[list[Path]]:
+        """Batches of pictures that the model sees at one size, roughly in order."""
+        groups: dict[Any, list[Path]] = {}
+        waiting = 0
+        for path in todo:
+            group = groups.setdefault(self._seen_size(path), [])
+            group.append(path)
+            waiting += 1
+            if len(group) == self.batch_size:
+                fullest = group
+            elif waiting == LOOK_AHEAD * self.batch_size:
+                fullest = max(groups.values(), key=len)
+            else:
+                continue
+            yield list(fullest)
+            waiting -= len(fullest)
+            fullest.clear()
+        yield from (group for group in groups.values() if group)
+
+    def _seen_size(self, path: Path) -> Any:
+        if self.settings["mode"] == "slide":
+            return path  # windows of one picture are a batch
+        size = image_size(path)
+        if size is None or self.segmenter is not self.system:
+            return size
+        try:
+            return self.segmenter.seen_size(*size, mode=self.settings["mode"])
+        except ImageError:
+            return None
+
+    def _do_batch(self, paths: list[Path], text: Any) -> None:
+        batch = []
+        for path in paths:
+            if self.stopping.is_set():
+                return
+            try:
+                batch.append((path, read_image(path, allow_truncated=self.allow_truncated)))
             except ImageError as error:
                 self._fail(path, error)
-                self.shown.advance()
-                continue
-            if batch and (picture.size != batch[0][1].size or len(batch) == self.batch_size):
-                yield batch
-                batch = []
-            batch.append((path, picture))
-        if batch:
-            yield batch
+        if batch and not self.stopping.is_set():
+            self._segment_batch(batch, text)
 
-    def _segment_batch(self, batch: list[tuple[Path, Picture]], text: TextFeatures) -> None:
+    def _segment_batch(self, batch: list[tuple[Path, Picture]], text: Any) -> None:
         try:
-            results = self.segmenter.segment_batch(
-                [p for _, p in batch], text, batch_size=self.batch_size, **self.options
-            )
+            results = self.system.segment_batch([p for _, p in batch], text, batch_size=self.batch_size, **self.options)
         except ImageError as error:
             if len(batch) == 1:
                 self._fail(batch[0][0], error)
@@ -180,31 +254,76 @@ class SegmentRun:
             target = self.out / (self.stems[path] + SUFFIX[kind])
             if kind == "overlay":
                 with atomic_path(target) as temporary:
-                    result.overlay(picture.array).save(temporary, format="PNG")
+                    result.overlay(picture.array).save(temporary, format="PNG", compress_level=1)
             else:
                 result.save(target)
             files[kind] = str(target)
-        with open(self.out / STATE, "a", encoding="utf-8") as state:
-            state.write(json.dumps({"result": self.stems[path], "stamp": self._stamp(path)}, ensure_ascii=False) + "\n")
-        for note in picture.notes:
-            self.shown.message(f"{path}: {note}")
+        stamp = json.dumps({"result": self.stems[path], "stamp": self._stamp(path)}, ensure_ascii=False)
+        shares = result.shares()
+        lines = [f"{path}: {note}" for note in picture.notes]
+        out = None
         if self.as_json:
             line = {
-                "picture": str(path),
-                "size": list(result.size),
-                "shares": result.shares(),
-                "model": result.model,
-                "files": files,
+                "picture": str(path), "size": list(result.size), "shares": shares, "model": result.model, "files": files,
                 "info": result.info,
-            }
-            print(json.dumps(line, ensure_ascii=False), flush=True)
+            }  # fmt: skip
+            out = json.dumps(line, ensure_ascii=False)
         else:
-            shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in list(result.shares().items())[:8])
-            self.shown.message(f"{path}: {shares}")
+            largest = ", ".join(f"{name} {100 * share:.1f} %" for name, share in list(shares.items())[:8])
+            lines.append(f"{path}: {largest}")
+        with self.lock:
+            with open(self.out / STATE, "a", encoding="utf-8") as state:
+                state.write(stamp + "\n")
+            self._tell(path, lines, out)
 
     def _fail(self, path: Path, error: Talk2DinoError) -> None:
-        self.failed.append(str(path))
         message = str(error) if str(path) in str(error) or path.name in str(error) else f"{path}: {error}"
-        self.shown.message(f"talk2dino: {message}")
-        if self.as_json:
-            print(json.dumps({"picture": str(path), "error": str(error)}, ensure_ascii=False), flush=True)
+        out = json.dumps({"picture": str(path), "error": str(error)}, ensure_ascii=False) if self.as_json else None
+        with self.lock:
+            self.failed.append(str(path))
+            self._tell(path, [f"talk2dino: {message}"], out)
+
+    def _tell(self, path: Path, lines: list[str], out: str | None) -> None:
+        self.shown.advance()
+
+        def say() -> None:
+            for line in lines:
+                self.shown.message(line)
+            if out is not None:
+                print(out, flush=True)
+
+        self.told.add(path, say)
+
+
+class _InOrder:
+    """What is to be said of each picture, said in the order of the pictures whatever the order of the work."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self.order = list(paths)
+        self.next = 0
+        self.ready: dict[Path, Callable[[], None]] = {}
+
+    def add(self, path: Path, say: Callable[[], None]) -> None:
+        self.ready[path] = say
+        while self.next < len(self.order) and self.order[self.next] in self.ready:
+            self.ready.pop(self.order[self.next])()
+            self.next += 1
+
+    def rest(self) -> None:
+        """After an interruption: what is left, in order."""
+        for path in self.order[self.next :]:
+            if path in self.ready:
+                self.ready.pop(path)()
+
+
+@contextlib.contextmanager
+def _torch_threads(threads: int) -> Iterator[None]:
+    """Torch's threads of an operation, for a while."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

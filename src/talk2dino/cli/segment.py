@@ -63,6 +63,19 @@ def segment(
     batch_size: Annotated[
         int, typer.Option(min=1, max=256, help="Pictures of one size that go through the model together.")
     ] = 4,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=64, help="Batches that are read, segmented and written side by side. [default: by cores]"
+        ),
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="talk2dino, or to compare: clip-dense, dino-clusters, freeda.")
+    ] = "talk2dino",
+    prototypes: Annotated[Path | None, typer.Option(help="freeda: folder that 'talk2dino freeda build' made.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", help="Option of the method, name=value; repeatable.")
+    ] = None,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Look into folders of folders.")] = False,
     allow_truncated: Annotated[
         bool, typer.Option(help="Read what is there of damaged pictures instead of refusing them.")
@@ -74,8 +87,14 @@ def segment(
 
     Finished pictures are skipped when the command runs again with the same settings. Exit code 3: some pictures failed.
     """
+    from talk2dino.cli.evaluate import parse_method_options
     from talk2dino.cli.run_segment import SegmentRun
+    from talk2dino.methods import check_method
 
+    check_method(method)
+    of_method = parse_method_options(option or []) | ({"prototypes": prototypes} if prototypes else {})
+    if negative and method != "talk2dino":
+        raise typer.BadParameter(f"{method} has no negative prompts", param_hint="--negative")
     if (prompts is None) == (prompt_file is None):
         raise typer.BadParameter(
             'give the classes with --prompts "sky, grass" or with --prompt-file FILE (one of the two)'
@@ -89,8 +108,9 @@ def segment(
     settings: dict[str, Any] = {
         "model": model, "mapping": mapping, "background": _threshold(background), "thresholds": _thresholds(threshold or []),
         "clean": clean, "refine": refine, "mode": mode, "dtype": dtype, "device": device,
+        "method": method, "method_options": of_method,
     }  # fmt: skip
-    run = SegmentRun(settings, out, kinds, batch_size, allow_truncated, overwrite, as_json)
+    run = SegmentRun(settings, out, kinds, batch_size, allow_truncated, overwrite, as_json, workers)
     raise typer.Exit(run(pictures, recursive, prompts, prompt_file, negative))
 
 

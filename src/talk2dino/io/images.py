@@ -20,7 +20,7 @@ from talk2dino.errors import ImageError
 from talk2dino.io.find import IMAGE_ENDINGS, find_images, missing_file
 from talk2dino.io.pixels import array_to_rgb, exif_orientation, to_rgb, turn_upright
 
-__all__ = ["FORMATS", "IMAGE_ENDINGS", "MAX_PIXELS", "Picture", "find_images", "read_image"]
+__all__ = ["FORMATS", "IMAGE_ENDINGS", "MAX_PIXELS", "Picture", "find_images", "image_size", "read_image"]
 
 MAX_PIXELS = 180_000_000
 """Pictures with more pixels are refused unless ``max_pixels`` is raised: a few kilobytes can claim to be that large."""
@@ -116,6 +116,17 @@ def read_image(
         f"a picture cannot be read from {type(source).__name__}; accepted are a path, bytes, a binary file object, "
         f"a PIL image and a uint8 array (H, W, 3){hint}"
     )
+
+
+def image_size(path: str | Path) -> tuple[int, int] | None:
+    """(height, width) of a picture file as it will be read, from its header alone; None where that cannot be said."""
+    try:
+        with open(path, "rb") as file:
+            image = open_header(file, str(path))
+            turned = exif_orientation(image.info.get("exif")) >= 5
+    except (ImageError, OSError):
+        return None
+    return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def _from_path(path: Path, allow_truncated: bool, max_pixels: int | None, draft_size: Any) -> Picture:

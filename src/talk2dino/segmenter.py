@@ -12,7 +12,7 @@ repeated with other words.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,10 @@ from talk2dino.device import choose_device, choose_dtype
 from talk2dino.errors import InputError, ShapeError
 from talk2dino.io.images import Picture, read_image
 from talk2dino.io.palette import class_palette
+from talk2dino.models.identity import weights_checksum
 from talk2dino.models.loading import HubOptions, Parts, load_parts
 from talk2dino.models.preprocess import check_mode, grid_size, normalise, resize_image, slide_size, to_pixels
+from talk2dino.models.vision import VisionOutput
 from talk2dino.prompts import PromptList, Prompts, read_prompts
 from talk2dino.stages.background import clean_background
 from talk2dino.stages.refine import refine as refine_masks
@@ -64,9 +66,18 @@ class Segmenter:
         device: "auto" (CUDA, then MPS, then CPU) or a torch device.
         dtype: of the vision model: "auto" (bfloat16 where the hardware computes in it, else float32), "float32",
             "bfloat16", "float16" or a torch dtype. Text, similarity and everything after are float32.
+        engine: what runs the vision model: "torch", "compile" (torch.compile), "openvino" or "onnx" (ONNX Runtime); see
+            :mod:`talk2dino.engines`.
     """
 
-    def __init__(self, parts: Parts, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto") -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+        engine: str = "torch",
+    ) -> None:
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device)
         self.config: SegmenterConfig = parts.config
@@ -77,6 +88,14 @@ class Segmenter:
             None if parts.vision_mapping is None else parts.vision_mapping.to(self.device).eval().requires_grad_(False)
         )
         self.clip_vision = parts.clip_vision  # for the comparison systems; float32 on the CPU until they take it
+        self.engine = engine
+        self.run_vision: Callable[[Tensor], VisionOutput] = self.vision
+        if engine != "torch":
+            from talk2dino.engines import make_engine
+
+            self.run_vision = make_engine(
+                engine, self.vision, device=self.device, dtype=self.dtype, identity=weights_checksum(self.vision)
+            )
 
     @classmethod
     def from_pretrained(
@@ -86,6 +105,7 @@ class Segmenter:
         mapping: str | Path | None = None,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
+        engine: str = "torch",
         revision: str | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
@@ -96,18 +116,19 @@ class Segmenter:
             model: a name of the catalog (``talk2dino models``), a local folder, a hub id, or "auto": vitb when it is
                 cached or can be downloaded, else the embedded micro with a warning.
             mapping: a file or folder with a psi of one's own, instead of the model's.
-            device, dtype: see the class.
+            device, dtype, engine: see the class.
             revision, cache_dir, local_files_only: as in the Hugging Face ecosystem. HF_HOME, HF_HUB_OFFLINE and HF_TOKEN
                 are honoured. No remote code is run and no untrusted file is unpickled.
 
         Raises:
             ModelNotFoundError: no such model, or the hub cannot be reached.
             CheckpointError: damaged or foreign weights; sizes that do not fit together.
+            InputError: an unknown device, dtype or engine. MissingExtraError: the engine's library is not installed.
         """
         hub = HubOptions(revision, cache_dir, local_files_only)
         device = choose_device(device)
-        choose_dtype(dtype, device)  # a wrong dtype is told before anything is loaded
-        return cls(load_parts(model, mapping=mapping, hub=hub), device=device, dtype=dtype)
+        choose_dtype(dtype, device)  # what is wrong is told before anything is loaded
+        return cls(load_parts(model, mapping=mapping, hub=hub), device=device, dtype=dtype, engine=engine)
 
     @property
     def name(self) -> str:
@@ -167,7 +188,7 @@ class Segmenter:
     def _encode_pixels(self, pixels: Tensor, image_size: tuple[int, int]) -> ImageFeatures:
         """(B, 3, H', W') RGB 0..255 on the patch grid to features."""
         pixels = pixels.to(self.device)
-        out = self.vision(normalise(pixels))
+        out = self.run_vision(normalise(pixels))
         return ImageFeatures(out.patches, out.attention, out.cls, image_size, pixels, self.name)
 
     def _encode_windows(self, picture: Picture) -> ImageFeatures:
@@ -320,6 +341,7 @@ class Segmenter:
             "refined": options.refine,
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": str(self.device),
+            "engine": self.engine,
             "negative": list(text.names[text.positive :]),
             "notes": list(text.notes),
             "source": self.config.source,

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from talk2dino.cli.progress import progress
 from talk2dino.errors import ImageError, OutputError, Talk2DinoError
@@ -26,6 +26,9 @@ from talk2dino.io.find import find_images
 from talk2dino.io.images import Picture, image_size, read_image
 from talk2dino.prompts import PromptList, parse_prompts, read_prompt_file
 from talk2dino.types import Segmentation
+
+if TYPE_CHECKING:
+    from talk2dino.segmenter import Segmenter
 
 SUFFIX = {"overlay": ".overlay.png", "palette": ".labels.png", "json": ".json", "npz": ".npz"}
 STATE = ".talk2dino.jsonl"  # one line a finished picture; a line cut short by a crash is passed over
@@ -36,7 +39,7 @@ LOOK_AHEAD = 16
 
 @dataclass
 class SegmentRun:
-    """One call of the command; calling it returns the exit code."""
+    """One call of the command; calling it returns the exit code. ``segmenter``: one that is loaded already."""
 
     settings: dict[str, Any]
     out: Path
@@ -46,6 +49,7 @@ class SegmentRun:
     overwrite: bool
     as_json: bool
     workers: int | None = None
+    segmenter: Segmenter | None = None
     failed: list[str] = field(default_factory=list)
 
     def __call__(
@@ -136,18 +140,20 @@ class SegmentRun:
 
         stderr_warnings()
         s = self.settings
-        self.segmenter = Segmenter.from_pretrained(
-            s["model"], mapping=s["mapping"], device=s["device"], dtype=s["dtype"]
+        self.model = self.segmenter or Segmenter.from_pretrained(
+            s["model"], mapping=s["mapping"], device=s["device"], dtype=s["dtype"], engine=s["engine"]
         )
-        self.system = wrap_segmenter(s["method"], self.segmenter, **s["method_options"])
+        self.system = wrap_segmenter(s["method"], self.model, **s["method_options"])
         text = self.system.encode_text(asked, negative=against) if against else self.system.encode_text(asked)
         background = s["background"]
         if s["thresholds"]:
-            default = self.segmenter.default_threshold() if background in (None, True) else background
+            default = self.model.default_threshold() if background in (None, True) else background
             background = dict.fromkeys(asked.names, default) | s["thresholds"]
         self.options = {"background": background, "clean": s["clean"], "refine": s["refine"], "mode": s["mode"]}
         self.system.segment_batch([], text, **self.options)  # a wrong option is told before the work
-        about = f"model {self.segmenter.name}, {str(self.segmenter.dtype).removeprefix('torch.')} on {self.segmenter.device}"
+        about = f"model {self.model.name}, {str(self.model.dtype).removeprefix('torch.')} on {self.model.device}"
+        if s["engine"] != "torch":
+            about += f" with {s['engine']}"
         if s["method"] != "talk2dino":
             about = f"method {s['method']}, {about}"
         print(f"talk2dino: {about}, {len(asked.names)} prompts, {len(todo)} pictures", file=sys.stderr)
@@ -166,7 +172,7 @@ class SegmentRun:
         import torch
 
         threads = torch.get_num_threads()
-        if self.system is not self.segmenter:
+        if self.system is not self.model:
             return 1, threads  # the compared systems are not made for several at a time
         batches = -(-pictures // self.batch_size)
         workers = min(self.workers or min(4, max(2, threads)), batches)
@@ -216,10 +222,10 @@ class SegmentRun:
         if self.settings["mode"] == "slide":
             return path  # windows of one picture are a batch
         size = image_size(path)
-        if size is None or self.segmenter is not self.system:
+        if size is None or self.model is not self.system:
             return size
         try:
-            return self.segmenter.seen_size(*size, mode=self.settings["mode"])
+            return self.model.seen_size(*size, mode=self.settings["mode"])
         except ImageError:
             return None
 

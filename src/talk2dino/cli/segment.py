@@ -60,6 +60,9 @@ def segment(
     ] = "overlay,palette",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="What runs the vision model: torch, compile, openvino or onnx.")
+    ] = "torch",
     batch_size: Annotated[
         int, typer.Option(min=1, max=256, help="Pictures of one size that go through the model together.")
     ] = 4,
@@ -107,7 +110,7 @@ def segment(
 
     settings: dict[str, Any] = {
         "model": model, "mapping": mapping, "background": _threshold(background), "thresholds": _thresholds(threshold or []),
-        "clean": clean, "refine": refine, "mode": mode, "dtype": dtype, "device": device,
+        "clean": clean, "refine": refine, "mode": mode, "dtype": dtype, "device": device, "engine": engine,
         "method": method, "method_options": of_method,
     }  # fmt: skip
     run = SegmentRun(settings, out, kinds, batch_size, allow_truncated, overwrite, as_json, workers)

@@ -1,4 +1,4 @@
-"""The plain formulation of PAMR, the baseline that benchmarks/refinement.py measures against.
+"""The plain formulation of PAMR, the baseline that the refinement stage is measured against.
 
 All 48 neighbours are gathered as copies with dilated convolutions, ten times over, classes in chunks of 30, as the
 published pipelines do. Written from the formula (see talk2dino.stages.refine), for its cost, not for use.

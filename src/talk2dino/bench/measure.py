@@ -1,0 +1,86 @@
+"""Clocks, rates and memory."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from talk2dino.models.vision import VisionModel
+
+
+def seconds(work: Callable[[], Any], device: torch.device) -> float:
+    """Wall-clock seconds of one call, the device's queue emptied before and after."""
+    wait_for(device)
+    started = time.perf_counter()
+    work()
+    wait_for(device)
+    return time.perf_counter() - started
+
+
+def take_turns(works: Mapping[str, Callable[[], Any]], turns: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of each piece of work in each turn, after one unmeasured call of each.
+
+    They alternate, so that another job on the machine slows all of them and leaves their ratios alone.
+    """
+    for work in works.values():
+        work()
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(turns):
+        for name, work in works.items():
+            times[name].append(seconds(work, device))
+    return times
+
+
+def ratio(times: Mapping[str, list[float]], of: str, to: str) -> float:
+    """Median over the turns of one piece's seconds over another's."""
+    return statistics.median(a / b for a, b in zip(times[of], times[to], strict=True))
+
+
+def matmul_rate(dtype: torch.dtype, device: torch.device, turns: int = 7) -> float:
+    """FLOP a second of a large matrix product: the bound for everything that a vision model does. The best of the turns."""
+    size = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(size, size, device=device, dtype=torch.float32).to(dtype) for _ in range(2))
+    with torch.inference_mode():
+        times = take_turns({"product": lambda: a @ b}, turns, device)["product"]
+    return 2 * size**3 / min(times)
+
+
+def vision_flops(model: VisionModel, height: int, width: int) -> int:
+    """FLOP of one picture's forward pass in the matrix products of a plain vision transformer (2 a multiply-add).
+
+    Linear layers by their shapes, attention 4 T^2 D a block, for T tokens of width D.
+    """
+    config = model.backbone.config
+    patches = (height // model.patch_size) * (width // model.patch_size)
+    tokens = patches + 1 + int(getattr(config, "num_register_tokens", 0) or 0)
+    flops = 0
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            flops += 2 * tokens * module.in_features * module.out_features
+        elif isinstance(module, nn.Conv2d):
+            flops += 2 * patches * module.weight.numel()
+    return flops + 4 * tokens**2 * config.hidden_size * config.num_hidden_layers
+
+
+def peak_memory() -> int:
+    """Most resident bytes that this process has had so far (0 where the system does not tell)."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def wait_for(device: torch.device) -> None:
+    """Until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -12,7 +12,7 @@ repeated with other words.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,12 @@ from torch import Tensor
 
 from talk2dino.config import SegmenterConfig
 from talk2dino.device import choose_device, choose_dtype
+from talk2dino.engines import Engine, check_engine, make_engine
 from talk2dino.errors import InputError, ShapeError
 from talk2dino.io.images import Picture, read_image
 from talk2dino.io.palette import class_palette
-from talk2dino.models.identity import weights_checksum
 from talk2dino.models.loading import HubOptions, Parts, load_parts
 from talk2dino.models.preprocess import check_mode, grid_size, normalise, resize_image, slide_size, to_pixels
-from talk2dino.models.vision import VisionOutput
 from talk2dino.prompts import PromptList, Prompts, read_prompts
 from talk2dino.stages.background import clean_background
 from talk2dino.stages.refine import refine as refine_masks
@@ -89,13 +88,7 @@ class Segmenter:
         )
         self.clip_vision = parts.clip_vision  # for the comparison systems; float32 on the CPU until they take it
         self.engine = engine
-        self.run_vision: Callable[[Tensor], VisionOutput] = self.vision
-        if engine != "torch":
-            from talk2dino.engines import make_engine
-
-            self.run_vision = make_engine(
-                engine, self.vision, device=self.device, dtype=self.dtype, identity=weights_checksum(self.vision)
-            )
+        self.run_vision: Engine = make_engine(engine, self.vision, device=self.device, dtype=self.dtype)
 
     @classmethod
     def from_pretrained(
@@ -127,7 +120,7 @@ class Segmenter:
         """
         hub = HubOptions(revision, cache_dir, local_files_only)
         device = choose_device(device)
-        choose_dtype(dtype, device)  # what is wrong is told before anything is loaded
+        check_engine(engine, device, choose_dtype(dtype, device))  # what is wrong is told before anything is loaded
         return cls(load_parts(model, mapping=mapping, hub=hub), device=device, dtype=dtype, engine=engine)
 
     @property

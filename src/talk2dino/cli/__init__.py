@@ -20,6 +20,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "extract": ("extract", "extract"),
     "train": ("train", "train"),
     "store": ("store", "store"),
+    "export": ("export", "export"),
     "bench": ("bench", "bench"),
 }
 

@@ -22,7 +22,7 @@ def gather(maps: Tensor, dilations: Sequence[int], *, centre: float, ring: float
     With ``keep_centre`` the pixel itself is a ninth value of every dilation.
     """
     b, c, h, w = maps.shape
-    kernel = torch.zeros(9, 1, 3, 3)
+    kernel = maps.new_zeros(9, 1, 3, 3)
     kernel[:, 0, 1, 1] = centre
     for position in range(9):
         kernel[position, 0, position // 3, position % 3] += ring

@@ -123,8 +123,9 @@ def _draw_goals(axis: Any, figures: Sequence[Figure]) -> None:
         names.append(f"{figure.what}\n{settings}" if settings else figure.what)
     colours = ["#009e73" if figure.reached else "#d55e00" for figure in figures]
     bars = axis.barh(names, shares, color=colours)
-    axis.bar_label(bars, texts, fontsize=9)
     axis.axvline(1, color="#18181b", linewidth=1)
+    for label in axis.bar_label(bars, texts, fontsize=9):
+        label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
     axis.set_xlim(0, max(1.6, 1.5 * max(shares)))
     axis.set_xlabel("share of the goal that is used up (the line is the goal; shorter is better)")
     axis.set_title("Against the project's own goals", loc="left", fontsize=10, fontweight="bold")

@@ -7,8 +7,8 @@ channel, the standard deviation sigma_p over the 3 x 3 neighbourhoods of p at al
     alpha(p, n) = softmax_n k(p, n)
     m_p <- sum_n alpha(p, n) m_n            (iterated; the picture is continued by its border pixels)
 
-The plain version below says this in torch and runs anywhere; kernels/pamr.py does the same on a CPU in one pass over
-memory an iteration.
+The plain version below says this in torch and runs anywhere; kernels/pamr.py on a CPU and kernels/pamr_gpu.py on a CUDA
+GPU do the same in one pass over memory an iteration.
 
 Source: Araslanov and Roth, Single-Stage Semantic Segmentation from Image Labels, CVPR 2020 (arXiv 2005.08104), section
 3.3; iterations and dilations as in the published Talk2DINO code.
@@ -17,14 +17,14 @@ Source: Araslanov and Roth, Single-Stage Semantic Segmentation from Image Labels
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from talk2dino.errors import InputError, ShapeError
-from talk2dino.stages.kernels import cpu_kernel
+from talk2dino.stages.kernels import cpu_kernel, gpu_kernel
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +41,9 @@ def refine(
     """Refine score maps so that they follow the edges of the picture.
 
     Classes and pictures do not interact: any number of both may be passed, the result is that of one at a time.
-    On a CPU, float32 and without gradients, this runs the compiled kernel if numba is installed (the extra ``fast``);
-    in all other cases the plain version. The first call of a process loads the kernel from numba's cache, the first on
-    a machine compiles it (seconds).
+    In float32 and without gradients, this runs the compiled kernel: on a CPU if numba is installed (the extra ``fast``),
+    on a CUDA GPU if Triton is (it comes with torch there); in all other cases the plain version. The first call of a
+    process loads the kernel from its compiler's cache, the first on a machine compiles it (seconds).
 
     Memory beside masks, pixels and result, in bytes, with H' = H + 2 max(dilations), W' = W + 2 max(dilations) and
     K = 8 len(dilations): 4 K H W for the affinities (of one picture at a time) plus 8 * 24 H' W' at most for two copies
@@ -68,18 +68,21 @@ def refine(
     masks, pixels = masks.to(dtype), pixels.to(device=masks.device, dtype=dtype)
     if iterations == 0:
         return masks.clone()
-    kernel = cpu_kernel("pamr", "refine_cpu") if _suits_cpu_kernel(masks, pixels) else None
+    kernel = _kernel_for(masks, pixels)
     if kernel is not None:
         try:
             return kernel(masks, pixels, neighbour_offsets(dilations), iterations)
-        except OSError as error:  # numba could not write its cache: disk full
+        except OSError as error:  # the compiler's cache could not be written: disk full
             log.warning("refinement falls back to its plain version, which is slower: %s", error)
     return refine_plain(masks, pixels, iterations=iterations, dilations=dilations)
 
 
-def _suits_cpu_kernel(masks: Tensor, pixels: Tensor) -> bool:
-    gradients = torch.is_grad_enabled() and (masks.requires_grad or pixels.requires_grad)
-    return masks.device.type == "cpu" and masks.dtype == torch.float32 and not gradients
+def _kernel_for(masks: Tensor, pixels: Tensor) -> Callable[..., Tensor] | None:
+    if masks.dtype != torch.float32 or (torch.is_grad_enabled() and (masks.requires_grad or pixels.requires_grad)):
+        return None
+    if masks.device.type == "cpu":
+        return cpu_kernel("pamr", "refine_cpu")
+    return gpu_kernel("pamr_gpu", "refine_gpu") if masks.device.type == "cuda" else None
 
 
 def refine_plain(

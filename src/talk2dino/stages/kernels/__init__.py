@@ -12,6 +12,16 @@ log = logging.getLogger(__name__)
 
 
 @cache
+def gpu_kernel(module: str, name: str) -> Callable[..., Any] | None:
+    """A function of kernels/``module``.py, or None where Triton, which torch's CUDA builds bring along, is missing."""
+    try:
+        return getattr(importlib.import_module(f"talk2dino.stages.kernels.{module}"), name)
+    except ImportError as error:
+        log.warning("%s uses its plain version, which is slower (pip install triton): %s", module, error)
+    return None
+
+
+@cache
 def cpu_kernel(module: str, name: str) -> Callable[..., Any] | None:
     """A function of kernels/``module``.py, or None where numba is missing, does not fit this numpy, or is switched off."""
     try:

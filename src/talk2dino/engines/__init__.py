@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from talk2dino.errors import InputError
+from talk2dino.models.fused import fuse
 from talk2dino.models.vision import VisionModel, VisionOutput
 
 ENGINES = ("torch", "compile", "openvino", "onnx")
@@ -65,8 +66,9 @@ def make_engine(
 
     Args:
         name: one of :data:`ENGINES`.
-        vision: the model, on ``device`` and of ``dtype``; "torch" and "compile" use it as it is, the others export it
-            once as ONNX, which is kept in the cache folder by what its weights are.
+        vision: the model, on ``device`` and of ``dtype``; "compile" uses it as it is, "torch" too, but for bfloat16 on a
+            CPU (:mod:`talk2dino.models.fused`); the others export it once as ONNX, which is kept in the cache folder by
+            what its weights are.
         cache_dir: instead of ``talk2dino.io.cache.cache_folder()``.
 
     Raises:
@@ -74,7 +76,7 @@ def make_engine(
     """
     check_engine(name, device, dtype)
     if name == "torch":
-        return vision
+        return fuse(vision) or vision
     if name == "compile":
         from talk2dino.engines.compiled import CompiledEngine
 

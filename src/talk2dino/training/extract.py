@@ -81,6 +81,7 @@ class ExtractOptions:
 def load_encoders(name: str, *, device: str = "auto", dtype: str = "auto") -> Encoders:
     """The encoders of a model of the catalog (plain backbones too), a folder or a hub id."""
     from talk2dino.device import choose_device, choose_dtype
+    from talk2dino.models.fused import fuse
     from talk2dino.models.text import TextEncoder
 
     where = choose_device(device)
@@ -97,7 +98,13 @@ def load_encoders(name: str, *, device: str = "auto", dtype: str = "auto") -> En
     }
     size = parts.config.size // vision.patch_size * vision.patch_size
     return Encoders(
-        vision, lambda texts: text.embed(texts, truncate=True), vision.num_heads, vision.dim, text.dim, size, identity
+        fuse(vision) or vision,
+        lambda texts: text.embed(texts, truncate=True),
+        vision.num_heads,
+        vision.dim,
+        text.dim,
+        size,
+        identity,
     )
 
 

@@ -26,7 +26,8 @@ def test_rows_of_many_pieces():
     heads = torch.cat([p["heads"] for p in pieces])
     assert (store.num_images, store.num_captions, store.text_dim) == (19, 38, C)
     assert torch.equal(store.caption_image, torch.arange(19).repeat_interleave(2))
-    for rows in ([0, 1, 2, 2, 17, 18], [18, 0, 5, 5, 13], [3], []):
+    many = [(7 * n) % 19 for n in range(80)]  # a call a shard; few rows are copied one by one
+    for rows in ([0, 1, 2, 2, 17, 18], [18, 0, 5, 5, 13], [3], [], many, sorted(many)):
         rows = torch.tensor(rows, dtype=torch.long)
         assert torch.equal(store.gather("heads", rows), heads[rows])
         out = torch.empty(len(rows), M, D, dtype=torch.float16)

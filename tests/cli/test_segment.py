@@ -241,3 +241,19 @@ def test_background_may_stand_alone():
     assert fill_background(["-b"]) == ["-b", "default"]
     assert fill_background(["--background", __file__]) == ["--background", "default", __file__]
     assert fill_background(["--background", "high"]) == ["--background", "high"]
+
+
+def test_a_picture_of_a_rare_size_does_not_hold_back_the_others(monkeypatch):
+    """Batches hold one size; a picture waits for others of its size, but only for so many pictures."""
+    from talk2dino.cli import run_segment
+
+    run = run_segment.SegmentRun({"mode": "whole"}, Path(), [], 4, False, False, False)
+    paths = [Path(str(n)) for n in range(100)]
+    monkeypatch.setattr(run, "_seen_size", lambda path: (9, 9) if path == paths[0] else (int(str(path)) % 3, 7))
+    batches = list(run._batches(paths))
+    assert sorted(path for batch in batches for path in batch) == sorted(paths)
+    assert all(len({run._seen_size(path) for path in batch}) == 1 for batch in batches)
+    place = batches.index([paths[0]])
+    before = [path for batch in batches[:place] for path in batch]
+    assert len(before) <= run_segment.LOOK_AHEAD * 4
+    assert max(len(batch) for batch in batches) == 4

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 SUFFIX = {"overlay": ".overlay.png", "palette": ".labels.png", "json": ".json", "npz": ".npz"}
 STATE = ".talk2dino.jsonl"  # one line a finished picture; a line cut short by a crash is passed over
 
-#: Batches' worth of pictures among which those of one size are looked for.
+#: Batches' worth of pictures that a picture waits for others of its size.
 LOOK_AHEAD = 16
 
 
@@ -201,22 +201,19 @@ class SegmentRun:
 
     def _batches(self, todo: list[Path]) -> Iterator[list[Path]]:
         """Batches of pictures that the model sees at one size, roughly in order."""
-        groups: dict[Any, list[Path]] = {}
-        waiting = 0
-        for path in todo:
-            group = groups.setdefault(self._seen_size(path), [])
-            group.append(path)
-            waiting += 1
-            if len(group) == self.batch_size:
-                fullest = group
-            elif waiting == LOOK_AHEAD * self.batch_size:
-                fullest = max(groups.values(), key=len)
+        groups: dict[Any, list[tuple[int, Path]]] = {}  # the group whose first picture has waited longest comes first
+        for number, path in enumerate(todo):
+            size = self._seen_size(path)
+            groups.setdefault(size, []).append((number, path))
+            oldest = next(iter(groups))
+            if len(groups[size]) == self.batch_size:
+                ready = size
+            elif number - groups[oldest][0][0] >= LOOK_AHEAD * self.batch_size:
+                ready = oldest
             else:
                 continue
-            yield list(fullest)
-            waiting -= len(fullest)
-            fullest.clear()
-        yield from (group for group in groups.values() if group)
+            yield [path for _, path in groups.pop(ready)]
+        yield from ([path for _, path in group] for group in groups.values())
 
     def _seen_size(self, path: Path) -> Any:
         if self.settings["mode"] == "slide":

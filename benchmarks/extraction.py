@@ -32,8 +32,9 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 from talk2dino.models.text import TextEncoder
 from talk2dino.models.tokenizer import TextTokenizer
 from talk2dino.models.vision import VisionModel, build_backbone
-from talk2dino.training.captions import CaptionSource, FirstRecords, open_source
+from talk2dino.training.captions import CaptionSource, FirstRecords
 from talk2dino.training.extract import Encoders, ExtractOptions, extract
+from talk2dino.training.sources import open_source
 
 COCO_IMAGES = 82_783
 WORDS = [

@@ -18,11 +18,11 @@ from PIL import Image
 from talk2dino.errors import DataError, InputError, OutputError
 from talk2dino.models.preprocess import normalise
 from talk2dino.training import shards
-from talk2dino.training.captions import open_source
 from talk2dino.training.extract import ExtractOptions, extract, preprocess
 from talk2dino.training.heads import pooled_features
 from talk2dino.training.manifest import Manifest, differences
 from talk2dino.training.shards import merge_stores
+from talk2dino.training.sources import open_source
 from talk2dino.training.store import FeatureStore
 
 OPTIONS = ExtractOptions(size=SIZE, batch_size=3, records_per_shard=5, max_skipped=1.0)
@@ -159,6 +159,19 @@ def test_stores_of_other_models_are_refused_by_name(tmp_path):
         FeatureStore.open([tmp_path / "a", tmp_path / "c"])
     extract(source, fake_encoders(), tmp_path / "d", OPTIONS)
     assert FeatureStore.open([tmp_path / "a", tmp_path / "d"]).num_images == 46
+
+
+def test_a_changed_source_is_refused(tmp_path):
+    folder = make_folder(tmp_path / "in")
+    extract(open_source(folder), fake_encoders(), tmp_path / "out", OPTIONS)
+    extract(open_source(folder), fake_encoders(), tmp_path / "part0", replace(OPTIONS, part=(0, 2)))
+    (tmp_path / "out" / "shard-00001.safetensors").unlink()
+    (folder / "0007.txt").write_text("another caption\n")
+    with pytest.raises(DataError, match=r"source.content: \w+ and \w+, that is, its captions or pictures have changed"):
+        extract(open_source(folder), fake_encoders(), tmp_path / "out", OPTIONS)
+    extract(open_source(folder), fake_encoders(), tmp_path / "part1", replace(OPTIONS, part=(1, 2)))
+    with pytest.raises(DataError, match=r"are not of one extraction: source.content: "):
+        merge_stores([tmp_path / "part0", tmp_path / "part1"], tmp_path / "whole")
 
 
 def test_full_disk(tmp_path, monkeypatch):

@@ -49,9 +49,10 @@ def extract(
     import json
 
     from talk2dino.cli.progress import progress
-    from talk2dino.training.captions import FirstRecords, Several, open_source
+    from talk2dino.training.captions import FirstRecords, Several
     from talk2dino.training.extract import ExtractOptions, load_encoders
     from talk2dino.training.extract import extract as run_extract
+    from talk2dino.training.sources import open_source
 
     part = _part(shard)
     opened = [open_source(source, images=images, split=split) for source in sources]

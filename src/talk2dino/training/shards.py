@@ -86,8 +86,8 @@ class StoreWriter:
             different += differences(name, getattr(before, name), getattr(now, name))
         if different:
             raise DataError(
-                f"{self.folder} holds a store made in another way ({'; '.join(different)}): give another folder with "
-                "--out, or remove it"
+                f"{self.folder} holds a store made in another way ({'; '.join(map(_explained, different))}): give another "
+                "folder with --out, or remove it"
             )
         told = Counter(number // max(1, now.records_per_shard) for number, _ in _skipped_lines(self.folder))
         for shard in before.shards:
@@ -174,10 +174,11 @@ def merge_stores(parts: Sequence[Path], out: Path) -> Manifest:
     first = manifests[0]
     for part, manifest in zip(parts, manifests, strict=True):
         different = first.differences(manifest)
-        if different or first.source != manifest.source or first.records_per_shard != manifest.records_per_shard:
-            raise DataError(
-                f"{parts[0]} and {part} are not of one extraction: {'; '.join(different) or 'other source'}"
-            )
+        for name in ("source", "records_per_shard"):
+            different += differences(name, getattr(first, name), getattr(manifest, name))
+        if different:
+            told = "; ".join(map(_explained, different))
+            raise DataError(f"{parts[0]} and {part} are not of one extraction: {told}")
         if not manifest.complete:
             raise DataError(f"{part} is not finished; run its 'talk2dino extract' again")
     count = first.part[1]
@@ -207,6 +208,12 @@ def merge_stores(parts: Sequence[Path], out: Path) -> Manifest:
     skipped = "".join(line + "\n" for part in parts for line in _lines(part / SKIPPED))
     write_atomically(out / SKIPPED, skipped)
     return writer.finish()
+
+
+def _explained(difference: str) -> str:
+    if difference.startswith("source.content: "):
+        return f"{difference}, that is, its captions or pictures have changed since"
+    return difference
 
 
 def _skipped_lines(folder: Path) -> Iterator[tuple[int, str]]:

@@ -99,6 +99,13 @@ class StoreWriter:
             else:
                 now.shards.append(shard)
 
+    def redone_notes(self) -> list[str]:
+        """A sentence on the shards of an earlier run that are made again, if there are any."""
+        if not self.redone:
+            return []
+        more = f" and {len(self.redone) - 5} more" if len(self.redone) > 5 else ""
+        return [f"making {len(self.redone)} damaged shards again: {'; '.join(self.redone[:5])}{more}"]
+
     def _rewrite_skipped(self, *, finished: bool = False) -> None:
         """Keep the lines of complete shards alone, each once, in the order of the source when the store is finished."""
         per_shard = max(1, self.manifest.records_per_shard)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from talk2dino.errors import DataError, InputError, Talk2DinoError
 from talk2dino.io.images import read_image
-from talk2dino.models.identity import weights_checksum
+from talk2dino.models.identity import weights_checksum, weights_in_halves
 from talk2dino.models.preprocess import normalise
 from talk2dino.training.captions import CaptionSource, Record, Skipped
 from talk2dino.training.heads import pooled_features
@@ -86,6 +86,7 @@ def load_encoders(name: str, *, device: str = "auto", dtype: str = "auto") -> En
     where = choose_device(device)
     kind = choose_dtype(dtype, where)
     parts = _encoder_parts(name)
+    weights = {"vision": weights_in_halves(parts.vision), "text": weights_in_halves(parts.text.model)}
     vision = parts.vision.to(where, kind)
     # Remembering texts would make a store depend on where a run was interrupted.
     text = TextEncoder(parts.text.to(where).model, parts.text.tokenizer, parts.text.templates, cache_size=0)
@@ -94,6 +95,7 @@ def load_encoders(name: str, *, device: str = "auto", dtype: str = "auto") -> En
         "vision_sha256": weights_checksum(vision),
         "text_sha256": weights_checksum(text),
         "dtype": str(kind).removeprefix("torch."),
+        "weights": weights,
     }
     size = parts.config.size // vision.patch_size * vision.patch_size
     return Encoders(

@@ -33,7 +33,8 @@ from talk2dino.models.text import TextEncoder
 from talk2dino.models.tokenizer import TextTokenizer
 from talk2dino.models.vision import VisionModel, build_backbone
 from talk2dino.training.captions import CaptionSource, FirstRecords
-from talk2dino.training.extract import Encoders, ExtractOptions, extract
+from talk2dino.training.encoders import Encoders
+from talk2dino.training.extract import ExtractOptions, extract
 from talk2dino.training.sources import open_source
 
 COCO_IMAGES = 82_783
@@ -149,7 +150,7 @@ def tiny_encoders() -> Encoders:
 
 def memory_child(source_path: Path, out: Path, count: int, encoders: str, per_shard: int) -> None:
     """Index a source, extract so many of its pictures, and print resident memory after each step, in MB."""
-    from talk2dino.training.extract import load_encoders
+    from talk2dino.training.encoders import load_encoders
 
     if encoders in ("none", "random"):
         chosen = tiny_encoders() if encoders == "none" else random_encoders(torch.float32)

@@ -142,8 +142,12 @@ def test_damage_is_named_and_mended(tmp_path):
         FeatureStore.open(tmp_path / "out")
     with pytest.raises(DataError, match=r"2 of 5 shards .*shard-00002.safetensors is corrupted: its checksum"):
         FeatureStore.open(tmp_path / "out", verify=True)
-    extract(source, fake_encoders(), tmp_path / "out", OPTIONS)
+    told = []
+    extract(source, fake_encoders(), tmp_path / "out", OPTIONS, tell=told.append)
     assert contents(tmp_path / "out") == whole
+    [note] = told
+    assert note.startswith("making 2 damaged shards again: ")
+    assert "shard-00001.safetensors is missing; " in note
 
 
 def test_stores_of_other_models_are_refused_by_name(tmp_path):
@@ -157,8 +161,9 @@ def test_stores_of_other_models_are_refused_by_name(tmp_path):
     extract(source, fake_encoders(), tmp_path / "c", replace(OPTIONS, size=24))
     with pytest.raises(DataError, match=r"preprocessing.size: 16 and 24"):
         FeatureStore.open([tmp_path / "a", tmp_path / "c"])
-    extract(source, fake_encoders(), tmp_path / "d", OPTIONS)
-    assert FeatureStore.open([tmp_path / "a", tmp_path / "d"]).num_images == 46
+    more = open_source(make_folder(tmp_path / "more", 7, size=(31, 50)))
+    extract(more, fake_encoders(), tmp_path / "d", OPTIONS)
+    assert FeatureStore.open([tmp_path / "a", tmp_path / "d"]).num_images == 30
 
 
 def test_a_changed_source_is_refused(tmp_path):
@@ -172,6 +177,62 @@ def test_a_changed_source_is_refused(tmp_path):
     extract(open_source(folder), fake_encoders(), tmp_path / "part1", replace(OPTIONS, part=(1, 2)))
     with pytest.raises(DataError, match=r"are not of one extraction: source.content: "):
         merge_stores([tmp_path / "part0", tmp_path / "part1"], tmp_path / "whole")
+
+
+def test_stores_need_only_share_the_feature_that_is_read(tmp_path):
+    folder = make_folder(tmp_path / "in", 7)
+    every = replace(OPTIONS, features=("cls", "heads"))
+    extract(open_source(folder), fake_encoders(), tmp_path / "a", every)
+    written = contents(tmp_path / "a")
+    (tmp_path / "a" / "shard-00000.safetensors").unlink()
+    extract(open_source(folder), fake_encoders(), tmp_path / "a", replace(OPTIONS, features=("heads", "cls", "heads")))
+    assert contents(tmp_path / "a") == written
+    more = open_source(make_folder(tmp_path / "more", 5, size=(31, 50)))
+    extract(more, fake_encoders(), tmp_path / "b", replace(OPTIONS, features=("heads",)))
+    both = FeatureStore.open([tmp_path / "a", tmp_path / "b"])
+    assert both.gather("heads", torch.arange(12)).shape == (12, M, D)
+    with pytest.raises(DataError, match="these stores share no feature 'cls', only: heads"):
+        both.shape("cls")
+    with pytest.raises(DataError, match=r"made in another way \(features: \['cls', 'heads'\] and \['heads'\]\)"):
+        extract(open_source(folder), fake_encoders(), tmp_path / "a", OPTIONS)
+
+
+def test_pictures_that_would_count_double_are_refused(tmp_path):
+    source = open_source(make_folder(tmp_path / "in", 7))
+    extract(source, fake_encoders(), tmp_path / "a", OPTIONS)
+    with pytest.raises(DataError, match=r"a is given twice: its pictures would count double"):
+        FeatureStore.open([tmp_path / "a", tmp_path / "in" / ".." / "a"])
+    merge_stores([tmp_path / "a"], tmp_path / "b")
+    with pytest.raises(
+        DataError, match=r"b/shard-00000.safetensors holds the same pictures as .*a/shard-00000.safeten"
+    ):
+        FeatureStore.open([tmp_path / "a", tmp_path / "b"])
+    path = tmp_path / "a" / "manifest.json"
+    whole = json.loads(path.read_text())
+    path.write_text(json.dumps({**whole, "shards": [*whole["shards"], whole["shards"][0]]}))
+    with pytest.raises(DataError, match=r"manifest.json is damaged \(shard 0 is listed twice\)"):
+        FeatureStore.open(tmp_path / "a")
+    path.write_text(json.dumps({**whole, "shards": [{**whole["shards"][0], "images": 4}]}))
+    with pytest.raises(DataError, match=r"does not hold what its manifest says \(4 pictures, 10 captions; found capti"):
+        FeatureStore.open(tmp_path / "a")
+
+
+def test_files_follow_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        extract(open_source(make_folder(tmp_path / "in", 3)), fake_encoders(), tmp_path / "out", OPTIONS)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()} == {0o640}
+
+
+def test_parts_are_no_store_but_it_is_told_what_to_do(tmp_path):
+    source = open_source(make_folder(tmp_path / "in", 7))
+    extract(source, fake_encoders(), tmp_path / "out" / "part-000-of-002", replace(OPTIONS, part=(0, 2)))
+    with pytest.raises(
+        DataError, match=r"it holds 1 parts of one: give these \(.*part-000-of-002 ...\), or .*store merge"
+    ):
+        FeatureStore.open(tmp_path / "out")
 
 
 def test_full_disk(tmp_path, monkeypatch):

@@ -50,7 +50,8 @@ def extract(
 
     from talk2dino.cli.progress import progress
     from talk2dino.training.captions import FirstRecords, Several
-    from talk2dino.training.extract import ExtractOptions, load_encoders
+    from talk2dino.training.encoders import load_encoders
+    from talk2dino.training.extract import ExtractOptions
     from talk2dino.training.extract import extract as run_extract
     from talk2dino.training.sources import open_source
 

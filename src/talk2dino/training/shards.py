@@ -15,7 +15,16 @@ from torch import Tensor
 from talk2dino.errors import DataError, OutputError
 from talk2dino.io.atomic import atomic_path, remove_leftovers, write_atomically, writing_failed
 from talk2dino.training.captions import Skipped
-from talk2dino.training.manifest import NAME, Manifest, Shard, check_lines, check_shard, checksum, differences
+from talk2dino.training.manifest import (
+    NAME,
+    Manifest,
+    Shard,
+    check_lines,
+    check_shard,
+    checksum,
+    differences,
+    differences_of_making,
+)
 
 SKIPPED = "skipped.jsonl"
 
@@ -81,12 +90,10 @@ class StoreWriter:
 
     def _take_up(self, before: Manifest) -> None:
         now = self.manifest
-        different = before.differences(now)
-        for name in ("source", "records_per_shard", "part"):
-            different += differences(name, getattr(before, name), getattr(now, name))
+        different = differences_of_making(before, now) + differences("part", before.part, now.part)
         if different:
             raise DataError(
-                f"{self.folder} holds a store made in another way ({'; '.join(map(_explained, different))}): give another "
+                f"{self.folder} holds a store made in another way ({'; '.join(different)}): give another "
                 "folder with --out, or remove it"
             )
         told = Counter(number // max(1, now.records_per_shard) for number, _ in _skipped_lines(self.folder))
@@ -137,10 +144,13 @@ class StoreWriter:
             tensors["captions"] = torch.cat(contents.captions)
         tensors["caption_image"] = torch.tensor(contents.caption_image, dtype=torch.int32)
         with atomic_path(self.folder / name) as temporary:
+            temporary.touch()
+            mode = temporary.stat().st_mode  # as the umask has it; safetensors makes files that nobody else may read
             try:
                 save_file(tensors, temporary)
             except (SafetensorError, RuntimeError) as error:
                 raise writing_failed(self.folder / name, error) from error
+            temporary.chmod(mode)
             _sync(temporary)
             size, digest = temporary.stat().st_size, checksum(temporary)
         lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in contents.lines)
@@ -180,12 +190,8 @@ def merge_stores(parts: Sequence[Path], out: Path) -> Manifest:
     manifests = [Manifest.read(part) for part in parts]
     first = manifests[0]
     for part, manifest in zip(parts, manifests, strict=True):
-        different = first.differences(manifest)
-        for name in ("source", "records_per_shard"):
-            different += differences(name, getattr(first, name), getattr(manifest, name))
-        if different:
-            told = "; ".join(map(_explained, different))
-            raise DataError(f"{parts[0]} and {part} are not of one extraction: {told}")
+        if different := differences_of_making(first, manifest):
+            raise DataError(f"{parts[0]} and {part} are not of one extraction: {'; '.join(different)}")
         if not manifest.complete:
             raise DataError(f"{part} is not finished; run its 'talk2dino extract' again")
     count = first.part[1]
@@ -215,12 +221,6 @@ def merge_stores(parts: Sequence[Path], out: Path) -> Manifest:
     skipped = "".join(line + "\n" for part in parts for line in _lines(part / SKIPPED))
     write_atomically(out / SKIPPED, skipped)
     return writer.finish()
-
-
-def _explained(difference: str) -> str:
-    if difference.startswith("source.content: "):
-        return f"{difference}, that is, its captions or pictures have changed since"
-    return difference
 
 
 def _skipped_lines(folder: Path) -> Iterator[tuple[int, str]]:

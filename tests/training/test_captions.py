@@ -470,3 +470,28 @@ def test_a_source_tells_its_content(tmp_path):
     assert content(tmp_path / "1a") != content(tmp_path / "1b")
     both = [Several([open_source(tmp_path / a), open_source(tmp_path / "2a")]).description for a in ("1a", "1b")]
     assert both[0]["content"] != both[1]["content"]
+
+
+def test_coco_entries_that_say_nothing(tmp_path):
+    """A null file name is a skipped record; captions that are no text or stand there twice are counted."""
+    one = {"id": 1, "image_id": 1, "caption": "one"}
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": None}],
+        "annotations": [one, {"id": 2, "image_id": 1, "caption": None}, {**one, "id": 3}, one, {**one, "image_id": 2}],
+    }
+    source = open_source(coco_file(tmp_path, content))
+    assert told(source) == [(0, "1", ("one", "one")), (1, "2", "its file_name is empty")]
+    assert source.notes == [
+        "captions_train2014.json: 1 annotations have no text as their caption and are left out",
+        "captions_train2014.json: 1 annotations stand there twice and are left out",
+    ]
+
+
+def test_a_cut_tar_is_noted(tmp_path):
+    make_tar(tmp_path / "x.tar", [(f"{n}.{kind}", os.urandom(700)) for n in range(9) for kind in ("jpg", "txt")])
+    whole = (tmp_path / "x.tar").read_bytes()
+    assert not open_source(tmp_path).notes
+    (tmp_path / "x.tar").write_bytes(whole[:9000])
+    [note] = FirstRecords(Several([open_source(tmp_path)]), 5).notes
+    assert note.startswith("x.tar: the tar is ")
+    assert "after 3 samples" in note

@@ -16,6 +16,7 @@ from fakes import SIZE, D, M, fake_embed, fake_encoders, fake_vision, make_folde
 from PIL import Image
 
 from talk2dino.errors import DataError, InputError, OutputError
+from talk2dino.io.lock import folder_lock
 from talk2dino.models.preprocess import normalise
 from talk2dino.training import shards
 from talk2dino.training.extract import ExtractOptions, extract, preprocess
@@ -257,12 +258,26 @@ def test_a_model_that_overflows_is_said(tmp_path):
         extract(source, broken, tmp_path / "out", OPTIONS)
 
 
+def test_what_should_be_known_of_a_source_is_told(tmp_path):
+    folder = make_folder(tmp_path / "in", 3)
+    source = open_source(folder)
+    source.notes = ["a tar ended early"]
+    told = []
+    extract(source, fake_encoders(), tmp_path / "out", OPTIONS, tell=told.append)
+    assert told == ["a tar ended early"]
+    with folder_lock(tmp_path / "out"), pytest.raises(OutputError, match="another run is writing to"):
+        extract(source, fake_encoders(), tmp_path / "out", OPTIONS)
+
+
 def test_progress(tmp_path):
     told = []
     extract(open_source(make_folder(tmp_path / "in")), fake_encoders(), tmp_path / "out", OPTIONS, watch=told.append)
     assert told[-1]["done"] == told[-1]["total"] == 23
     assert all(a["done"] <= b["done"] for a, b in itertools.pairwise(told))
     assert told[3]["remaining"] > 0
+    (tmp_path / "out" / "shard-00001.safetensors").unlink()
+    extract(open_source(tmp_path / "in"), fake_encoders(), tmp_path / "out", OPTIONS, watch=told.append)
+    assert (told[-1]["before"], told[-1]["done"]) == (18, 23)
 
 
 @pytest.mark.parametrize("size", [(40, 30), (30, 40), (16, 16), (97, 31), (7, 5)])

@@ -49,6 +49,7 @@ def extract(
     import json
 
     from talk2dino.cli.progress import progress
+    from talk2dino.errors import DataError
     from talk2dino.training.captions import FirstRecords, Several
     from talk2dino.training.encoders import load_encoders
     from talk2dino.training.extract import ExtractOptions
@@ -56,12 +57,18 @@ def extract(
     from talk2dino.training.sources import open_source
 
     part = _part(shard)
+    chosen = _features(features)
+    if crop not in ("center", "squash"):
+        raise typer.BadParameter(f"{crop!r} is neither center nor squash", param_hint="--crop")
+    for place in [*sources, *([images] if images else [])]:
+        if out.resolve() == (place if place.is_dir() else place.parent).resolve():
+            raise DataError(f"{out} is the source's own folder, which is left as it is: give another one with --out")
     opened = [open_source(source, images=images, split=split) for source in sources]
     source = opened[0] if len(opened) == 1 else Several(opened)
     source = FirstRecords(source, limit) if limit else source
     encoders = load_encoders(model, device=device, dtype=dtype)
     options = ExtractOptions(
-        tuple(name.strip() for name in features.split(",") if name.strip()),
+        chosen,
         size or encoders.size,
         crop,
         batch_size,
@@ -74,10 +81,12 @@ def extract(
     with progress(len(source) // part[1], f"extract ({encoders.identity['name']})", "record") as bar:
 
         def watch(state: dict[str, Any]) -> None:
-            bar.total = state["total"]
-            bar.advance(state["done"] - bar.done)
+            bar.reached(state["done"], state["total"], state["before"])
 
-        manifest = run_extract(source, encoders, folder, options, watch=watch)
+        def tell(note: str) -> None:
+            bar.message(f"talk2dino: {note}")
+
+        manifest = run_extract(source, encoders, folder, options, watch=watch, tell=tell)
     result: dict[str, Any] = {
         "store": str(folder),
         "images": manifest.images,
@@ -100,3 +109,13 @@ def _part(text: str) -> tuple[int, int]:
     if not (first.isdigit() and second.isdigit() and int(first) < int(second)):
         raise typer.BadParameter(f"{text!r} is not of the form I/N with 0 <= I < N", param_hint="--shard")
     return int(first), int(second)
+
+
+def _features(text: str) -> tuple[str, ...]:
+    from talk2dino.training.heads import STRATEGIES
+
+    known = dict.fromkeys(STRATEGIES.values())
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names or set(names) - set(known):
+        raise typer.BadParameter(f"{text!r}: any of {', '.join(known)}, with commas between", param_hint="--features")
+    return names

@@ -31,19 +31,26 @@ class CocoCaptions(CaptionSource):
     def __init__(self, file: Path, images: Path | None = None) -> None:
         # Ids stand as hashes in arrays and texts in blocks of bytes: some 300 bytes a picture with its five captions.
         self._ids, self._names, self._texts = Texts(), Texts(), Texts()
-        pictures, owners = array("Q"), array("Q")
+        pictures, owners, annotations = array("Q"), array("Q"), array("Q")
+        textless = 0
         for name, entry in _coco_entries(file):
             if name == "images":
                 pictures.append(key_hash(_coco_id(file, entry, "id")))
                 self._ids.append(str(entry["id"]))
-                self._names.append(str(entry["file_name"]))
+                self._names.append(entry["file_name"] if isinstance(entry["file_name"], str) else "")
             elif isinstance(entry["caption"], str):
                 owners.append(key_hash(_coco_id(file, entry, "image_id")))
                 self._texts.append(entry["caption"])
+                annotations.append(key_hash(repr((entry.get("id"), entry["image_id"], entry["caption"]))))
+            else:
+                textless += 1
         if images is not None and not images.is_dir():
             raise DataError(f"no folder of pictures at {images}; say where they are with --images FOLDER")
         self._folder = images or coco_images(file)
-        self._sort(file, np.asarray(pictures, dtype=np.uint64), np.asarray(owners, dtype=np.uint64))
+        again = repeated(annotations)
+        self._sort(file, np.asarray(pictures, dtype=np.uint64), np.asarray(owners, dtype=np.uint64), again)
+        counted = ((textless, "have no text as their caption"), (len(again), "stand there twice"))
+        self.notes = [f"{file.name}: {count} annotations {what} and are left out" for count, what in counted if count]
         content = Fingerprint()
         content.add_file(file)
         for name in filter(None, self._names):
@@ -59,8 +66,8 @@ class CocoCaptions(CaptionSource):
     def __len__(self) -> int:
         return len(self._ids)
 
-    def _sort(self, file: Path, pictures: np.ndarray, owners: np.ndarray) -> None:
-        """Find the captions of each picture, and put pictures that captions name alone at the end."""
+    def _sort(self, file: Path, pictures: np.ndarray, owners: np.ndarray, again: set[int]) -> None:
+        """Find the captions of each picture, less repeated ones, and put pictures that captions alone name at the end."""
         listed = len(pictures)
         unknown = set(np.setdiff1d(owners, pictures).tolist())
         if unknown:
@@ -70,6 +77,8 @@ class CocoCaptions(CaptionSource):
                     unknown.discard(value)
                     self._ids.append(str(entry["image_id"]))
         order = np.argsort(owners, kind="stable")
+        if again:
+            order = order[~np.isin(order, list(again))]
         self._order = order.astype(np.uint32)  # captions, those of one picture beside each other
         hashes = owners[order]
         self._first = np.searchsorted(hashes, pictures, "left").astype(np.uint32)

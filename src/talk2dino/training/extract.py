@@ -16,6 +16,7 @@ from torch import Tensor
 
 from talk2dino.errors import DataError, InputError, Talk2DinoError
 from talk2dino.io.images import read_image
+from talk2dino.io.lock import folder_lock
 from talk2dino.models.preprocess import normalise
 from talk2dino.training.captions import CaptionSource, Record, Skipped
 from talk2dino.training.encoders import Encoders
@@ -82,7 +83,7 @@ def extract(
     Raises:
         InputError: a size that the vision model cannot take.
         DataError: no records, too many that cannot be used, or the folder holds a store made in another way.
-        OutputError: the folder cannot be written.
+        OutputError: the folder cannot be written, or another run is writing there.
     """
     patch = getattr(encoders.vision, "patch_size", 1)
     if options.size < patch or options.size % patch:
@@ -103,23 +104,24 @@ def extract(
         options.records_per_shard,
         options.part,
     )
-    writer = StoreWriter(Path(out), manifest)
-    if tell is not None:
-        for note in (*source.notes, *writer.redone_notes()):
-            tell(note)
-    run = _Extraction(source, encoders, options, writer, watch)
-    with ThreadPoolExecutor(options.workers, "decode") as decoders, ThreadPoolExecutor(1, "write") as write:
-        try:
-            for contents in run.shards(decoders):
-                run.hand_over(contents, write)
-            run.hand_over(None, write)
-        except BaseException:
-            decoders.shutdown(wait=False, cancel_futures=True)
-            raise
-    run.judge_skipped(final=True)
-    if options.part == (0, 1) and not manifest.images:
-        raise DataError(f"not one of {len(source)} records can be used; {writer.folder}/skipped.jsonl says why")
-    return writer.finish()
+    with folder_lock(Path(out)):
+        writer = StoreWriter(Path(out), manifest)
+        if tell is not None:
+            for note in (*source.notes, *writer.redone_notes()):
+                tell(note)
+        run = _Extraction(source, encoders, options, writer, watch)
+        with ThreadPoolExecutor(options.workers, "decode") as decoders, ThreadPoolExecutor(1, "write") as write:
+            try:
+                for contents in run.shards(decoders):
+                    run.hand_over(contents, write)
+                run.hand_over(None, write)
+            except BaseException:
+                decoders.shutdown(wait=False, cancel_futures=True)
+                raise
+        run.judge_skipped(final=True)
+        if options.part == (0, 1) and not manifest.images:
+            raise DataError(f"not one of {len(source)} records can be used; {writer.folder}/skipped.jsonl says why")
+        return writer.finish()
 
 
 class _Picture(NamedTuple):

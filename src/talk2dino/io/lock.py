@@ -16,7 +16,8 @@ NAME = ".lock"
 
 @contextlib.contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` for this process; its ``.lock`` says which one that is, and is removed at the end.
+    """Hold ``folder`` for this process; its ``.lock`` says which one that is, and is removed at the end
+    (with the folder, where that was made for it and nothing was written).
 
     What a killed run left is no obstacle. Where the system has no such locks (Windows, some network file systems), nothing
     is held.
@@ -29,7 +30,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
     except ImportError:
         yield
         return
-    path = folder / NAME
+    path, made = folder / NAME, not folder.exists()
     with _opened(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -53,6 +54,8 @@ def folder_lock(folder: Path) -> Iterator[None]:
         finally:
             with contextlib.suppress(OSError):
                 path.unlink()
+                if made:
+                    folder.rmdir()  # which does nothing where something was written
 
 
 def _opened(path: Path) -> IO[str]:

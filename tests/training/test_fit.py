@@ -224,6 +224,8 @@ def test_two_processes_follow_one_whatever_is_trained(learnable, tmp_path):
             for folder in ("one", "two")
         )
         same(one, two, tolerance=1e-5)
+        losses = [[record["loss"] for record in records_of(tmp_path / folder / name)] for folder in ("one", "two")]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)  # a constant factor does not show in Adam's steps
         moved = Aligner(FitConfig(**BASE, **CONFIGS[name]), C, D).state_dict()
         assert any(not torch.equal(one[key], moved[key]) for key in one)
     told = [json.loads((tmp_path / "two" / f"told{rank}.json").read_text()) for rank in range(2)]

@@ -57,6 +57,7 @@ def test_what_a_run_leaves(store, tmp_path):
     assert not [name for name in names if "tmp" in name]
     described = json.loads((tmp_path / "config.json").read_text())
     assert described["settings"]["strategy"] == "max"
+    assert (tmp_path / "best" / "config.json").read_text() == (tmp_path / "config.json").read_text()
     same(weights(tmp_path / "mapping.pth"), weights(tmp_path))
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     validated = [record for record in records if "validation_loss" in record]

@@ -198,6 +198,7 @@ class _Run:
                 if figures["validation_loss"] < progress.best:
                     progress.best, progress.at_best = figures["validation_loss"], progress.step
                     save_mappings(self.out / "best", self.aligner, progress.step)
+                    write_atomically(self.out / "best" / "config.json", (self.out / "config.json").read_bytes())
                 started = time.perf_counter()
             stop = self._anybody(interrupted())
             if progress.step % save_every == 0 or final or stop:

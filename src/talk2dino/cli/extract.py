@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from talk2dino.training.captions import CaptionSource
+    from talk2dino.training.manifest import Manifest
 
 _SOURCES = (
     "COCO captions .json (or COCO's folder), a folder with metadata.jsonl / metadata.csv or a .txt a picture, "
@@ -48,45 +52,22 @@ def extract(
     """
     import json
 
-    from talk2dino.cli.progress import progress
-    from talk2dino.errors import DataError
-    from talk2dino.training.captions import FirstRecords, Several
-    from talk2dino.training.encoders import load_encoders
-    from talk2dino.training.extract import ExtractOptions
-    from talk2dino.training.extract import extract as run_extract
-    from talk2dino.training.sources import open_source
-
-    part = _part(shard)
-    chosen = _features(features)
+    part, chosen = _part(shard), _features(features)
     if crop not in ("center", "squash"):
         raise typer.BadParameter(f"{crop!r} is neither center nor squash", param_hint="--crop")
-    for place in [*sources, *([images] if images else [])]:
-        if out.resolve() == (place if place.is_dir() else place.parent).resolve():
-            raise DataError(f"{out} is the source's own folder, which is left as it is: give another one with --out")
-    opened = [open_source(source, images=images, split=split) for source in sources]
-    source = opened[0] if len(opened) == 1 else Several(opened)
-    source = FirstRecords(source, limit) if limit else source
-    encoders = load_encoders(model, device=device, dtype=dtype)
-    options = ExtractOptions(
-        chosen,
-        size or encoders.size,
-        crop,
-        batch_size,
-        records_per_shard,
-        part,
-        max_skipped,
-        workers,
-    )
+    _refuse_own_folder(out, [*sources, *([images] if images else [])])
+    settings: dict[str, Any] = {
+        "features": chosen,
+        "crop": crop,
+        "batch_size": batch_size,
+        "records_per_shard": records_per_shard,
+        "part": part,
+        "max_skipped": max_skipped,
+        "workers": workers,
+        **({"size": size} if size else {}),
+    }
     folder = out if part == (0, 1) else out / f"part-{part[0]:03d}-of-{part[1]:03d}"
-    with progress(len(source) // part[1], f"extract ({encoders.identity['name']})", "record") as bar:
-
-        def watch(state: dict[str, Any]) -> None:
-            bar.reached(state["done"], state["total"], state["before"])
-
-        def tell(note: str) -> None:
-            bar.message(f"talk2dino: {note}")
-
-        manifest = run_extract(source, encoders, folder, options, watch=watch, tell=tell)
+    manifest = _run(_source(sources, images, split, limit), folder, model, device, dtype, settings)
     result: dict[str, Any] = {
         "store": str(folder),
         "images": manifest.images,
@@ -102,6 +83,44 @@ def extract(
         f"{folder}: {manifest.images:,} pictures, {manifest.captions:,} captions, {manifest.skipped:,} records skipped, "
         f"{len(manifest.shards)} shards, {result['bytes'] / 1e6:,.1f} MB"
     )
+
+
+def _source(sources: list[Path], images: Path | None, split: str, limit: int | None) -> CaptionSource:
+    from talk2dino.training.captions import FirstRecords, Several
+    from talk2dino.training.sources import open_source
+
+    opened = [open_source(source, images=images, split=split) for source in sources]
+    source = opened[0] if len(opened) == 1 else Several(opened)
+    return FirstRecords(source, limit) if limit else source
+
+
+def _run(
+    source: CaptionSource, folder: Path, model: str, device: str, dtype: str, settings: dict[str, Any]
+) -> Manifest:
+    from talk2dino.cli.progress import progress
+    from talk2dino.training.encoders import load_encoders
+    from talk2dino.training.extract import ExtractOptions
+    from talk2dino.training.extract import extract as run_extract
+
+    encoders = load_encoders(model, device=device, dtype=dtype)
+    options = ExtractOptions(**{"size": encoders.size, **settings})
+    with progress(len(source) // options.part[1], f"extract ({encoders.identity['name']})", "record") as bar:
+
+        def watch(state: dict[str, Any]) -> None:
+            bar.reached(state["done"], state["total"], state["before"])
+
+        def tell(note: str) -> None:
+            bar.message(f"talk2dino: {note}")
+
+        return run_extract(source, encoders, folder, options, watch=watch, tell=tell)
+
+
+def _refuse_own_folder(out: Path, sources: list[Path]) -> None:
+    from talk2dino.errors import DataError
+
+    for place in sources:
+        if out.resolve() == (place if place.is_dir() else place.parent).resolve():
+            raise DataError(f"{out} is the source's own folder, which is left as it is: give another one with --out")
 
 
 def _part(text: str) -> tuple[int, int]:

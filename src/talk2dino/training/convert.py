@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from talk2dino.errors import DataError
+from talk2dino.io.lock import folder_lock
 from talk2dino.training.captions import Skipped
 from talk2dino.training.manifest import Manifest, checksum
 from talk2dino.training.shards import ShardContents, StoreWriter
@@ -63,20 +64,21 @@ def convert_published(
         {"kind": "published", "file": file.name, "records": len(images), "content": checksum(file)[:16]},
         records_per_shard,
     )
-    writer = StoreWriter(Path(out), manifest)
-    if tell is not None:
-        for note in [*lost, *writer.redone_notes()]:
-            tell(note)
-    place_of = {image["id"]: place for place, image in reversed(list(enumerate(images)))}
-    for start in range(0, len(images), records_per_shard):
-        number = start // records_per_shard
-        piece = images[start : start + records_per_shard]
-        again = [place_of[image["id"]] < place for place, image in enumerate(piece, start)]
-        if number not in writer.done:
-            writer.write(_shard(file, number, start, piece, again, captions, keys, first, manifest.text_dim))
-    if not manifest.images:
-        raise DataError(f"not one of {len(images)} pictures can be used; {writer.folder}/skipped.jsonl says why")
-    return writer.finish()
+    with folder_lock(Path(out)):
+        writer = StoreWriter(Path(out), manifest)
+        if tell is not None:
+            for note in [*lost, *writer.redone_notes()]:
+                tell(note)
+        place_of = {image["id"]: place for place, image in reversed(list(enumerate(images)))}
+        for start in range(0, len(images), records_per_shard):
+            number = start // records_per_shard
+            piece = images[start : start + records_per_shard]
+            again = [place_of[image["id"]] < place for place, image in enumerate(piece, start)]
+            if number not in writer.done:
+                writer.write(_shard(file, number, start, piece, again, captions, keys, first, manifest.text_dim))
+        if not manifest.images:
+            raise DataError(f"not one of {len(images)} pictures can be used; {writer.folder}/skipped.jsonl says why")
+        return writer.finish()
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from talk2dino.errors import DataError, OutputError
 from talk2dino.io.atomic import atomic_path, remove_leftovers, write_atomically, writing_failed
+from talk2dino.io.lock import folder_lock
 from talk2dino.training.captions import Skipped
 from talk2dino.training.manifest import (
     NAME,
@@ -208,19 +209,20 @@ def merge_stores(parts: Sequence[Path], out: Path) -> Manifest:
         first.model, first.preprocessing, first.features, first.num_heads, first.vision_dim, first.text_dim,
         first.source, first.records_per_shard,
     )  # fmt: skip
-    writer = StoreWriter(out, merged)
-    for part, shard in sorted(shards, key=lambda pair: pair[1].number):
-        for name in (shard.file, shard.file.replace(".safetensors", ".jsonl")):
-            with atomic_path(out / name) as temporary:
-                try:
-                    os.link(part / name, temporary)
-                except OSError:
-                    shutil.copyfile(part / name, temporary)
-    merged.shards = sorted((shard for _, shard in shards), key=lambda shard: shard.number)
-    writer.done = {shard.number for shard in merged.shards}
-    skipped = "".join(line + "\n" for part in parts for line in _lines(part / SKIPPED))
-    write_atomically(out / SKIPPED, skipped)
-    return writer.finish()
+    with folder_lock(out):
+        writer = StoreWriter(out, merged)
+        for part, shard in sorted(shards, key=lambda pair: pair[1].number):
+            for name in (shard.file, shard.file.replace(".safetensors", ".jsonl")):
+                with atomic_path(out / name) as temporary:
+                    try:
+                        os.link(part / name, temporary)
+                    except OSError:
+                        shutil.copyfile(part / name, temporary)
+        merged.shards = sorted((shard for _, shard in shards), key=lambda shard: shard.number)
+        writer.done = {shard.number for shard in merged.shards}
+        skipped = "".join(line + "\n" for part in parts for line in _lines(part / SKIPPED))
+        write_atomically(out / SKIPPED, skipped)
+        return writer.finish()
 
 
 def _skipped_lines(folder: Path) -> Iterator[tuple[int, str]]:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from talk2dino.errors import DataError
+from talk2dino.errors import DataError, OutputError
+from talk2dino.io.lock import folder_lock
 from talk2dino.training.convert import convert_published
 from talk2dino.training.store import FeatureStore
 
@@ -144,3 +145,8 @@ def test_another_file_of_the_same_name_is_refused(tmp_path):
     content["images"][5]["disentangled_self_attn"] += 1
     with pytest.raises(DataError, match=r"made in another way \(source.content: "):
         converted(tmp_path, content, records_per_shard=4)
+
+
+def test_a_file_that_is_converted_twice_at_once_is_refused(tmp_path):
+    with folder_lock(tmp_path / "out"), pytest.raises(OutputError, match="another run is writing to"):
+        converted(tmp_path, published(lambda t: t))

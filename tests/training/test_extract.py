@@ -213,9 +213,16 @@ def test_pictures_that_would_count_double_are_refused(tmp_path):
     path.write_text(json.dumps({**whole, "shards": [*whole["shards"], whole["shards"][0]]}))
     with pytest.raises(DataError, match=r"manifest.json is damaged \(shard 0 is listed twice\)"):
         FeatureStore.open(tmp_path / "a")
-    path.write_text(json.dumps({**whole, "shards": [{**whole["shards"][0], "images": 4}]}))
-    with pytest.raises(DataError, match=r"does not hold what its manifest says \(4 pictures, 10 captions; found capti"):
-        FeatureStore.open(tmp_path / "a")
+    for counts, told in (
+        ({"images": 4}, "4 pictures, 10"),
+        ({"captions": 9}, "5 pictures, 9"),
+        ({"images": 6}, "6 pict"),
+    ):
+        path.write_text(json.dumps({**whole, "shards": [{**whole["shards"][0], **counts}]}))
+        with pytest.raises(
+            DataError, match=rf"does not hold what its manifest says \({told}.*found caption_image 10, "
+        ):
+            FeatureStore.open(tmp_path / "a")
 
 
 def test_files_follow_the_umask(tmp_path):
@@ -403,3 +410,17 @@ def test_differences_of_long_sources_are_short():
     [line] = differences("source", before.source, now.source)
     assert line.startswith("source.files: ['00000.tar'")
     assert len(line) < 400
+
+
+def test_stores_are_compared_in_what_they_say():
+    """Older stores say nothing of their weights in half precision, converted ones may have no head embeddings."""
+
+    def manifest(heads=M, **model):
+        return Manifest({"name": "a", **model}, {}, ["heads"], heads, D, 7)
+
+    one, other = ({"vision": {"float16": digits}} for digits in ("12", "34"))
+    assert manifest().differences(manifest(weights=one)) == []
+    assert manifest(0).differences(manifest()) == []
+    assert manifest(2).differences(manifest()) == ["num_heads: 2 and 3"]
+    told = manifest(weights=one).differences(manifest(weights=other))
+    assert told == ["model.weights.vision.float16: 12 and 34"]

@@ -44,7 +44,8 @@ from talk2dino.io.atomic import atomic_path, write_atomically
 from talk2dino.models.loading import Parts, load_parts
 from talk2dino.training.captions import CaptionSource, Record, Skipped, make_record
 from talk2dino.training.config import FitConfig
-from talk2dino.training.extract import FEATURES, ExtractOptions, extract, load_encoders
+from talk2dino.training.encoders import load_encoders
+from talk2dino.training.extract import FEATURES, ExtractOptions, extract
 from talk2dino.training.fit import FitResult, fit
 from talk2dino.training.heads import STRATEGIES
 from talk2dino.training.store import FeatureStore

@@ -32,10 +32,13 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 from talk2dino.models.text import TextEncoder
 from talk2dino.models.tokenizer import TextTokenizer
 from talk2dino.models.vision import VisionModel, build_backbone
-from talk2dino.training.captions import CaptionSource, FirstRecords, open_source
-from talk2dino.training.extract import Encoders, ExtractOptions, extract
+from talk2dino.training.captions import CaptionSource, FirstRecords
+from talk2dino.training.encoders import Encoders
+from talk2dino.training.extract import ExtractOptions, extract
+from talk2dino.training.sources import open_source
 
 COCO_IMAGES = 82_783
+GOAL = 0.85  # of the bare backbone
 WORDS = [
     "a",
     "man",
@@ -148,7 +151,7 @@ def tiny_encoders() -> Encoders:
 
 def memory_child(source_path: Path, out: Path, count: int, encoders: str, per_shard: int) -> None:
     """Index a source, extract so many of its pictures, and print resident memory after each step, in MB."""
-    from talk2dino.training.extract import load_encoders
+    from talk2dino.training.encoders import load_encoders
 
     if encoders in ("none", "random"):
         chosen = tiny_encoders() if encoders == "none" else random_encoders(torch.float32)
@@ -284,7 +287,19 @@ def _child(source: Path, out: Path, count: int, options: argparse.Namespace) -> 
     return json.loads(subprocess.run(call, check=True, capture_output=True, text=True).stdout)
 
 
-def main() -> None:
+def show_speed(figures: dict) -> None:
+    print(f"bare backbone                {figures['bare_pictures_per_second']:7.2f} pictures/s   ({figures['dtype']}, batch "
+          f"{figures['batch']}, ViT-B/14 at 448)")  # fmt: skip
+    print(f"extraction                   {figures['extraction_pictures_per_second']:7.2f} pictures/s   "
+          f"{100 * figures['ratio']:.1f} % of the bare backbone (lowest turn {100 * figures['ratio_lowest_turn']:.1f} %, "
+          f"goal {100 * GOAL:.0f} %)")  # fmt: skip
+    print(
+        f"COCO 2014: {COCO_IMAGES:,} pictures, 5 captions each: {figures['coco_2014_hours']} hours at extraction's rate"
+    )
+    print(figures["machine"])
+
+
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=32, help="pictures a turn")
     parser.add_argument("--batch", type=int, default=8)
@@ -298,7 +313,11 @@ def main() -> None:
     parser.add_argument("--records-per-shard", type=int, default=2048, help="with --memory")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    options = make_parser().parse_args()
     torch.set_num_threads(options.threads)
     if options.child:
         source, out, count = options.child
@@ -315,10 +334,7 @@ def main() -> None:
             print(f"index of a million records, {layout}: {index} MB, while it is made at most "
                   f"{figures['opening_peak_mb_for_a_million'][layout]} MB")  # fmt: skip
     else:
-        print(f"bare backbone {figures['bare_pictures_per_second']:.2f} pictures/s, extraction "
-              f"{figures['extraction_pictures_per_second']:.2f}: {100 * figures['ratio']:.1f} % (lowest turn "
-              f"{100 * figures['ratio_lowest_turn']:.1f} %); COCO 2014 train in {figures['coco_2014_hours']} hours")  # fmt: skip
-        print(f"{figures['dtype']}, batch {figures['batch']}, {figures['machine']}")
+        show_speed(figures)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
 """Steps a second of the training loop, as a share of a bare loop over tensors already in memory, on this machine.
 
     python benchmarks/training.py                 # batch 128, 12 heads, D 768, C 512
-    python benchmarks/training.py --pictures 8000 --seconds 20
+    python benchmarks/training.py --pictures 8000 --turns 3
 
 Bare: forward, backward and optimizer step on one batch of float32 tensors, nothing read. Ours: `fit` itself on a
-memory-mapped store of several float16 shards, with its reading, checks, records and checkpoints. The two take turns, so
-that another job on the machine slows both. The ratio printed last is the median over the turns.
+memory-mapped store of several float16 shards, with its reading, checks, records and checkpoints. Published: the same
+steps in the shape of the published loop, a dataset of dictionaries (picture -> features) in memory that torch's DataLoader
+draws from an item at a time and collates by default, without workers and with two. They take turns, so that another job
+on the machine slows all. Each ratio is the median over the turns, to the bare loop right before and after.
+
+`python benchmarks/alignment.py` prints this and extraction's ratio together.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import time
 from pathlib import Path
 
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from talk2dino.training.aligner import Aligner
 from talk2dino.training.batches import Batches
@@ -27,6 +32,7 @@ from talk2dino.training.fit import fit, make_optimizer
 from talk2dino.training.store import FeatureStore
 
 COCO_IMAGES, COCO_CAPTIONS, EPOCHS = 82_783, 414_113, 100
+GOAL = 0.85  # of the bare loop
 
 
 def random_store(folder: Path, pictures: int, shards: int, heads: int, vision_dim: int, text_dim: int) -> FeatureStore:
@@ -71,22 +77,55 @@ class BareLoop:
         return steps / (time.perf_counter() - started)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=8000)
-    parser.add_argument("--shards", type=int, default=8)
-    parser.add_argument("--heads", type=int, default=12)
-    parser.add_argument("--vision-dim", type=int, default=768)
-    parser.add_argument("--text-dim", type=int, default=512)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--strategy", default="max")
-    parser.add_argument("--steps", type=int, default=300, help="steps a turn")
-    parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+class PublishedShape(Dataset):
+    """A caption and its picture's features out of dictionaries, as the published dataset gives them."""
 
+    def __init__(self, store: FeatureStore) -> None:
+        rows = torch.arange(store.num_images)
+        self.images = {
+            n: {"id": n, "features": row.clone()} for n, row in enumerate(store.gather("heads", rows).float())
+        }
+        captions = store.gather("captions", torch.arange(len(store.caption_image))).float()
+        self.annotations = [
+            {"image_id": owner, "features": row.clone()}
+            for owner, row in zip(store.caption_image.tolist(), captions, strict=True)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.annotations)
+
+    def __getitem__(self, place: int) -> dict:
+        annotation = self.annotations[place]
+        image = self.images[annotation["image_id"]]
+        return {"image": image["features"], "annotation": annotation["features"], "image_id": annotation["image_id"]}
+
+
+class PublishedLoop:
+    """Forward, backward and step over a DataLoader with the default collate."""
+
+    def __init__(self, data: PublishedShape, config: FitConfig, text_dim: int, vision_dim: int, workers: int) -> None:
+        self.loader = DataLoader(data, batch_size=config.batch_size, shuffle=True, num_workers=workers, drop_last=True)
+        self.aligner = Aligner(config, text_dim, vision_dim)
+        self.optimizer = make_optimizer(self.aligner, config)
+
+    def steps_per_second(self, steps: int) -> float:
+        """Of at most one epoch; what starting the workers takes is not counted."""
+        started, done = 0.0, -1
+        for batch in self.loader:
+            if done < 0:
+                started = time.perf_counter()
+            loss, _ = self.aligner(batch["image"], batch["annotation"])
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            done += 1
+            if done == steps:
+                break
+        return done / (time.perf_counter() - started)
+
+
+def measure(options: argparse.Namespace) -> dict:
+    """All loops in turns; figures as they are printed."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         store = random_store(
@@ -94,41 +133,92 @@ def main() -> None:
         )
         config = FitConfig(strategy=options.strategy, batch_size=options.batch)
         bare = BareLoop(store, config)
+        data = PublishedShape(store)
+        published = {
+            workers: PublishedLoop(data, config, options.text_dim, options.vision_dim, workers) for workers in (0, 2)
+        }
         bare.steps_per_second(20)
-        pairs = []
-        for turn in range(1, options.turns + 1):
-            before = bare.steps_per_second(options.steps // 2)
-            started = time.perf_counter()
-            partial = config.model_copy(update={"max_steps": turn * options.steps, "log_every": 50})
-            clock: list[float] = []
-            fit(store, partial, folder / "run", device="cpu", watch=lambda _, c=clock: c.append(time.perf_counter()))
-            whole = options.steps / (time.perf_counter() - started)
-            ours = 50 * (len(clock) - 1) / (clock[-1] - clock[0])
-            after = bare.steps_per_second(options.steps // 2)
-            pairs.append((2 / (1 / before + 1 / after), ours, whole))
+        rates: dict[str, list[tuple[float, float]]] = {}  # name -> (bare around it, its own), one a turn
+        before = bare.steps_per_second(options.steps // 2)
 
-    bare_rate, ours_rate = statistics.median(p[0] for p in pairs), statistics.median(p[1] for p in pairs)
-    ratio = statistics.median(p[1] / p[0] for p in pairs)
-    coco_steps = EPOCHS * (COCO_CAPTIONS // options.batch)
-    figures = {
-        "bare_steps_per_second": round(bare_rate, 1),
-        "training_steps_per_second": round(ours_rate, 1),
-        "ratio": round(ratio, 3),
-        "ratio_lowest_turn": round(min(p[1] / p[0] for p in pairs), 3),
-        "ratio_with_start_and_report": round(statistics.median(p[2] / p[0] for p in pairs), 3),
-        "coco_2014_hours": round(coco_steps / ours_rate / 3600, 2),
-        "machine": f"{platform.machine()}, {options.threads} threads, torch {torch.__version__}",
+        def note(name: str, own: float) -> None:
+            nonlocal before
+            after = bare.steps_per_second(options.steps // 2)
+            rates.setdefault(name, []).append((2 / (1 / before + 1 / after), own))
+            before = after
+
+        for turn in range(1, options.turns + 1):
+            note("training", our_rate(store, config, folder / "run", turn, options.steps))
+            for workers, loop in published.items():
+                note(f"published_{workers}_workers", loop.steps_per_second(options.steps // 3))
+    return figures_of(rates, options)
+
+
+def our_rate(store: FeatureStore, config: FitConfig, out: Path, turn: int, steps: int) -> float:
+    """Steps a second of the next so many steps of a run."""
+    clock: list[float] = []
+    partial = config.model_copy(update={"max_steps": turn * steps, "log_every": 50})
+    fit(store, partial, out, device="cpu", watch=lambda _: clock.append(time.perf_counter()))
+    return 50 * (len(clock) - 1) / (clock[-1] - clock[0])
+
+
+def figures_of(rates: dict[str, list[tuple[float, float]]], options: argparse.Namespace) -> dict:
+    figures: dict = {
+        "bare_steps_per_second": round(statistics.median(b for pairs in rates.values() for b, _ in pairs), 1)
     }
+    for name, pairs in rates.items():
+        figures[f"{name}_steps_per_second"] = round(statistics.median(own for _, own in pairs), 1)
+        figures[f"{name}_ratio"] = round(statistics.median(own / bare for bare, own in pairs), 3)
+        figures[f"{name}_ratio_lowest_turn"] = round(min(own / bare for bare, own in pairs), 3)
+    steps = EPOCHS * (COCO_CAPTIONS // options.batch)
+    figures["coco_2014_steps"] = steps
+    figures["coco_2014_hours"] = round(steps / figures["training_steps_per_second"] / 3600, 2)
+    figures["shape"] = (
+        f"batch {options.batch}, {options.heads} heads, D {options.vision_dim}, C {options.text_dim}, {options.strategy}"
+    )
+    figures["machine"] = f"{platform.machine()}, {options.threads} threads, torch {torch.__version__}"
+    return figures
+
+
+def show(figures: dict) -> None:
+    print(f"bare loop                    {figures['bare_steps_per_second']:7.1f} steps/s   ({figures['shape']})")
+    for name, title in (
+        ("training", "training loop"),
+        ("published_0_workers", "published shape, no workers"),
+        ("published_2_workers", "published shape, 2 workers"),
+    ):
+        goal = f", goal {100 * GOAL:.0f} %" if name == "training" else ""
+        print(f"{title:<28} {figures[f'{name}_steps_per_second']:7.1f} steps/s   {100 * figures[f'{name}_ratio']:.1f} % of "
+              f"the bare loop (lowest turn {100 * figures[f'{name}_ratio_lowest_turn']:.1f} %{goal})")  # fmt: skip
+    print(f"COCO 2014: {COCO_IMAGES:,} pictures, {COCO_CAPTIONS:,} captions, {EPOCHS} epochs = "
+          f"{figures['coco_2014_steps']:,} steps: {figures['coco_2014_hours']} hours at the training loop's rate")  # fmt: skip
+    print(figures["machine"])
+
+
+def make_parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--pictures", type=int, default=8000)
+    found.add_argument("--shards", type=int, default=8)
+    found.add_argument("--heads", type=int, default=12)
+    found.add_argument("--vision-dim", type=int, default=768)
+    found.add_argument("--text-dim", type=int, default=512)
+    found.add_argument("--batch", type=int, default=128)
+    found.add_argument("--strategy", default="max")
+    found.add_argument("--steps", type=int, default=300, help="steps a turn, at least 100")
+    found.add_argument("--turns", type=int, default=7)
+    found.add_argument("--threads", type=int, default=2)
+    found.add_argument("--json", action="store_true")
+    return found
+
+
+def main() -> None:
+    options = make_parser().parse_args()
+    torch.set_num_threads(options.threads)
+    figures = measure(options)
     if options.json:
         print(json.dumps(figures))
-        return
-    print(f"bare loop        {bare_rate:7.1f} steps/s   (batch {options.batch}, {options.heads} heads, "
-          f"D {options.vision_dim}, C {options.text_dim}, {options.strategy})")  # fmt: skip
-    print(f"training loop    {ours_rate:7.1f} steps/s   {100 * ratio:.1f} % of the bare loop "
-          f"(lowest turn {100 * figures['ratio_lowest_turn']:.1f} %)")  # fmt: skip
-    print(f"COCO 2014        {COCO_IMAGES:,} pictures, {COCO_CAPTIONS:,} captions, {EPOCHS} epochs = {coco_steps:,} "
-          f"steps: {figures['coco_2014_hours']} hours at that rate")  # fmt: skip
-    print(figures["machine"])
+    else:
+        show(figures)
 
 
 if __name__ == "__main__":

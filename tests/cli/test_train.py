@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
+from talk2dino.cli import build_app
 from talk2dino.models.mapping import load_mapping
 from talk2dino.world import render, sample_scene, write_captions
 
@@ -72,6 +74,7 @@ def test_from_pictures_to_a_segmentation(scenes, store, tmp_path):
     described = json.loads((out / "config.json").read_text())
     assert (described["settings"]["lr"], described["settings"]["strategy"]) == (0.001, "pairwise-max")
     assert described["base_model"] == "micro"
+    assert set(described["model"]["weights"]) == {"vision", "text"}
     published, ours = load_mapping(out / "mapping.pth"), load_mapping(out)
     assert all(torch.equal(a, b) for a, b in zip(published.parameters(), ours.parameters(), strict=True))
     for arguments in (
@@ -98,14 +101,14 @@ def test_vision_side_segments_too(scenes, store, tmp_path):
         assert json.loads(done.stdout)["model"] == side
 
 
-def test_refusals_are_one_sentence(store, tmp_path):
+def test_refusals_are_one_sentence(scenes, store, tmp_path):
     part = shutil.copytree(store, tmp_path / "part")
     manifest = json.loads((part / "manifest.json").read_text())
     (part / "manifest.json").write_text(json.dumps({**manifest, "complete": False}))
     for arguments, code, message in (
         (("train", part, "-o", tmp_path / "p", "--strategy", "average-attention"), 1, "part is not finished: its 41 "),
         (("train", store, "-o", tmp_path / "a", "--batch-size", "5000"), 1, "cannot be drawn from 164"),
-        (("train", store, "-o", tmp_path / "b", "--strategy", "best"), 1, "unknown head strategy 'best'"),
+        (("train", store, "-o", tmp_path / "b", "--strategy", "best"), 2, "unknown head strategy 'best'"),
         (("train", store, "-o", tmp_path / "c", "--strategy", "mean-patch"), 1, "no feature 'patch_mean'"),
         (
             ("train", store, "-o", tmp_path / "d", "--model", "vitb"),
@@ -116,13 +119,48 @@ def test_refusals_are_one_sentence(store, tmp_path):
         (("train", store), 2, "--out"),
         (("extract", tmp_path / "none", "-o", tmp_path / "f"), 1, "no caption source at"),
         (("extract", store, "-o", tmp_path / "g", "--shard", "3/3"), 2, "I/N"),
-        (("extract", store, "-o", tmp_path / "h", "-m", "micrro"), 1, ""),
+        (("extract", scenes, "-o", tmp_path / "h", "-m", "micrro"), 1, "did you mean micro"),
+        (("extract", scenes, "-o", scenes), 1, "is the source's own folder"),
     ):
         done = run(*arguments)
         assert done.returncode == code, (arguments, done.stderr)
         assert message in done.stderr
         assert "Traceback" not in done.stderr
-    assert not (tmp_path / "f").exists()
+    assert not any((tmp_path / name).exists() for name in "bcdefgh")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "STORE", "-o", "OUT", "--lr", "-1"), "lr: Input should be greater than 0 (got -1.0)"),
+        (("train", "STORE", "-o", "OUT", "--shared-dim", "8"), "it goes with side 'both'"),
+        (("extract", "STORE", "-o", "OUT", "--features", "heads,eyes"), "any of heads, average, cls, patch_mean"),
+        (("extract", "STORE", "-o", "OUT", "--crop", "left"), "neither center nor squash"),
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments, message):
+    result = CliRunner().invoke(build_app(), arguments, env={"COLUMNS": "300"})
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_extraction_tells_what_should_be_known(store, scenes, tmp_path):
+    """Damaged shards that are made again, on stderr; and what a source noted of itself."""
+    mended = shutil.copytree(store, tmp_path / "store")
+    (mended / "shard-00000.jsonl").unlink()
+    call = ("extract", scenes, "-m", "micro", "-o", mended, "--features", "cls,heads", "--dtype", "float32")
+    result = CliRunner().invoke(build_app(), list(map(str, call)))
+    assert result.exit_code == 0, result.output
+    assert "talk2dino: making 1 damaged shards again: " in result.stderr
+    assert (mended / "shard-00000.jsonl").read_bytes() == (store / "shard-00000.jsonl").read_bytes()
+
+
+def test_training_tells_that_nothing_could_be_drawn(store, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    call = ("train", store, "-o", tmp_path, "--batch-size", "32", "--epochs", "1", "--device", "cpu")
+    result = CliRunner().invoke(build_app(), list(map(str, call)))
+    assert result.exit_code == 0, result.output
+    assert "heads.png are not drawn, for matplotlib is not installed: pip install 'talk2dino[plots]'" in result.stderr
 
 
 @pytest.mark.long

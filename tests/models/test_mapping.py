@@ -5,6 +5,8 @@ import torch
 from safetensors.torch import save_file
 
 from talk2dino.errors import CheckpointError, InputError, ShapeError
+from talk2dino.models.identity import same_weights, weights_in_halves
+from talk2dino.models.loading import attach_mapping, load_parts
 from talk2dino.models.mapping import Mapping, from_published, load_mapping, save_mapping, to_published
 
 
@@ -100,3 +102,42 @@ def test_bad_arguments():
         Mapping(5, 0)
     with pytest.raises(ShapeError, match=r"\(\.\.\., 5\); got \(3, 7\)"):
         Mapping(5, 7)(torch.zeros(3, 7))
+
+
+def trained_folder(folder, parts, model):
+    """What ``talk2dino train`` leaves, as far as loading reads it."""
+    folder.mkdir()
+    save_mapping(parts.mapping, folder / "mapping.safetensors")
+    (folder / "config.json").write_text(json.dumps({"format": "talk2dino-alignment-1", "model": model}))
+    return folder
+
+
+def test_a_mapping_knows_the_weights_that_it_was_trained_for(tmp_path):
+    parts = load_parts("micro")
+    weights = {"vision": weights_in_halves(parts.vision), "text": weights_in_halves(parts.text.model)}
+    folder = trained_folder(tmp_path / "run", parts, {"name": "micro", "weights": weights})
+    for kind in (torch.float32, torch.float16, torch.bfloat16):  # the same weights in any dtype
+        again = load_parts("micro")
+        again.vision.to(kind)
+        again.text.to(kind)
+        attach_mapping(again, folder)
+    for tower in ("vision", "text"):
+        other = load_parts("micro")
+        next(getattr(other, tower).parameters()).data += 0.5
+        with pytest.raises(CheckpointError, match=rf"features of micro, whose {tower} weights are not those of micro"):
+            attach_mapping(other, folder)
+        attach_mapping(other, folder / "mapping.safetensors")  # a file says nothing of it
+    attach_mapping(other, trained_folder(tmp_path / "old", parts, {"name": "micro"}))
+
+
+def test_halves_tell_weights_apart_in_any_dtype():
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(5, 7)
+    recorded = weights_in_halves(layer)
+    for kind in (torch.float16, torch.bfloat16, torch.float32):
+        other = torch.nn.Linear(5, 7)
+        other.load_state_dict({name: value.to(kind) for name, value in layer.state_dict().items()})
+        assert same_weights(other, recorded)
+        assert same_weights(other.to(kind), recorded)
+        other.bias.data[3] *= 1.01
+        assert not same_weights(other, recorded)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from fakes import SIZE, fake_encoders
 
-from talk2dino.training.captions import open_source
 from talk2dino.training.extract import ExtractOptions, extract
+from talk2dino.training.sources import open_source
 
 
 def main() -> None:

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from talk2dino.errors import DataError
-from talk2dino.training.captions import FirstRecords, Record, Several, Skipped, open_source
+from talk2dino.training.captions import FirstRecords, Record, Several, Skipped
+from talk2dino.training.sources import open_source
 
 
 def jpeg(colour=(200, 30, 60), size=(31, 23)):
@@ -91,7 +92,7 @@ def test_metadata_jsonl(tmp_path):
         b'{"file_name": "a.jpg", "text": "one"}',
         b'{"file_name": "b.jpg", "captions": ["one", 3, "two"]}',
         b"",
-        b'{"file_name": "a.jpg", "text": "again"}',
+        b'{"file_name": "a.jpg", "text": "one"}',
         b"nonsense",
         b'{"text": "no file"}',
         b'{"file_name": "c.jpg", "text": "\xff"}',
@@ -105,7 +106,7 @@ def test_metadata_jsonl(tmp_path):
     assert found[:3] == [
         (0, "a.jpg", ("one",)),
         (1, "b.jpg", ("one", "two")),
-        (2, "a.jpg", "duplicate id: its first line is used"),
+        (2, "a.jpg", "a line of the same name and captions: its first one is used"),
     ]
     assert [reason for _, _, reason in found[3:6]] == [
         "not JSON",
@@ -192,7 +193,7 @@ def test_parquet(tmp_path, struct):
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as pq
 
-    pictures = [jpeg((n, 0, 0)) for n in range(5)]
+    pictures = [jpeg((50 * n, 0, 0)) for n in range(5)]
     images = [{"bytes": p, "path": "x"} for p in pictures] if struct else pictures
     captions = [["a", "b"], ["c"], [], ["d"], None]
     table = pa.table({"image": images, "captions": captions})
@@ -335,3 +336,162 @@ def test_parquet_with_a_damaged_page(tmp_path):
     assert all("its part of a.parquet is damaged" in reason for _, _, reason in found[:2])
     assert [value for _, _, value in found[2:]] == [("two",), "its captions are not UTF-8", ("four",), ("five",)]
     assert [n for n, _, _ in told(source, lambda n: n in (1, 4))] == [1, 4]
+
+
+FLICKR = [("a.jpg", "one"), ("b.jpg", "two"), ("a.jpg", "three"), ("c.jpg", "four"), ("a.jpg", "one"), ("b.jpg", "")]
+GROUPED = [(0, "a.jpg", ("one", "three")), (1, "b.jpg", ("two",)), (2, "c.jpg", ("four",))]
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_a_line_a_caption(tmp_path, ending):
+    if ending == "csv":
+        text = "image,caption_number,caption\n" + "".join(f"{name},0,{caption}\n" for name, caption in FLICKR)
+    else:
+        text = "".join(json.dumps({"file_name": name, "text": caption}) + "\n" for name, caption in FLICKR)
+    (tmp_path / f"metadata.{ending}").write_text(text)
+    source = open_source(tmp_path)
+    assert told(source) == [*GROUPED, (3, "a.jpg", "a line of the same name and captions: its first one is used")]
+    assert len(source) == 4
+    assert told(source, lambda number: number == 2) == GROUPED[2:]
+
+
+@pytest.mark.parametrize("column", ["image_id", "file_name", "image.path"])
+def test_a_parquet_row_a_caption(tmp_path, column):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    pictures = {name: jpeg((60 * n, 0, 0)) for n, (_, name, _) in enumerate(GROUPED)}
+    rows = [(name, pictures[name], caption) for name, caption in FLICKR]
+    images = [{"bytes": data, "path": name if column == "image.path" else None} for name, data, _ in rows]
+    values = {"image": images, "caption": [caption for _, _, caption in rows]}
+    if column != "image.path":
+        values[column] = [name for name, _, _ in rows]
+    table = pa.table(values)
+    pq.write_table(table.slice(0, 4), tmp_path / "0.parquet", row_group_size=1)
+    pq.write_table(table.slice(4), tmp_path / "1.parquet")
+    source = open_source(tmp_path)
+    found = told(source)
+    assert [(number, captions) for number, _, captions in found[:3]] == [(n, c) for n, _, c in GROUPED]
+    assert found[3:] == [(3, "1.parquet:4", "a row of the same picture and captions: its first one is used")]
+    assert len(source) == 4
+    for number, name in enumerate(("a.jpg", "b.jpg", "c.jpg")):
+        [(_, record)] = source.records(lambda n, number=number: n == number)
+        assert record.read() == pictures[name]
+
+
+def test_equal_paths_of_other_pictures_are_no_group(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    images = [{"bytes": jpeg((90 * n, 0, 0)), "path": "0.jpg"} for n in range(2)]
+    pq.write_table(pa.table({"image": images, "text": ["dark", "red"]}), tmp_path / "a.parquet")
+    assert [captions for _, _, captions in told(open_source(tmp_path))] == [("dark",), ("red",)]
+
+
+def metadata_folder(folder, text):
+    folder.mkdir(parents=True)
+    (folder / "metadata.jsonl").write_text(json.dumps({"file_name": "a.jpg", "text": text}))
+
+
+def test_splits_of_folders_and_files(tmp_path):
+    metadata_folder(tmp_path / "hub" / "train", "of train")
+    metadata_folder(tmp_path / "hub" / "validation", "of validation")
+    for split, text in (("train", "of train"), ("val", "of validation")):
+        assert told(open_source(tmp_path / "hub", split=split)) == [(0, "a.jpg", (text,))]
+    with pytest.raises(DataError, match="holds the splits train, val, but none named test: choose with --split"):
+        open_source(tmp_path / "hub", split="test")
+    (tmp_path / "tars").mkdir()
+    for name in ("x-train-0", "x-test-0"):
+        make_tar(tmp_path / "tars" / f"{name}.tar", [("0.jpg", jpeg()), ("0.txt", name.encode())])
+    assert told(open_source(tmp_path / "tars", split="test")) == [(0, "0", ("x-test-0",))]
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    (tmp_path / "parquet" / "data").mkdir(parents=True)
+    for split in ("train", "test", "validation"):
+        table = pa.table({"image": [jpeg()], "caption": [f"of {split}"]})
+        pq.write_table(table, tmp_path / "parquet" / "data" / f"{split}-00000-of-00001.parquet")
+    for split in ("train", "test", "validation"):
+        assert [c for _, _, c in told(open_source(tmp_path / "parquet", split=split))] == [(f"of {split}",)]
+
+
+def test_two_years_of_coco_are_not_guessed(tmp_path):
+    content = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "caption": "2014"}]}
+    coco_file(tmp_path, content)
+    content["annotations"][0]["caption"] = "2017"
+    (tmp_path / "annotations" / "captions_train2017.json").write_text(json.dumps(content))
+    assert told(open_source(tmp_path)) == [(0, "1", ("2014",))]  # there are no pictures of the other year
+    (tmp_path / "train2017").mkdir()
+    with pytest.raises(DataError, match=r"2014.json and captions_train2017.json: say which, with --split train2014 or"):
+        open_source(tmp_path)
+    assert told(open_source(tmp_path, split="train2017")) == [(0, "1", ("2017",))]
+
+
+def test_a_source_tells_its_content(tmp_path):
+    """The same content elsewhere is the same source; another caption, or a picture of another size, is another."""
+
+    def content(folder):
+        return open_source(folder).description["content"]
+
+    def text_files(folder, picture):
+        folder.mkdir()
+        (folder / "a.jpg").write_bytes(jpeg())
+        (folder / "a.txt").write_text("one")
+        if picture:
+            (folder / "a.jpg").write_bytes(jpeg() + b"\0")
+
+    def metadata(folder, picture):
+        folder.mkdir()
+        (folder / "a.jpg").write_bytes(jpeg() + b"\0" * picture)
+        (folder / "metadata.jsonl").write_text('{"file_name": "a.jpg", "text": "one"}')
+
+    def tar(folder, picture):
+        folder.mkdir()
+        make_tar(folder / "0.tar", [("a.jpg", jpeg() + b"\0" * picture), ("a.txt", b"one")])
+
+    def coco(folder, picture):
+        folder.mkdir()
+        listed = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "caption": "one"}]}
+        coco_file(folder, listed)
+        (folder / "train2014" / "a.jpg").write_bytes(jpeg() + b"\0" * picture)
+
+    def parquet(folder, picture):
+        pa = pytest.importorskip("pyarrow")
+        import pyarrow.parquet as pq
+
+        folder.mkdir()
+        pq.write_table(pa.table({"image": [jpeg() + b"\0" * picture], "text": ["one"]}), folder / "0.parquet")
+
+    for n, make in enumerate((text_files, metadata, tar, coco, parquet)):
+        for name, picture in (("a", 0), ("b", 0), ("c", 1)):
+            make(tmp_path / f"{n}{name}", picture)
+        assert content(tmp_path / f"{n}a") == content(tmp_path / f"{n}b") != content(tmp_path / f"{n}c")
+    (tmp_path / "1b" / "metadata.jsonl").write_text('{"file_name": "a.jpg", "text": "two"}')
+    assert content(tmp_path / "1a") != content(tmp_path / "1b")
+    both = [Several([open_source(tmp_path / a), open_source(tmp_path / "2a")]).description for a in ("1a", "1b")]
+    assert both[0]["content"] != both[1]["content"]
+
+
+def test_coco_entries_that_say_nothing(tmp_path):
+    """A null file name is a skipped record; captions that are no text or stand there twice are counted."""
+    one = {"id": 1, "image_id": 1, "caption": "one"}
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": None}],
+        "annotations": [one, {"id": 2, "image_id": 1, "caption": None}, {**one, "id": 3}, one, {**one, "image_id": 2}],
+    }
+    source = open_source(coco_file(tmp_path, content))
+    assert told(source) == [(0, "1", ("one", "one")), (1, "2", "its file_name is empty")]
+    assert source.notes == [
+        "captions_train2014.json: 1 annotations have no text as their caption and are left out",
+        "captions_train2014.json: 1 annotations stand there twice and are left out",
+    ]
+
+
+def test_a_cut_tar_is_noted(tmp_path):
+    make_tar(tmp_path / "x.tar", [(f"{n}.{kind}", os.urandom(700)) for n in range(9) for kind in ("jpg", "txt")])
+    whole = (tmp_path / "x.tar").read_bytes()
+    assert not open_source(tmp_path).notes
+    (tmp_path / "x.tar").write_bytes(whole[:9000])
+    [note] = FirstRecords(Several([open_source(tmp_path)]), 5).notes
+    assert note.startswith("x.tar: the tar is ")
+    assert "after 3 samples" in note

@@ -1,8 +1,11 @@
+import json
+
 import numpy as np
 import pytest
 import torch
 
-from talk2dino.errors import DataError
+from talk2dino.errors import DataError, OutputError
+from talk2dino.io.lock import folder_lock
 from talk2dino.training.convert import convert_published
 from talk2dino.training.store import FeatureStore
 
@@ -80,3 +83,70 @@ def test_other_names_and_refusals(tmp_path):
     torch.save({"images": [np.random.Generator], "annotations": [1]}, tmp_path / "evil.pth")
     with pytest.raises(DataError, match="which is refused"):
         convert_published(tmp_path / "evil.pth", tmp_path / "h", model="vitb")
+
+
+def converted(tmp_path, content, **options):
+    torch.save(content, tmp_path / "f.pth")
+    return convert_published(tmp_path / "f.pth", tmp_path / "out", model="vitb", **options)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["images"][3].pop("id"), r"'images' number 3 has no id .*; it has file_name, disentangled"),
+        (
+            lambda c: c.update(images=dict(enumerate(c["images"]))),
+            r"'images' must be a list of entries, got dict; make it",
+        ),
+        (lambda c: c["annotations"].append(7), r"'annotations' number 20 has no image_id .*; it has int"),
+        (
+            lambda c: c["images"][2].update(disentangled_self_attn="text"),
+            r"disentangled_self_attn of entry 12 is not an a",
+        ),
+    ],
+)
+def test_entries_that_are_none_are_refused(tmp_path, change, message):
+    content = published(lambda t: t)
+    change(content)
+    with pytest.raises(DataError, match=message):
+        converted(tmp_path, content)
+
+
+def test_what_cannot_be_taken_over_is_counted(tmp_path):
+    content = published(lambda t: t)
+    images, annotations = content["images"], content["annotations"]
+    images[1]["dino_features"] = torch.full((1, D), 1e6)
+    annotations[2]["ann_feats"] = torch.full((C,), float("nan"))  # of picture 12
+    annotations[3]["ann_feats"] = torch.zeros(C + 1)  # of picture 13
+    del annotations[15]["ann_feats"]  # one of two of picture 14
+    annotations.append({**annotations[5], "image_id": 999})
+    annotations.append(annotations[5])
+    images.append({**images[0], "file_name": "again.jpg"})
+    told = []
+    manifest = converted(tmp_path, content, records_per_shard=4, tell=told.append)
+    assert (manifest.images, manifest.captions, manifest.skipped) == (8, 20 - 1 - 2 - 2 - 2, 4)
+    lines = (tmp_path / "out" / "skipped.jsonl").read_text().splitlines()
+    assert [(line["key"], line["reason"][:26]) for line in map(json.loads, lines)] == [
+        ("1.jpg", "cls not finite, or beyond "),
+        ("2.jpg", "captions not finite, or be"),
+        ("3.jpg", "captions of width 8, the f"),
+        ("again.jpg", "a picture of this id was t"),
+    ]
+    assert told == [
+        "1 annotations of pictures that are not in it are left out",
+        "1 annotations without ann_feats are left out",
+        "1 annotations listed twice are left out",
+    ]
+
+
+def test_another_file_of_the_same_name_is_refused(tmp_path):
+    content = published(lambda t: t)
+    converted(tmp_path, content, records_per_shard=4)
+    content["images"][5]["disentangled_self_attn"] += 1
+    with pytest.raises(DataError, match=r"made in another way \(source.content: "):
+        converted(tmp_path, content, records_per_shard=4)
+
+
+def test_a_file_that_is_converted_twice_at_once_is_refused(tmp_path):
+    with folder_lock(tmp_path / "out"), pytest.raises(OutputError, match="another run is writing to"):
+        converted(tmp_path, published(lambda t: t))

@@ -16,13 +16,14 @@ from fakes import SIZE, D, M, fake_embed, fake_encoders, fake_vision, make_folde
 from PIL import Image
 
 from talk2dino.errors import DataError, InputError, OutputError
+from talk2dino.io.lock import folder_lock
 from talk2dino.models.preprocess import normalise
 from talk2dino.training import shards
-from talk2dino.training.captions import open_source
 from talk2dino.training.extract import ExtractOptions, extract, preprocess
 from talk2dino.training.heads import pooled_features
 from talk2dino.training.manifest import Manifest, differences
 from talk2dino.training.shards import merge_stores
+from talk2dino.training.sources import open_source
 from talk2dino.training.store import FeatureStore
 
 OPTIONS = ExtractOptions(size=SIZE, batch_size=3, records_per_shard=5, max_skipped=1.0)
@@ -142,8 +143,12 @@ def test_damage_is_named_and_mended(tmp_path):
         FeatureStore.open(tmp_path / "out")
     with pytest.raises(DataError, match=r"2 of 5 shards .*shard-00002.safetensors is corrupted: its checksum"):
         FeatureStore.open(tmp_path / "out", verify=True)
-    extract(source, fake_encoders(), tmp_path / "out", OPTIONS)
+    told = []
+    extract(source, fake_encoders(), tmp_path / "out", OPTIONS, tell=told.append)
     assert contents(tmp_path / "out") == whole
+    [note] = told
+    assert note.startswith("making 2 damaged shards again: ")
+    assert "shard-00001.safetensors is missing; " in note
 
 
 def test_stores_of_other_models_are_refused_by_name(tmp_path):
@@ -157,8 +162,85 @@ def test_stores_of_other_models_are_refused_by_name(tmp_path):
     extract(source, fake_encoders(), tmp_path / "c", replace(OPTIONS, size=24))
     with pytest.raises(DataError, match=r"preprocessing.size: 16 and 24"):
         FeatureStore.open([tmp_path / "a", tmp_path / "c"])
-    extract(source, fake_encoders(), tmp_path / "d", OPTIONS)
-    assert FeatureStore.open([tmp_path / "a", tmp_path / "d"]).num_images == 46
+    more = open_source(make_folder(tmp_path / "more", 7, size=(31, 50)))
+    extract(more, fake_encoders(), tmp_path / "d", OPTIONS)
+    assert FeatureStore.open([tmp_path / "a", tmp_path / "d"]).num_images == 30
+
+
+def test_a_changed_source_is_refused(tmp_path):
+    folder = make_folder(tmp_path / "in")
+    extract(open_source(folder), fake_encoders(), tmp_path / "out", OPTIONS)
+    extract(open_source(folder), fake_encoders(), tmp_path / "part0", replace(OPTIONS, part=(0, 2)))
+    (tmp_path / "out" / "shard-00001.safetensors").unlink()
+    (folder / "0007.txt").write_text("another caption\n")
+    with pytest.raises(DataError, match=r"source.content: \w+ and \w+, that is, its captions or pictures have changed"):
+        extract(open_source(folder), fake_encoders(), tmp_path / "out", OPTIONS)
+    extract(open_source(folder), fake_encoders(), tmp_path / "part1", replace(OPTIONS, part=(1, 2)))
+    with pytest.raises(DataError, match=r"are not of one extraction: source.content: "):
+        merge_stores([tmp_path / "part0", tmp_path / "part1"], tmp_path / "whole")
+
+
+def test_stores_need_only_share_the_feature_that_is_read(tmp_path):
+    folder = make_folder(tmp_path / "in", 7)
+    every = replace(OPTIONS, features=("cls", "heads"))
+    extract(open_source(folder), fake_encoders(), tmp_path / "a", every)
+    written = contents(tmp_path / "a")
+    (tmp_path / "a" / "shard-00000.safetensors").unlink()
+    extract(open_source(folder), fake_encoders(), tmp_path / "a", replace(OPTIONS, features=("heads", "cls", "heads")))
+    assert contents(tmp_path / "a") == written
+    more = open_source(make_folder(tmp_path / "more", 5, size=(31, 50)))
+    extract(more, fake_encoders(), tmp_path / "b", replace(OPTIONS, features=("heads",)))
+    both = FeatureStore.open([tmp_path / "a", tmp_path / "b"])
+    assert both.gather("heads", torch.arange(12)).shape == (12, M, D)
+    with pytest.raises(DataError, match="these stores share no feature 'cls', only: heads"):
+        both.shape("cls")
+    with pytest.raises(DataError, match=r"made in another way \(features: \['cls', 'heads'\] and \['heads'\]\)"):
+        extract(open_source(folder), fake_encoders(), tmp_path / "a", OPTIONS)
+
+
+def test_pictures_that_would_count_double_are_refused(tmp_path):
+    source = open_source(make_folder(tmp_path / "in", 7))
+    extract(source, fake_encoders(), tmp_path / "a", OPTIONS)
+    with pytest.raises(DataError, match=r"a is given twice: its pictures would count double"):
+        FeatureStore.open([tmp_path / "a", tmp_path / "in" / ".." / "a"])
+    merge_stores([tmp_path / "a"], tmp_path / "b")
+    with pytest.raises(
+        DataError, match=r"b/shard-00000.safetensors holds the same pictures as .*a/shard-00000.safeten"
+    ):
+        FeatureStore.open([tmp_path / "a", tmp_path / "b"])
+    path = tmp_path / "a" / "manifest.json"
+    whole = json.loads(path.read_text())
+    path.write_text(json.dumps({**whole, "shards": [*whole["shards"], whole["shards"][0]]}))
+    with pytest.raises(DataError, match=r"manifest.json is damaged \(shard 0 is listed twice\)"):
+        FeatureStore.open(tmp_path / "a")
+    for counts, told in (
+        ({"images": 4}, "4 pictures, 10"),
+        ({"captions": 9}, "5 pictures, 9"),
+        ({"images": 6}, "6 pict"),
+    ):
+        path.write_text(json.dumps({**whole, "shards": [{**whole["shards"][0], **counts}]}))
+        with pytest.raises(
+            DataError, match=rf"does not hold what its manifest says \({told}.*found caption_image 10, "
+        ):
+            FeatureStore.open(tmp_path / "a")
+
+
+def test_files_follow_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        extract(open_source(make_folder(tmp_path / "in", 3)), fake_encoders(), tmp_path / "out", OPTIONS)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()} == {0o640}
+
+
+def test_parts_are_no_store_but_it_is_told_what_to_do(tmp_path):
+    source = open_source(make_folder(tmp_path / "in", 7))
+    extract(source, fake_encoders(), tmp_path / "out" / "part-000-of-002", replace(OPTIONS, part=(0, 2)))
+    with pytest.raises(
+        DataError, match=r"it holds 1 parts of one: give these \(.*part-000-of-002 ...\), or .*store merge"
+    ):
+        FeatureStore.open(tmp_path / "out")
 
 
 def test_full_disk(tmp_path, monkeypatch):
@@ -183,12 +265,26 @@ def test_a_model_that_overflows_is_said(tmp_path):
         extract(source, broken, tmp_path / "out", OPTIONS)
 
 
+def test_what_should_be_known_of_a_source_is_told(tmp_path):
+    folder = make_folder(tmp_path / "in", 3)
+    source = open_source(folder)
+    source.notes = ["a tar ended early"]
+    told = []
+    extract(source, fake_encoders(), tmp_path / "out", OPTIONS, tell=told.append)
+    assert told == ["a tar ended early"]
+    with folder_lock(tmp_path / "out"), pytest.raises(OutputError, match="another run is writing to"):
+        extract(source, fake_encoders(), tmp_path / "out", OPTIONS)
+
+
 def test_progress(tmp_path):
     told = []
     extract(open_source(make_folder(tmp_path / "in")), fake_encoders(), tmp_path / "out", OPTIONS, watch=told.append)
     assert told[-1]["done"] == told[-1]["total"] == 23
     assert all(a["done"] <= b["done"] for a, b in itertools.pairwise(told))
     assert told[3]["remaining"] > 0
+    (tmp_path / "out" / "shard-00001.safetensors").unlink()
+    extract(open_source(tmp_path / "in"), fake_encoders(), tmp_path / "out", OPTIONS, watch=told.append)
+    assert (told[-1]["before"], told[-1]["done"]) == (18, 23)
 
 
 @pytest.mark.parametrize("size", [(40, 30), (30, 40), (16, 16), (97, 31), (7, 5)])
@@ -314,3 +410,17 @@ def test_differences_of_long_sources_are_short():
     [line] = differences("source", before.source, now.source)
     assert line.startswith("source.files: ['00000.tar'")
     assert len(line) < 400
+
+
+def test_stores_are_compared_in_what_they_say():
+    """Older stores say nothing of their weights in half precision, converted ones may have no head embeddings."""
+
+    def manifest(heads=M, **model):
+        return Manifest({"name": "a", **model}, {}, ["heads"], heads, D, 7)
+
+    one, other = ({"vision": {"float16": digits}} for digits in ("12", "34"))
+    assert manifest().differences(manifest(weights=one)) == []
+    assert manifest(0).differences(manifest()) == []
+    assert manifest(2).differences(manifest()) == ["num_heads: 2 and 3"]
+    told = manifest(weights=one).differences(manifest(weights=other))
+    assert told == ["model.weights.vision.float16: 12 and 34"]

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from run_configs import BASE, CONFIGS, run_all
 
 from talk2dino.errors import CheckpointError, DataError, InputError, MissingExtraError, OutputError
+from talk2dino.io.lock import folder_lock
 from talk2dino.models.mapping import load_mapping
 from talk2dino.training.aligner import Aligner
 from talk2dino.training.config import FitConfig
@@ -55,6 +57,7 @@ def test_what_a_run_leaves(store, tmp_path):
     assert not [name for name in names if "tmp" in name]
     described = json.loads((tmp_path / "config.json").read_text())
     assert described["settings"]["strategy"] == "max"
+    assert (tmp_path / "best" / "config.json").read_text() == (tmp_path / "config.json").read_text()
     same(weights(tmp_path / "mapping.pth"), weights(tmp_path))
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     validated = [record for record in records if "validation_loss" in record]
@@ -103,6 +106,47 @@ def test_resume_is_exact(store, tmp_path):
     same(weights(tmp_path / "whole" / "best"), weights(tmp_path / "parts" / "best"))
     counts = [torch.load(tmp_path / f / "checkpoint.pt", weights_only=True)["head_counts"] for f in ("whole", "parts")]
     assert torch.equal(*counts)
+
+
+def records_of(folder):
+    """metrics.jsonl as it is, less the rate, which no two runs share."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "steps_per_second"} for line in lines]
+
+
+def test_metrics_of_a_run_that_was_cut_off_are_those_of_a_whole_one(store, tmp_path):
+    config = FitConfig(validation_share=0.2, save_every=5, **{**FAST, "log_every": 4})
+    fit(store, config, tmp_path / "whole")
+
+    def cut(record):
+        if record["step"] == 8:  # three steps after the checkpoint, four before the next record
+            raise RuntimeError("cut off")
+
+    with pytest.raises(RuntimeError):
+        fit(store, config, tmp_path / "parts", watch=cut)
+    begun = []
+    fit(store, config, tmp_path / "parts", watch=lambda record: begun.append(record["first_step"]))
+    assert set(begun) == {5}
+    assert records_of(tmp_path / "parts") == records_of(tmp_path / "whole")
+
+
+def test_a_killed_run_goes_on(learnable, tmp_path):
+    """kill -9 once, between two checkpoints: the short form of the test below."""
+    torch.save(learnable, tmp_path / "tensors.pt")
+    arguments = ["--lr", "0.01", "--batch", "16", "--epochs", "4", "--save-every", "5"]
+    command = [sys.executable, str(SCRIPT), str(tmp_path / "tensors.pt"), str(tmp_path / "killed"), *arguments]
+    with subprocess.Popen([*command, "--slow", "0.1"]) as process:
+        deadline = time.time() + 60
+        while not (tmp_path / "killed" / "checkpoint.pt").exists() and time.time() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.25)
+        process.kill()
+    assert 0 < torch.load(tmp_path / "killed" / "checkpoint.pt", weights_only=True)["step"] < 4 * (122 // 16)
+    config = FitConfig(lr=0.01, batch_size=16, epochs=4, save_every=5, log_every=1)
+    for folder in ("killed", "whole"):
+        fit(FeatureStore.from_tensors(*learnable), config, tmp_path / folder)
+    same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+    assert records_of(tmp_path / "whole") == records_of(tmp_path / "killed")
 
 
 @pytest.mark.long
@@ -166,6 +210,30 @@ def test_two_processes_follow_one(learnable, tmp_path, strategy):
     assert torch.equal(*counts)
 
 
+def test_two_processes_follow_one_whatever_is_trained(learnable, tmp_path):
+    """The other strategies, sides and losses; and both processes give the same reason for a loss that is not finite."""
+    torch.save(learnable, tmp_path / "tensors.pt")
+    run_all(tmp_path / "tensors.pt", tmp_path / "one")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    launch += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", str(SCRIPT.with_name("run_configs.py"))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [*launch, str(tmp_path / "tensors.pt"), str(tmp_path / "two")]
+    subprocess.run(command, check=True, timeout=240, env=environment)
+    for name in CONFIGS:
+        one, two = (
+            torch.load(tmp_path / folder / name / "checkpoint.pt", weights_only=True)["aligner"]
+            for folder in ("one", "two")
+        )
+        same(one, two, tolerance=1e-5)
+        losses = [[record["loss"] for record in records_of(tmp_path / folder / name)] for folder in ("one", "two")]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)  # a constant factor does not show in Adam's steps
+        moved = Aligner(FitConfig(**BASE, **CONFIGS[name]), C, D).state_dict()
+        assert any(not torch.equal(one[key], moved[key]) for key in one)
+    told = [json.loads((tmp_path / "two" / f"told{rank}.json").read_text()) for rank in range(2)]
+    assert told[0] == told[1]
+    assert "the stored images of this batch are not finite" in told[0]
+
+
 def test_refusals(store, tmp_path):
     with pytest.raises(DataError, match="a batch of 128 captions cannot be drawn from 122"):
         fit(store, FitConfig(), tmp_path)
@@ -191,6 +259,72 @@ def test_nan_stops_and_keeps_the_last_good_state(learnable, tmp_path):
     with pytest.raises(DataError, match=r"loss became nan at step \d+ .*stored images of this batch are not finite"):
         fit(broken, FitConfig(**FAST), tmp_path)
     assert all(value.isfinite().all() for value in weights(tmp_path).values())
+
+
+def test_held_out_pictures_that_are_not_finite(learnable, tmp_path):
+    features, captions, owner = learnable
+    held = {name: value.clone() for name, value in features.items()}
+    held["heads"][3] = float("nan")
+    told = []
+    result = fit(
+        FeatureStore.from_tensors(features, captions, owner),
+        FitConfig(**FAST),
+        tmp_path,
+        validation=FeatureStore.from_tensors(held, captions, owner),
+        watch=told.append,
+    )
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    assert [r["validation_loss"] for r in records if "validation_loss" in r] == [None] * 4
+    assert result.metrics["validation_loss"] is None
+    assert [r["validation_loss"] for r in told if "validation_loss" in r] == [None] * 4
+    assert not (tmp_path / "best").exists()
+    assert "| validation_loss | not finite |" in (tmp_path / "README.md").read_text()
+
+
+def test_a_run_cannot_be_made_shorter(store, tmp_path):
+    fit(store, FitConfig(**FAST), tmp_path)
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(DataError, match="holds a run of 28 steps, more than the 7 that were asked for now"):
+        fit(store, FitConfig(**{**FAST, "epochs": 1}), tmp_path)
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_the_card_counts_what_was_trained_on(store, tmp_path):
+    fit(store, FitConfig(validation_share=0.2, **FAST), tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "| pictures | 49 |\n| captions | 98 |\n| pictures to validate on | 12 |" in card
+    data = json.loads((tmp_path / "config.json").read_text())["data"]
+    assert (data["images"], data["captions"]) == (49, 98)
+
+
+def test_without_matplotlib_it_is_told_that_nothing_is_drawn(store, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert not fit(store, FitConfig(**FAST), tmp_path).drawn
+    assert not (tmp_path / "curves.png").exists()
+    monkeypatch.undo()
+    assert fit(store, FitConfig(**FAST), tmp_path).drawn
+    assert (tmp_path / "curves.png").exists()
+
+
+def test_tensorboard(store, tmp_path):
+    pytest.importorskip("tensorboard", reason="extra 'log', which make test installs")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    fit(store, FitConfig(validation_share=0.2, **FAST), tmp_path, tensorboard=True)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    records = records_of(tmp_path)
+    for name in ("loss", "lr", "validation_loss", "text_to_image@1"):
+        expected = [(record["step"], record[name]) for record in records if name in record]
+        assert [event.step for event in events.Scalars(name)] == [step for step, _ in expected]
+        assert [event.value for event in events.Scalars(name)] == pytest.approx([value for _, value in expected])
+
+
+def test_one_run_at_a_time_in_a_folder(store, tmp_path):
+    with folder_lock(tmp_path), pytest.raises(OutputError, match="another run is writing to"):
+        fit(store, FitConfig(**FAST), tmp_path)
+    assert fit(store, FitConfig(**FAST), tmp_path).steps == 28
 
 
 def test_schedule():
@@ -294,6 +428,7 @@ def test_refused_before_anything_is_trained(store, tmp_path, monkeypatch):
     for values, message in (
         ({"lr": float("inf")}, r"lr: .*finite number \(got inf\)"),
         ({"seed": -1}, r"seed: .*\(got -1\)"),
+        ({"shared_dim": 11}, "shared_dim is the width where both sides meet: it goes with side 'both', not 'text'"),
         ({"learning_rat": 1, "lr_": 2}, "no setting named 'learning_rat'.*no setting named 'lr_'; did you mean lr"),
     ):
         with pytest.raises(InputError, match=message):

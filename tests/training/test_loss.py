@@ -5,6 +5,8 @@ import torch
 
 from talk2dino.errors import ShapeError
 from talk2dino.models.mapping import Mapping
+from talk2dino.training.aligner import Aligner
+from talk2dino.training.config import FitConfig
 from talk2dino.training.heads import STRATEGIES, combine_heads
 from talk2dino.training.loss import info_nce, similarity
 
@@ -16,10 +18,29 @@ def cos(a, b):
     return a @ b / (a.norm() * b.norm())
 
 
-def reference(strategy, images, captions, weights, ids=None):
-    """InfoNCE as in the paper, by loops over pairs, in float64."""
+def mapped(x, weights):
+    """psi as in the paper, for a vector or for each row."""
     w_a, b_a, w_b, b_b = weights
-    text = [w_b.T @ torch.tanh(w_a.T @ t + b_a) + b_b for t in captions]
+    return torch.tanh(x @ w_a + b_a) @ w_b + b_b
+
+
+def copied(psi):
+    """A mapping's own weights as the paper writes them, with gradients of their own."""
+    return [
+        p.detach().clone().requires_grad_()
+        for p in (psi.layers[0].weight.T, psi.layers[0].bias, psi.layers[1].weight.T, psi.layers[1].bias)
+    ]
+
+
+def assert_gradients(psi, weights):
+    ours = [psi.layers[0].weight.grad.T, psi.layers[0].bias.grad, psi.layers[1].weight.grad.T, psi.layers[1].bias.grad]
+    for got, want in zip(ours, weights, strict=True):
+        assert want.grad.abs().max() > 0
+        torch.testing.assert_close(got, want.grad, rtol=1e-6, atol=1e-9)
+
+
+def reference(strategy, images, text, ids=None, published=False):
+    """InfoNCE as in the paper, by loops over pairs, in float64; the published code divides it by B^2."""
     chosen, rows = [], []
     for b in range(B):
         if images.ndim == 2:
@@ -47,35 +68,59 @@ def reference(strategy, images, captions, weights, ids=None):
         exp = exp * keep
     over_captions = -sum(torch.log(exp[i, i] / exp[i].sum()) for i in range(B)) / B
     over_images = -sum(torch.log(exp[i, i] / exp[:, i].sum()) for i in range(B)) / B
-    return (over_captions + over_images) / 2, chosen
+    return (over_captions + over_images) / 2 / (B * B if published else 1), chosen
+
+
+def random_batch(strategy):
+    generator = torch.Generator().manual_seed(7)
+    shape = (B, M, D) if STRATEGIES[strategy] == "heads" else (B, D)
+    images = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return images, torch.randn(B, C, generator=generator, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("strategy", list(STRATEGIES))
 @pytest.mark.parametrize("masked", [False, True])
-def test_against_the_formula(strategy, masked):
-    generator = torch.Generator().manual_seed(7)
-    shape = (B, M, D) if STRATEGIES[strategy] == "heads" else (B, D)
-    images = torch.randn(shape, generator=generator, dtype=torch.float64)
-    captions = torch.randn(B, C, generator=generator, dtype=torch.float64)
+@pytest.mark.parametrize("published", [False, True])
+def test_against_the_formula(strategy, masked, published):
+    images, captions = random_batch(strategy)
     ids = torch.tensor([0, 1, 0, 2, 1]) if masked else None
     psi = Mapping(C, D).double()
-    weights = [p.detach().clone().requires_grad_() for p in (psi.layers[0].weight.T, psi.layers[0].bias)]
-    weights += [p.detach().clone().requires_grad_() for p in (psi.layers[1].weight.T, psi.layers[1].bias)]
-    expected, expected_heads = reference(strategy, images, captions, weights, ids)
+    weights = copied(psi)
+    expected, expected_heads = reference(strategy, images, mapped(captions, weights), ids, published)
     expected.backward()
 
     text = psi(captions)
     stands, chosen = combine_heads(strategy, images, text, noise=NOISE)
-    loss = info_nce(stands, text, 1 / 0.07, image_ids=ids)
+    loss = info_nce(stands, text, 1 / 0.07, image_ids=ids, published_scale=published)
     loss.backward()
-    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-9)
     if strategy not in ("mean", "average-attention", "cls", "mean-patch"):
         assert chosen.tolist() == expected_heads
-    ours = [psi.layers[0].weight.grad.T, psi.layers[0].bias.grad, psi.layers[1].weight.grad.T, psi.layers[1].bias.grad]
-    for got, want in zip(ours, weights, strict=True):
-        torch.testing.assert_close(got, want.grad, rtol=1e-6, atol=1e-6)
-    published = info_nce(stands.detach(), text.detach(), 1 / 0.07, image_ids=ids, published_scale=True)
-    torch.testing.assert_close(published * B**2, expected.detach(), rtol=1e-6, atol=1e-9)
+    assert_gradients(psi, weights)
+
+
+@pytest.mark.parametrize("strategy", list(STRATEGIES))
+@pytest.mark.parametrize("side", ["vision", "both"])
+def test_the_other_sides_against_the_formula(strategy, side):
+    """Every head is mapped, then the strategy chooses among them; captions stay as they are for "vision"."""
+    images, captions = random_batch(strategy)
+    torch.manual_seed(1)
+    config = FitConfig(side=side, strategy=strategy, shared_dim=11 if side == "both" else None)
+    aligner = Aligner(config, C, D).double()
+    of_images = copied(aligner.vision_mapping)
+    of_text = copied(aligner.text_mapping) if side == "both" else None
+    text = mapped(captions, of_text) if side == "both" else captions
+    expected, expected_heads = reference(strategy, mapped(images, of_images), text)
+    expected.backward()
+
+    loss, chosen = aligner(images, captions, noise=NOISE)
+    loss.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-9)
+    if strategy not in ("mean", "average-attention", "cls", "mean-patch"):
+        assert chosen.tolist() == expected_heads
+    assert_gradients(aligner.vision_mapping, of_images)
+    if side == "both":
+        assert_gradients(aligner.text_mapping, of_text)
 
 
 def test_similarity_takes_the_largest_head_of_each_pair():

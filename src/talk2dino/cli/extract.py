@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from talk2dino.training.captions import CaptionSource
+    from talk2dino.training.manifest import Manifest
 
 _SOURCES = (
     "COCO captions .json (or COCO's folder), a folder with metadata.jsonl / metadata.csv or a .txt a picture, "
@@ -48,34 +52,22 @@ def extract(
     """
     import json
 
-    from talk2dino.cli.progress import progress
-    from talk2dino.training.captions import FirstRecords, Several, open_source
-    from talk2dino.training.extract import ExtractOptions, load_encoders
-    from talk2dino.training.extract import extract as run_extract
-
-    part = _part(shard)
-    opened = [open_source(source, images=images, split=split) for source in sources]
-    source = opened[0] if len(opened) == 1 else Several(opened)
-    source = FirstRecords(source, limit) if limit else source
-    encoders = load_encoders(model, device=device, dtype=dtype)
-    options = ExtractOptions(
-        tuple(name.strip() for name in features.split(",") if name.strip()),
-        size or encoders.size,
-        crop,
-        batch_size,
-        records_per_shard,
-        part,
-        max_skipped,
-        workers,
-    )
+    part, chosen = _part(shard), _features(features)
+    if crop not in ("center", "squash"):
+        raise typer.BadParameter(f"{crop!r} is neither center nor squash", param_hint="--crop")
+    _refuse_own_folder(out, [*sources, *([images] if images else [])])
+    settings: dict[str, Any] = {
+        "features": chosen,
+        "crop": crop,
+        "batch_size": batch_size,
+        "records_per_shard": records_per_shard,
+        "part": part,
+        "max_skipped": max_skipped,
+        "workers": workers,
+        **({"size": size} if size else {}),
+    }
     folder = out if part == (0, 1) else out / f"part-{part[0]:03d}-of-{part[1]:03d}"
-    with progress(len(source) // part[1], f"extract ({encoders.identity['name']})", "record") as bar:
-
-        def watch(state: dict[str, Any]) -> None:
-            bar.total = state["total"]
-            bar.advance(state["done"] - bar.done)
-
-        manifest = run_extract(source, encoders, folder, options, watch=watch)
+    manifest = _run(_source(sources, images, split, limit), folder, model, device, dtype, settings)
     result: dict[str, Any] = {
         "store": str(folder),
         "images": manifest.images,
@@ -93,8 +85,56 @@ def extract(
     )
 
 
+def _source(sources: list[Path], images: Path | None, split: str, limit: int | None) -> CaptionSource:
+    from talk2dino.training.captions import FirstRecords, Several
+    from talk2dino.training.sources import open_source
+
+    opened = [open_source(source, images=images, split=split) for source in sources]
+    source = opened[0] if len(opened) == 1 else Several(opened)
+    return FirstRecords(source, limit) if limit else source
+
+
+def _run(
+    source: CaptionSource, folder: Path, model: str, device: str, dtype: str, settings: dict[str, Any]
+) -> Manifest:
+    from talk2dino.cli.progress import progress
+    from talk2dino.training.encoders import load_encoders
+    from talk2dino.training.extract import ExtractOptions
+    from talk2dino.training.extract import extract as run_extract
+
+    encoders = load_encoders(model, device=device, dtype=dtype)
+    options = ExtractOptions(**{"size": encoders.size, **settings})
+    with progress(len(source) // options.part[1], f"extract ({encoders.identity['name']})", "record") as bar:
+
+        def watch(state: dict[str, Any]) -> None:
+            bar.reached(state["done"], state["total"], state["before"])
+
+        def tell(note: str) -> None:
+            bar.message(f"talk2dino: {note}")
+
+        return run_extract(source, encoders, folder, options, watch=watch, tell=tell)
+
+
+def _refuse_own_folder(out: Path, sources: list[Path]) -> None:
+    from talk2dino.errors import DataError
+
+    for place in sources:
+        if out.resolve() == (place if place.is_dir() else place.parent).resolve():
+            raise DataError(f"{out} is the source's own folder, which is left as it is: give another one with --out")
+
+
 def _part(text: str) -> tuple[int, int]:
     first, _, second = text.partition("/")
     if not (first.isdigit() and second.isdigit() and int(first) < int(second)):
         raise typer.BadParameter(f"{text!r} is not of the form I/N with 0 <= I < N", param_hint="--shard")
     return int(first), int(second)
+
+
+def _features(text: str) -> tuple[str, ...]:
+    from talk2dino.training.heads import STRATEGIES
+
+    known = dict.fromkeys(STRATEGIES.values())
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names or set(names) - set(known):
+        raise typer.BadParameter(f"{text!r}: any of {', '.join(known)}, with commas between", param_hint="--features")
+    return names

@@ -13,13 +13,24 @@ class Progress:
 
     def __init__(self, total: int, label: str, unit: str, every: float = 15.0) -> None:
         self.total, self.label, self.unit, self.every = total, label, unit, every
-        self.done = 0
+        self.done = self.before = 0
         self.started = self.told = time.monotonic()
         self._bar = None
         if sys.stderr.isatty():
             from tqdm import tqdm
 
             self._bar = tqdm(total=total, desc=label, unit=unit, file=sys.stderr, dynamic_ncols=True)
+
+    def reached(self, done: int, total: int, before: int) -> None:
+        """Where a run stands that began with ``before`` items of earlier runs, which no rate or remaining time counts."""
+        first, self.total, self.before = self.before != before, total, before
+        if first:
+            self.done = before
+        if self._bar is not None:
+            self._bar.total = total
+            if first:
+                self._bar.initial = self._bar.n = before
+        self.advance(done - self.done)
 
     def advance(self, count: int = 1) -> None:
         self.done += count
@@ -37,10 +48,10 @@ class Progress:
             print(text, file=sys.stderr, flush=True)
 
     def _tell(self) -> None:
-        rate = self.done / max(1e-9, time.monotonic() - self.started)
-        left = (self.total - self.done) / rate if rate else float("inf")
+        rate = (self.done - self.before) / max(1e-9, time.monotonic() - self.started)
+        left = f"{(self.total - self.done) / rate:.0f} s left" if rate else "nothing done yet"
         print(
-            f"{self.label}: {self.done} of {self.total} {self.unit}s, {rate:.2f} a second, {left:.0f} s left",
+            f"{self.label}: {self.done} of {self.total} {self.unit}s, {rate:.2f} a second, {left}",
             file=sys.stderr,
             flush=True,
         )

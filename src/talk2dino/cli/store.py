@@ -69,5 +69,7 @@ def convert(
     pairs = dict(entry.partition("=")[::2] for entry in name or [])
     if any(not key or not value for key, value in pairs.items()):
         raise typer.BadParameter("give feature=KEY, for example heads=disentangled_self_attn", param_hint="--name")
-    manifest = convert_published(file, out, model=model, names=pairs)
+    manifest = convert_published(
+        file, out, model=model, names=pairs, tell=lambda note: typer.echo(f"talk2dino: {file}: {note}", err=True)
+    )
     typer.echo(f"{out}: {manifest.images:,} pictures, {manifest.captions:,} captions, {manifest.skipped} skipped")

@@ -100,12 +100,15 @@ def _run(
     import sys
 
     from talk2dino.cli.progress import progress
-    from talk2dino.errors import DataError
+    from talk2dino.errors import DataError, InputError
     from talk2dino.training.config import FitConfig
     from talk2dino.training.fit import fit
     from talk2dino.training.store import FeatureStore
 
-    settings = FitConfig.build(**{**_read_yaml(config), **flags})
+    try:
+        settings = FitConfig.build(**{**_read_yaml(config), **flags})
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from None
     features = FeatureStore.open(store, verify=verify)
     made_by = features.manifests[0].model.get("name")
     if model is not None and model != made_by:
@@ -121,13 +124,15 @@ def _run(
     with progress(0, f"train ({settings.strategy})", "step") as bar:
 
         def watch(record: dict[str, Any]) -> None:
-            bar.total = record["total_steps"]
-            if bar._bar is not None:
-                bar._bar.total = bar.total
-            bar.advance(record["step"] - bar.done)
-            if "validation_loss" in record:
-                told = ", ".join(f"{name} {record[name]:.3f}" for name in record if "@" in name or "valid" in name)
-                bar.message(f"step {record['step']}: {told}")
+            bar.reached(record["step"], record["total_steps"], record["first_step"])
+            if "validation_loss" not in record:
+                return
+            told = [f"{name} {record[name]:.3f}" for name in record if "@" in name and record[name] is not None]
+            if record["validation_loss"] is None:
+                told.append("the validation loss is not finite (are the held-out features?); best/ stays what it was")
+            else:
+                told.insert(0, f"validation_loss {record['validation_loss']:.3f}")
+            bar.message(f"step {record['step']}: {', '.join(told)}")
 
         result = fit(
             features, settings, out, validation=validation, device=device, published=published,
@@ -135,6 +140,9 @@ def _run(
         )  # fmt: skip
     if not first:
         return
+    if not result.drawn:
+        told = "curves.png and heads.png are not drawn, for matplotlib is not installed: pip install 'talk2dino[plots]'"
+        print(f"talk2dino: {told}, and the same command draws them", file=sys.stderr)
     if as_json:
         typer.echo(json.dumps({"folder": str(out), "steps": result.steps, **result.metrics}))
     else:

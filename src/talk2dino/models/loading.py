@@ -15,6 +15,7 @@ from talk2dino.catalog import CATALOG, ModelSpec, find_model
 from talk2dino.config import SegmenterConfig
 from talk2dino.errors import CheckpointError, ModelNotFoundError
 from talk2dino.models.hub import WHAT_TO_DO, hub_file
+from talk2dino.models.identity import same_weights
 from talk2dino.models.mapping import Mapping, from_published, load_mapping
 from talk2dino.models.published import (
     below,
@@ -68,7 +69,8 @@ def load_parts(name: str | Path, *, mapping: str | Path | None = None, hub: HubO
 
     Raises:
         ModelNotFoundError: unknown name, folder or repository, or hub unreachable.
-        CheckpointError: damaged or foreign weights, or a mapping whose sizes do not fit.
+        CheckpointError: damaged or foreign weights, or a mapping whose sizes do not fit or that another model's features
+            trained.
     """
     if mapping is not None and not Path(mapping).exists():
         raise CheckpointError(f"no mapping file or folder at {mapping}")
@@ -229,7 +231,10 @@ def _from_backbones(spec: ModelSpec, hub: HubOptions, config: SegmenterConfig) -
 
 
 def attach_mapping(parts: Parts, path: Path) -> None:
-    """Replace psi by the one in a file or folder; a folder may also hold vision_mapping.safetensors."""
+    """Replace psi by the one in a file or folder; a folder may also hold vision_mapping.safetensors.
+
+    A folder that ``talk2dino train`` made says which weights its features came from: others are refused.
+    """
     parts.mapping, parts.vision_mapping = None, None
     vision_file = path / "vision_mapping.safetensors"
     if path.is_dir() and vision_file.is_file():
@@ -238,6 +243,27 @@ def attach_mapping(parts: Parts, path: Path) -> None:
         parts.mapping = load_mapping(path)
     parts.config = replace(parts.config, source={**parts.config.source, "mapping": path.name})
     check_sizes(parts, str(path))
+    _check_trained_for(parts, path)
+
+
+def _check_trained_for(parts: Parts, folder: Path) -> None:
+    """Refuse a mapping that another model's features trained, where its folder says which weights those were.
+
+    Raises:
+        CheckpointError: with the model that it belongs to.
+    """
+    config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    model = config.get("model")
+    if not isinstance(model, dict) or not isinstance(model.get("weights"), dict):
+        return  # a mapping alone, or a run on features that do not say
+    for tower, network in (("vision", parts.vision), ("text", parts.text.model)):
+        recorded = model["weights"].get(tower)
+        if isinstance(recorded, dict) and not same_weights(network, recorded):
+            raise CheckpointError(
+                f"the mapping in {folder} was trained on features of {model.get('name', 'another model')}, whose {tower} "
+                f"weights are not those of {parts.config.name}: take the model that it was trained for (--model "
+                f"{model.get('name', 'NAME')}), or name the mapping's file itself if it is to be used all the same"
+            )
 
 
 def check_sizes(parts: Parts, origin: str) -> None:

@@ -1,4 +1,4 @@
-"""Caption sources that hold pictures and captions in one file: webdataset tars and parquet."""
+"""Caption sources that hold pictures and captions in one file: webdataset tars."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from talk2dino.errors import DataError, MissingExtraError
+from talk2dino.errors import DataError
 from talk2dino.io.images import IMAGE_ENDINGS
 from talk2dino.training.captions import (
     CAPTION_FIELDS,
     CaptionSource,
+    Fingerprint,
     Record,
     Skipped,
     key_hash,
@@ -77,12 +78,28 @@ class WebDataset(CaptionSource):
 
     def __init__(self, files: list[Path]) -> None:
         self._tars = [_TarIndex(file) for file in files]
+        content = Fingerprint()
+        for tar in self._tars:
+            content.add_size(tar.path.parent, tar.path.name)
+            for name in tar.names:
+                content.add(name)
+            content.add(tar.places.tobytes())
         hashes = array("Q")
         for tar in self._tars:
             hashes.extend(map(key_hash, tar.names))
             hashes.extend([0] if tar.damage else [])
         self._count, self._again = len(hashes), repeated(hashes)
-        self.description = {"kind": "tar", "files": [file.name for file in files], "records": self._count}
+        self.description = {
+            "kind": "tar",
+            "files": [file.name for file in files],
+            "records": self._count,
+            "content": str(content),
+        }
+        self.notes = [
+            f"{tar.path.name}: {tar.damage}; what lies behind is lost, and counts as one record"
+            for tar in self._tars
+            if tar.damage
+        ]
 
     def __len__(self) -> int:
         return self._count
@@ -132,81 +149,3 @@ def _piece(path: Path, offset: int, size: int) -> bytes:
     if len(content) != size:
         raise DataError(f"{path.name} ends inside it")
     return content
-
-
-class Parquet(CaptionSource):
-    """Parquet files with a column of picture bytes (plain, or Hugging Face's struct of bytes and path) and captions."""
-
-    def __init__(self, files: list[Path]) -> None:
-        try:
-            import pyarrow.parquet as parquet
-        except ImportError:
-            raise MissingExtraError.of("pyarrow", "parquet", "reading parquet files") from None
-        self._open, self._files = parquet.ParquetFile, files
-        self._counts: list[int] = []
-        for file in files:
-            try:
-                with parquet.ParquetFile(file) as opened:
-                    self._columns(file, opened.schema_arrow.names)
-                    self._counts.append(opened.metadata.num_rows)
-            except (OSError, ValueError) as error:
-                if isinstance(error, DataError):
-                    raise
-                raise DataError(f"{file} cannot be read as parquet: {error}") from error
-        self.description = {"kind": "parquet", "files": [file.name for file in files], "records": len(self)}
-
-    @staticmethod
-    def _columns(file: Path, names: list[str]) -> tuple[str, str]:
-        image = next(
-            (name for name in ("image", "jpg", "image_bytes", "bytes", "png", "content") if name in names), None
-        )
-        caption = next((name for name in CAPTION_FIELDS if name in names), None)
-        if image is None or caption is None:
-            raise DataError(
-                f"{file} has the columns {', '.join(names)}; expected one of image, jpg, bytes with the picture's "
-                f"bytes and one of {', '.join(CAPTION_FIELDS)}"
-            )
-        return image, caption
-
-    def __len__(self) -> int:
-        return sum(self._counts)
-
-    def records(self, wanted: Callable[[int], bool] = lambda number: True) -> Iterator[tuple[int, Record | Skipped]]:
-        start = 0
-        for file, count in zip(self._files, self._counts, strict=True):
-            if any(wanted(start + n) for n in range(count)):
-                yield from self._rows(file, start, wanted)
-            start += count
-
-    def _rows(self, file: Path, start: int, wanted: Callable[[int], bool]) -> Iterator[tuple[int, Record | Skipped]]:
-        with self._open(file) as opened:
-            columns = self._columns(file, opened.schema_arrow.names)
-            for group in range(opened.num_row_groups):
-                rows = opened.metadata.row_group(group).num_rows
-                if any(wanted(start + n) for n in range(rows)):
-                    place = start
-                    try:
-                        for batch in opened.iter_batches(64, row_groups=[group], columns=list(columns)):
-                            for n in range(batch.num_rows):
-                                if wanted(place):
-                                    yield place, _parquet_row(f"{file.name}:{place}", batch, n, columns)
-                                place += 1
-                    except (OSError, ValueError) as error:  # what pyarrow raises for a damaged page
-                        reason = f"its part of {file.name} is damaged ({' '.join(str(error).split())})"
-                        for number in filter(wanted, range(place, start + rows)):
-                            yield number, Skipped(f"{file.name}:{number}", reason)
-                start += rows
-
-
-def _parquet_row(key: str, batch: Any, row: int, columns: tuple[str, str]) -> Record | Skipped:
-    try:
-        return _parquet_record(key, *(batch.column(name)[row].as_py() for name in columns))
-    except UnicodeDecodeError:
-        return Skipped(key, "its captions are not UTF-8")
-
-
-def _parquet_record(key: str, image: Any, captions: Any) -> Record | Skipped:
-    content = image.get("bytes") if isinstance(image, dict) else image
-    if not isinstance(content, bytes):
-        return Skipped(key, "no picture bytes in its row")
-    return make_record(key, captions, lambda: content)

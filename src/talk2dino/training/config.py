@@ -50,6 +50,10 @@ class FitConfig(BaseModel):
             raise ValueError(f"unknown head strategy '{self.strategy}'; one of: {', '.join(STRATEGIES)}")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"unknown activation '{self.activation}'; one of: {', '.join(ACTIVATIONS)}")
+        if self.shared_dim is not None and self.side != "both":
+            raise ValueError(
+                f"shared_dim is the width where both sides meet: it goes with side 'both', not '{self.side}'"
+            )
         return self
 
     @classmethod

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +16,10 @@ from torch import Tensor
 
 from talk2dino.errors import DataError, InputError, Talk2DinoError
 from talk2dino.io.images import read_image
-from talk2dino.models.identity import weights_checksum
+from talk2dino.io.lock import folder_lock
 from talk2dino.models.preprocess import normalise
 from talk2dino.training.captions import CaptionSource, Record, Skipped
+from talk2dino.training.encoders import Encoders
 from talk2dino.training.heads import pooled_features
 from talk2dino.training.manifest import Manifest, short
 from talk2dino.training.shards import ShardContents, StoreWriter
@@ -26,23 +27,6 @@ from talk2dino.training.shards import ShardContents, StoreWriter
 FEATURES = ("heads", "average", "cls", "patch_mean")
 #: Records that must have been seen before their skipped share can stop a run.
 ENOUGH_TO_JUDGE = 100
-
-
-@dataclass(frozen=True)
-class Encoders:
-    """The frozen models, by name: ``vision`` as VisionModel, ``embed`` as TextEncoder.embed with truncation.
-
-    Attributes:
-        identity: what the manifest says of them; two stores are one only when it agrees.
-    """
-
-    vision: Any
-    embed: Callable[[Sequence[str]], Tensor]
-    num_heads: int
-    vision_dim: int
-    text_dim: int
-    size: int
-    identity: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,46 +62,6 @@ class ExtractOptions:
             raise InputError("batch size, records a shard and workers are at least 1, the skipped share lies in 0..1")
 
 
-def load_encoders(name: str, *, device: str = "auto", dtype: str = "auto") -> Encoders:
-    """The encoders of a model of the catalog (plain backbones too), a folder or a hub id."""
-    from talk2dino.device import choose_device, choose_dtype
-    from talk2dino.models.fused import fuse
-    from talk2dino.models.text import TextEncoder
-
-    where = choose_device(device)
-    kind = choose_dtype(dtype, where)
-    parts = _encoder_parts(name)
-    vision = parts.vision.to(where, kind)
-    # Remembering texts would make a store depend on where a run was interrupted.
-    text = TextEncoder(parts.text.to(where).model, parts.text.tokenizer, parts.text.templates, cache_size=0)
-    identity = {
-        "name": parts.config.name,
-        "vision_sha256": weights_checksum(vision),
-        "text_sha256": weights_checksum(text),
-        "dtype": str(kind).removeprefix("torch."),
-    }
-    size = parts.config.size // vision.patch_size * vision.patch_size
-    return Encoders(
-        fuse(vision) or vision,
-        lambda texts: text.embed(texts, truncate=True),
-        vision.num_heads,
-        vision.dim,
-        text.dim,
-        size,
-        identity,
-    )
-
-
-def _encoder_parts(name: str) -> Any:
-    from talk2dino.catalog import CATALOG
-    from talk2dino.models import loading
-
-    spec = CATALOG.get(name)
-    if spec is None or spec.kind in ("embedded", "published"):
-        return loading.load_parts(name)
-    return loading._from_spec(spec, loading.HubOptions(), has_mapping=True)  # a mapping is what we are about to make
-
-
 def extract(
     source: CaptionSource,
     encoders: Encoders,
@@ -125,18 +69,21 @@ def extract(
     options: ExtractOptions = ExtractOptions(),
     *,
     watch: Callable[[dict[str, Any]], None] | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> Manifest:
     """Make (or go on making) a feature store.
 
     Memory holds one shard, a few batches of pictures, and the source's index, however many pictures there are.
 
     Args:
-        watch: called after each batch with done, total, skipped, rate (records a second) and remaining (seconds).
+        watch: called after each batch with done, before (done by earlier runs), total, skipped, rate (records a second)
+            and remaining (seconds).
+        tell: called with a sentence for what should be known: notes of the source, damaged shards that are made again.
 
     Raises:
         InputError: a size that the vision model cannot take.
         DataError: no records, too many that cannot be used, or the folder holds a store made in another way.
-        OutputError: the folder cannot be written.
+        OutputError: the folder cannot be written, or another run is writing there.
     """
     patch = getattr(encoders.vision, "patch_size", 1)
     if options.size < patch or options.size % patch:
@@ -149,7 +96,7 @@ def extract(
     manifest = Manifest(
         encoders.identity,
         {"size": options.size, "crop": options.crop, "resample": "bicubic"},
-        list(options.features),
+        sorted(set(options.features)),
         encoders.num_heads,
         encoders.vision_dim,
         encoders.text_dim,
@@ -157,20 +104,24 @@ def extract(
         options.records_per_shard,
         options.part,
     )
-    writer = StoreWriter(Path(out), manifest)
-    run = _Extraction(source, encoders, options, writer, watch)
-    with ThreadPoolExecutor(options.workers, "decode") as decoders, ThreadPoolExecutor(1, "write") as write:
-        try:
-            for contents in run.shards(decoders):
-                run.hand_over(contents, write)
-            run.hand_over(None, write)
-        except BaseException:
-            decoders.shutdown(wait=False, cancel_futures=True)
-            raise
-    run.judge_skipped(final=True)
-    if options.part == (0, 1) and not manifest.images:
-        raise DataError(f"not one of {len(source)} records can be used; {writer.folder}/skipped.jsonl says why")
-    return writer.finish()
+    with folder_lock(Path(out)):
+        writer = StoreWriter(Path(out), manifest)
+        if tell is not None:
+            for note in (*source.notes, *writer.redone_notes()):
+                tell(note)
+        run = _Extraction(source, encoders, options, writer, watch)
+        with ThreadPoolExecutor(options.workers, "decode") as decoders, ThreadPoolExecutor(1, "write") as write:
+            try:
+                for contents in run.shards(decoders):
+                    run.hand_over(contents, write)
+                run.hand_over(None, write)
+            except BaseException:
+                decoders.shutdown(wait=False, cancel_futures=True)
+                raise
+        run.judge_skipped(final=True)
+        if options.part == (0, 1) and not manifest.images:
+            raise DataError(f"not one of {len(source)} records can be used; {writer.folder}/skipped.jsonl says why")
+        return writer.finish()
 
 
 class _Picture(NamedTuple):
@@ -246,7 +197,7 @@ class _Extraction:
         if batch:
             out = self.encoders.vision(normalise(torch.stack([picture.pixels for picture in batch])))
             pooled = pooled_features(out.patches.float(), out.attention.float(), out.cls.float())
-            features = {name: pooled[name].half().cpu() for name in self.options.features}
+            features = {name: pooled[name].half().cpu() for name in sorted(set(self.options.features))}
             texts = [text for picture in batch for text in picture.record.captions]
             embeddings = self._embed(texts)
             self._check_finite(batch, features, embeddings)
@@ -258,6 +209,7 @@ class _Extraction:
             self.watch(
                 {
                     "done": self.seen,
+                    "before": self.before,
                     "total": self.total,
                     "skipped": self.skipped,
                     "rate": rate,

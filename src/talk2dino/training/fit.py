@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from talk2dino.catalog import CATALOG
 from talk2dino.errors import DataError, OutputError
 from talk2dino.io.atomic import remove_leftovers, write_atomically
+from talk2dino.io.lock import folder_lock
 from talk2dino.models.mapping import Mapping
 from talk2dino.training.aligner import Aligner
 from talk2dino.training.batches import Batches
@@ -26,11 +26,12 @@ from talk2dino.training.config import FitConfig
 from talk2dino.training.heads import feature_of
 from talk2dino.training.manifest import NAME
 from talk2dino.training.processes import Processes, joined_processes, own_device
-from talk2dino.training.report import check_published, write_report
+from talk2dino.training.report import check_published, describe, write_report
 from talk2dino.training.state import (
     CHECKPOINT,
     MetricsLog,
     Progress,
+    finite_or_none,
     load_checkpoint,
     need_tensorboard,
     save_checkpoint,
@@ -42,13 +43,19 @@ from talk2dino.training.validate import validate
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a run left: its folder, the mapping of the text side (None for side "vision"), and its last figures."""
+    """What a run left: its folder, the mapping of the text side (None for side "vision"), and its last figures.
+
+    Attributes:
+        metrics: the last value of each figure; None where it was not finite.
+        drawn: whether there are curves.png and heads.png; matplotlib draws them (extra "plots").
+    """
 
     folder: Path
     mapping: Mapping | None
     vision_mapping: Mapping | None
     steps: int
     metrics: dict[str, Any]
+    drawn: bool
 
 
 def fit(
@@ -70,12 +77,13 @@ def fit(
         store: features of pictures and captions; :meth:`FeatureStore.open` or :meth:`FeatureStore.from_tensors`.
         validation: a store to validate on; else a share of the pictures when the configuration says so.
         published: write mapping.pth in the published layout, too.
-        watch: called with each record of metrics.jsonl, to show progress.
+        watch: called with each record of metrics.jsonl, and total_steps and first_step (where this run began) besides.
 
     Raises:
         InputError: settings that do not go with ``published``, or a device that is not there.
-        DataError: the store has not what the strategy reads, is smaller than a batch, or the loss is not finite.
-        OutputError: the folder cannot be written.
+        DataError: the store has not what the strategy reads, is smaller than a batch, the loss is not finite, or the
+            folder holds a run of other settings, on other data, or of more steps already.
+        OutputError: the folder cannot be written, or another run is writing there.
     """
     where = own_device(device)
     out = Path(out)
@@ -93,14 +101,16 @@ def fit(
                 f"{count} picture{'s' * (count != 1)} to validate on, but at least 2 are needed: choose a larger "
                 "validation share, or another store for it"
             )
-        run = _Run(store, config, out, where, processes, tensorboard)
-        with run.log or nullcontext(), _interruptible() as interrupted:
-            metrics = run.loop(validation, interrupted, watch)
-        if processes.first:
-            write_report(out, run.aligner, run.progress.head_counts, store, published=published)
-        processes.wait()
+        with folder_lock(out) if processes.first else nullcontext():
+            run = _Run(store, config, out, where, processes, tensorboard)
+            with run.log or nullcontext(), _interruptible() as interrupted:
+                metrics = run.loop(validation, interrupted, watch)
+            drawn = processes.first and write_report(
+                out, run.aligner, run.progress.head_counts, store, validation, published=published
+            )
+            processes.wait()
     aligner = run.aligner.cpu().eval().requires_grad_(False)
-    return FitResult(out, aligner.text_mapping, aligner.vision_mapping, run.progress.step, metrics)
+    return FitResult(out, aligner.text_mapping, aligner.vision_mapping, run.progress.step, metrics, drawn)
 
 
 class _Run:
@@ -131,13 +141,19 @@ class _Run:
         processes.wait()
         self.data = store.fingerprint()
         self.progress = load_checkpoint(out, self.aligner, self.optimizer, self.data) or Progress()
+        self.first_step = self.progress.step
+        if self.first_step > self.batches.total_steps:
+            raise DataError(
+                f"{out} holds a run of {self.first_step} steps, more than the {self.batches.total_steps} that were asked for "
+                "now: ask for at least as many, or give another folder"
+            )
         if not len(self.progress.head_counts):
             self.progress.head_counts = torch.zeros(self.heads, dtype=torch.long)
         self._counts = torch.zeros(self.heads, dtype=torch.long, device=device)
         self.log = None
         if processes.first:
             remove_leftovers(out)
-            write_atomically(out / "config.json", json.dumps(_describe(self.aligner, store), indent=1) + "\n")
+            write_atomically(out / "config.json", json.dumps(describe(self.aligner, store), indent=1) + "\n")
             self.log = MetricsLog(out, self.progress.metrics_bytes, tensorboard=tensorboard)
 
     def loop(
@@ -152,34 +168,37 @@ class _Run:
         last: dict[str, Any] = {}
 
         def record(**values: Any) -> None:
+            values = finite_or_none(values)
             last.update(values)
             if self.log is not None:
                 self.log.write(values)
                 if watch is not None:
-                    watch({**values, "total_steps": batches.total_steps})
+                    watch({**values, "total_steps": batches.total_steps, "first_step": self.first_step})
 
-        summed, since, started = 0.0, 0, time.perf_counter()
+        since, started = 0, time.perf_counter()
         while progress.step < batches.total_steps:
             loss = self._step(progress.step)
             progress.step += 1
-            summed, since = summed + loss, since + 1
+            progress.add_loss(loss)
+            since += 1
             final = progress.step == batches.total_steps
             if progress.step % config.log_every == 0 or final:
                 record(
                     step=progress.step,
                     epoch=round(progress.step / batches.steps_per_epoch, 4),
-                    loss=summed / since,
+                    loss=progress.take_loss(),
                     lr=self.optimizer.param_groups[0]["lr"],
                     temperature=self.aligner.temperature,
                     steps_per_second=round(since / (time.perf_counter() - started), 2),
                 )
-                summed, since, started = 0.0, 0, time.perf_counter()
+                since, started = 0, time.perf_counter()
             if validation is not None and (progress.step % validate_every == 0 or final) and self.processes.first:
                 figures = validate(self.aligner, validation, self.device, limit=config.validation_limit)
                 record(step=progress.step, **figures)
                 if figures["validation_loss"] < progress.best:
                     progress.best, progress.at_best = figures["validation_loss"], progress.step
                     save_mappings(self.out / "best", self.aligner, progress.step)
+                    write_atomically(self.out / "best" / "config.json", (self.out / "config.json").read_bytes())
                 started = time.perf_counter()
             stop = self._anybody(interrupted())
             if progress.step % save_every == 0 or final or stop:
@@ -247,7 +266,10 @@ class _Run:
 
     def _not_finite(self, step: int, value: float, kept: bool) -> str:
         batch = self.batches[step]
-        damaged = [n for n in ("images", "captions") if not bool(torch.isfinite(getattr(batch, n)).all())]
+        names = ("images", "captions")
+        flags = [int(not bool(torch.isfinite(getattr(batch, name)).all())) for name in names]
+        found = self.processes.sum_(torch.tensor(flags, device=self.device)).tolist()  # of every process's part
+        damaged = [name for name, count in zip(names, found, strict=True) if count]
         cause = (
             f"the stored {' and '.join(damaged)} of this batch are not finite" if damaged else "the features are fine"
         )
@@ -276,24 +298,6 @@ def set_rate(optimizer: torch.optim.Optimizer, config: FitConfig, step: int, tot
         rate *= 0.5 * (1 + math.cos(math.pi * done))
     for group in optimizer.param_groups:
         group["lr"] = rate
-
-
-def _describe(aligner: Aligner, store: FeatureStore) -> dict[str, Any]:
-    """config.json: settings, sizes, and what the features came from."""
-    manifests = store.manifests
-    base = manifests[0].model.get("name") if manifests else None  # only what others can find by that name
-    if base not in CATALOG and "/" not in (base or ""):
-        base = None
-    return {
-        "format": "talk2dino-alignment-1",
-        **({"base_model": base} if base else {}),
-        "settings": aligner.config.model_dump(),
-        "text_mapping": None if aligner.text_mapping is None else aligner.text_mapping.config(),
-        "vision_mapping": None if aligner.vision_mapping is None else aligner.vision_mapping.config(),
-        "model": manifests[0].model if manifests else {},
-        "preprocessing": manifests[0].preprocessing if manifests else {},
-        "data": {"images": store.num_images, "captions": store.num_captions, "sources": [m.source for m in manifests]},
-    }
 
 
 @contextmanager

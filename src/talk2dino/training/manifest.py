@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from talk2dino.io.atomic import write_atomically
 FORMAT = "talk2dino-features-1"
 NAME = "manifest.json"
 _ANEW = "put it back from a copy, or remove the folder and extract again"
-#: Fields that must agree between stores which are used as one.
-IDENTITY = ("model", "preprocessing", "features", "num_heads", "vision_dim", "text_dim")
+#: Fields that must agree between stores which are used as one; which features they hold need not.
+IDENTITY = ("model", "preprocessing", "num_heads", "vision_dim", "text_dim")
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,14 @@ class Manifest:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise DataError(
-                f"{folder} is not a feature store: it has no {NAME}; make one with 'talk2dino extract'"
-            ) from None
+            parts = sorted(folder.glob("part-*-of-*"))
+            advice = (
+                f"it holds {len(parts)} parts of one: give these ({parts[0]} ...), or make them one with 'talk2dino store "
+                f"merge {folder} --out FOLDER'"
+                if parts
+                else "make one with 'talk2dino extract'"
+            )
+            raise DataError(f"{folder} is not a feature store: it has no {NAME}; {advice}") from None
         except (OSError, ValueError) as error:
             raise DataError(f"{path} cannot be read ({error}); {_ANEW}") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -96,6 +102,9 @@ class Manifest:
             numbers = (shard.number, shard.images, shard.captions, shard.skipped, shard.bytes)
             if not all(isinstance(value, int) for value in numbers) or Path(str(shard.file)).name != shard.file:
                 raise DataError(f"{path} is damaged (shard {short(shard)}); {_ANEW}")
+        listed = Counter(name for shard in shards for name in (str(shard.number), shard.file))
+        if twice := [name for name, count in listed.items() if count > 1]:
+            raise DataError(f"{path} is damaged (shard {twice[0]} is listed twice); {_ANEW}")
         return manifest
 
     def differences(self, other: Manifest) -> list[str]:
@@ -103,6 +112,10 @@ class Manifest:
         found: list[str] = []
         for name in IDENTITY:
             found += differences(name, getattr(self, name), getattr(other, name))
+        if not (self.num_heads and other.num_heads):  # a converted store without head embeddings has 0
+            found = [line for line in found if not line.startswith("num_heads")]
+        if not (self.model.get("weights") and other.model.get("weights")):  # which older stores do not say
+            found = [line for line in found if not line.startswith("model.weights")]
         return found
 
 
@@ -114,6 +127,17 @@ def differences(name: str, ours: Any, theirs: Any) -> list[str]:
             for line in differences(f"{name}.{key}", ours.get(key), theirs.get(key))
         ]
     return [] if ours == theirs else [f"{name}: {short(ours)} and {short(theirs)}"]
+
+
+def differences_of_making(before: Manifest, now: Manifest) -> list[str]:
+    """What keeps two runs from making one store: all of :meth:`Manifest.differences`, the source, and how it is cut."""
+    found = before.differences(now) + differences("features", sorted(before.features), sorted(now.features))
+    for name in ("source", "records_per_shard"):
+        found += differences(name, getattr(before, name), getattr(now, name))
+    return [
+        f"{line}, that is, its captions or pictures have changed since" if line.startswith("source.content: ") else line
+        for line in found
+    ]
 
 
 def short(value: Any, longest: int = 160) -> str:

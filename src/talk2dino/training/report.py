@@ -1,4 +1,4 @@
-"""What a run leaves for people: curves.png, heads.png, a model card; and the mapping in the published layout."""
+"""What a run leaves besides the mapping: config.json, curves.png, heads.png, a model card, the published layout."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from talk2dino.catalog import CATALOG
 from talk2dino.errors import InputError
 from talk2dino.io.atomic import atomic_path, write_atomically
 from talk2dino.models.mapping import to_published
@@ -19,14 +20,43 @@ from talk2dino.training.store import FeatureStore
 
 
 def write_report(
-    folder: Path, aligner: Aligner, head_counts: Tensor, store: FeatureStore, *, published: bool = False
-) -> None:
-    """Write everything that is made from a finished run; figures only when matplotlib is there."""
+    folder: Path,
+    aligner: Aligner,
+    head_counts: Tensor,
+    store: FeatureStore,
+    validation: FeatureStore | None,
+    *,
+    published: bool = False,
+) -> bool:
+    """Write everything that is made from a finished run; figures only when matplotlib is there, which is returned."""
     records = read_metrics(folder)
     drawn = _draw(folder, records, head_counts)
-    write_atomically(folder / "README.md", model_card(aligner, records, head_counts, store, drawn))
+    write_atomically(folder / "README.md", model_card(aligner, records, head_counts, store, validation, drawn))
     if published:
         write_published(folder / "mapping.pth", aligner)
+    return drawn
+
+
+def describe(aligner: Aligner, store: FeatureStore) -> dict[str, Any]:
+    """config.json: settings, sizes, and what the features came from."""
+    manifests = store.manifests
+    base = manifests[0].model.get("name") if manifests else None  # only what others can find by that name
+    if base not in CATALOG and "/" not in (base or ""):
+        base = None
+    return {
+        "format": "talk2dino-alignment-1",
+        **({"base_model": base} if base else {}),
+        "settings": aligner.config.model_dump(),
+        "text_mapping": None if aligner.text_mapping is None else aligner.text_mapping.config(),
+        "vision_mapping": None if aligner.vision_mapping is None else aligner.vision_mapping.config(),
+        "model": manifests[0].model if manifests else {},
+        "preprocessing": manifests[0].preprocessing if manifests else {},
+        "data": {
+            "images": store.num_view_images,
+            "captions": store.num_captions,
+            "sources": [m.source for m in manifests],
+        },
+    }
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -58,7 +88,12 @@ def check_published(config: FitConfig) -> None:
 
 
 def model_card(
-    aligner: Aligner, records: list[dict[str, Any]], head_counts: Tensor, store: FeatureStore, drawn: bool
+    aligner: Aligner,
+    records: list[dict[str, Any]],
+    head_counts: Tensor,
+    store: FeatureStore,
+    validation: FeatureStore | None,
+    drawn: bool,
 ) -> str:
     """README.md of the folder: what this is, how it was made, what came out."""
     config = aligner.config
@@ -68,8 +103,11 @@ def model_card(
     model = store.manifests[0].model if store.manifests else {}
     settings = "\n".join(f"| {name} | {value} |" for name, value in config.model_dump().items())
     figures = "\n".join(
-        f"| {name} | {value:.4f} |" for name, value in last.items() if name == "loss" or "@" in name or "valid" in name
+        f"| {name} | {'not finite' if value is None else f'{value:.4f}'} |"
+        for name, value in last.items()
+        if name == "loss" or "@" in name or "valid" in name
     )
+    held_out = "" if validation is None else f"\n| pictures to validate on | {validation.num_view_images:,} |"
     heads = ""
     if int(head_counts.sum()):
         shares = ", ".join(f"{100 * count / int(head_counts.sum()):.1f}" for count in head_counts.tolist())
@@ -84,8 +122,8 @@ alone, without masks or class names. The encoders stay as they were.
 
 | encoders | {model.get("name", "not recorded: trained on tensors in memory")} |
 |---|---|
-| pictures | {store.num_images:,} |
-| captions | {len(store.caption_image):,} |
+| pictures | {store.num_view_images:,} |
+| captions | {store.num_captions:,} |{held_out}
 | steps | {last.get("step", 0):,} |
 
 ## Results at the end
@@ -122,7 +160,8 @@ def _draw(folder: Path, records: list[dict[str, Any]], head_counts: Tensor) -> b
     axes[0].set(xlabel="step", ylabel="InfoNCE", title="Loss")
     if validated:
         steps = [r["step"] for r in validated]
-        axes[0].plot(steps, [r["validation_loss"] for r in validated], label="validation", marker=".")
+        losses = [float("nan") if r["validation_loss"] is None else r["validation_loss"] for r in validated]
+        axes[0].plot(steps, losses, label="validation", marker=".")
         for name in (key for key in validated[-1] if "@" in key):
             style = "-" if name.startswith("image") else "--"
             axes[1].plot(steps, [100 * r[name] for r in validated], style, label=name.replace("_", " "), marker=".")

@@ -14,8 +14,18 @@ from torch import Tensor
 
 from talk2dino.errors import DataError, OutputError
 from talk2dino.io.atomic import atomic_path, remove_leftovers, write_atomically, writing_failed
+from talk2dino.io.lock import folder_lock
 from talk2dino.training.captions import Skipped
-from talk2dino.training.manifest import NAME, Manifest, Shard, check_lines, check_shard, checksum, differences
+from talk2dino.training.manifest import (
+    NAME,
+    Manifest,
+    Shard,
+    check_lines,
+    check_shard,
+    checksum,
+    differences,
+    differences_of_making,
+)
 
 SKIPPED = "skipped.jsonl"
 
@@ -81,13 +91,11 @@ class StoreWriter:
 
     def _take_up(self, before: Manifest) -> None:
         now = self.manifest
-        different = before.differences(now)
-        for name in ("source", "records_per_shard", "part"):
-            different += differences(name, getattr(before, name), getattr(now, name))
+        different = differences_of_making(before, now) + differences("part", before.part, now.part)
         if different:
             raise DataError(
-                f"{self.folder} holds a store made in another way ({'; '.join(different)}): give another folder with "
-                "--out, or remove it"
+                f"{self.folder} holds a store made in another way ({'; '.join(different)}): give another "
+                "folder with --out, or remove it"
             )
         told = Counter(number // max(1, now.records_per_shard) for number, _ in _skipped_lines(self.folder))
         for shard in before.shards:
@@ -98,6 +106,13 @@ class StoreWriter:
                 self.redone.append(wrong)
             else:
                 now.shards.append(shard)
+
+    def redone_notes(self) -> list[str]:
+        """A sentence on the shards of an earlier run that are made again, if there are any."""
+        if not self.redone:
+            return []
+        more = f" and {len(self.redone) - 5} more" if len(self.redone) > 5 else ""
+        return [f"making {len(self.redone)} damaged shards again: {'; '.join(self.redone[:5])}{more}"]
 
     def _rewrite_skipped(self, *, finished: bool = False) -> None:
         """Keep the lines of complete shards alone, each once, in the order of the source when the store is finished."""
@@ -130,10 +145,13 @@ class StoreWriter:
             tensors["captions"] = torch.cat(contents.captions)
         tensors["caption_image"] = torch.tensor(contents.caption_image, dtype=torch.int32)
         with atomic_path(self.folder / name) as temporary:
+            temporary.touch()
+            mode = temporary.stat().st_mode  # as the umask has it; safetensors makes files that nobody else may read
             try:
                 save_file(tensors, temporary)
             except (SafetensorError, RuntimeError) as error:
                 raise writing_failed(self.folder / name, error) from error
+            temporary.chmod(mode)
             _sync(temporary)
             size, digest = temporary.stat().st_size, checksum(temporary)
         lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in contents.lines)
@@ -173,11 +191,8 @@ def merge_stores(parts: Sequence[Path], out: Path) -> Manifest:
     manifests = [Manifest.read(part) for part in parts]
     first = manifests[0]
     for part, manifest in zip(parts, manifests, strict=True):
-        different = first.differences(manifest)
-        if different or first.source != manifest.source or first.records_per_shard != manifest.records_per_shard:
-            raise DataError(
-                f"{parts[0]} and {part} are not of one extraction: {'; '.join(different) or 'other source'}"
-            )
+        if different := differences_of_making(first, manifest):
+            raise DataError(f"{parts[0]} and {part} are not of one extraction: {'; '.join(different)}")
         if not manifest.complete:
             raise DataError(f"{part} is not finished; run its 'talk2dino extract' again")
     count = first.part[1]
@@ -194,19 +209,20 @@ def merge_stores(parts: Sequence[Path], out: Path) -> Manifest:
         first.model, first.preprocessing, first.features, first.num_heads, first.vision_dim, first.text_dim,
         first.source, first.records_per_shard,
     )  # fmt: skip
-    writer = StoreWriter(out, merged)
-    for part, shard in sorted(shards, key=lambda pair: pair[1].number):
-        for name in (shard.file, shard.file.replace(".safetensors", ".jsonl")):
-            with atomic_path(out / name) as temporary:
-                try:
-                    os.link(part / name, temporary)
-                except OSError:
-                    shutil.copyfile(part / name, temporary)
-    merged.shards = sorted((shard for _, shard in shards), key=lambda shard: shard.number)
-    writer.done = {shard.number for shard in merged.shards}
-    skipped = "".join(line + "\n" for part in parts for line in _lines(part / SKIPPED))
-    write_atomically(out / SKIPPED, skipped)
-    return writer.finish()
+    with folder_lock(out):
+        writer = StoreWriter(out, merged)
+        for part, shard in sorted(shards, key=lambda pair: pair[1].number):
+            for name in (shard.file, shard.file.replace(".safetensors", ".jsonl")):
+                with atomic_path(out / name) as temporary:
+                    try:
+                        os.link(part / name, temporary)
+                    except OSError:
+                        shutil.copyfile(part / name, temporary)
+        merged.shards = sorted((shard for _, shard in shards), key=lambda shard: shard.number)
+        writer.done = {shard.number for shard in merged.shards}
+        skipped = "".join(line + "\n" for part in parts for line in _lines(part / SKIPPED))
+        write_atomically(out / SKIPPED, skipped)
+        return writer.finish()
 
 
 def _skipped_lines(folder: Path) -> Iterator[tuple[int, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ class Progress:
         best: lowest validation loss so far, and at_best the step it was at.
         head_counts: (M,) how often each head was chosen.
         metrics_bytes: length of metrics.jsonl at the last checkpoint; what a killed run wrote after it is cut off.
+        losses, losses_of: sum of the losses since the last record, and of how many steps.
     """
 
     step: int = 0
@@ -37,6 +39,17 @@ class Progress:
     at_best: int = 0
     head_counts: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     metrics_bytes: int = 0
+    losses: float = 0.0
+    losses_of: int = 0
+
+    def add_loss(self, loss: float) -> None:
+        self.losses, self.losses_of = self.losses + loss, self.losses_of + 1
+
+    def take_loss(self) -> float:
+        """The mean loss since the last record; begins anew."""
+        mean = self.losses / max(1, self.losses_of)
+        self.losses, self.losses_of = 0.0, 0
+        return mean
 
 
 def save_checkpoint(
@@ -58,6 +71,7 @@ def save_checkpoint(
         "at_best": progress.at_best,
         "head_counts": counts,
         "metrics_bytes": progress.metrics_bytes,
+        "losses": (progress.losses, progress.losses_of),
     }
     content = io.BytesIO()  # torch's own file writing hides what the operating system says, such as a full disk
     torch.save(state, content)
@@ -105,7 +119,8 @@ def load_checkpoint(
             )
         aligner.load_state_dict(state["aligner"])
         optimizer.load_state_dict(state["optimizer"])
-        return Progress(state["step"], state["best"], state["at_best"], state["head_counts"], state["metrics_bytes"])
+        known = (state[name] for name in ("step", "best", "at_best", "head_counts", "metrics_bytes"))
+        return Progress(*known, *state.get("losses", (0.0, 0)))
     except DataError:
         raise
     except Exception as error:  # torch raises half a dozen kinds for a damaged file
@@ -117,6 +132,11 @@ def _may_change(name: str, config: dict[str, Any]) -> bool:
     if name in ("epochs", "max_steps"):
         return config["schedule"] == "constant"
     return name in ("log_every", "save_every")
+
+
+def finite_or_none(record: dict[str, Any]) -> dict[str, Any]:
+    """A record as JSON can hold it: None for what is not finite."""
+    return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in record.items()}
 
 
 class MetricsLog:
@@ -133,7 +153,7 @@ class MetricsLog:
 
     def write(self, record: dict[str, Any]) -> None:
         try:
-            self._file.write((json.dumps(record) + "\n").encode())
+            self._file.write((json.dumps(record, allow_nan=False) + "\n").encode())
         except OSError as error:
             raise OutputError(f"cannot write {self.path}: {error.strerror}") from error
         if self._board is not None:

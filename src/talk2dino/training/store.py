@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from talk2dino.errors import DataError, InputError, ShapeError
-from talk2dino.training.manifest import Manifest, check_shard
+from talk2dino.training.manifest import Manifest, Shard, check_shard
 
 _DTYPES = {"F16": torch.float16, "F32": torch.float32, "BF16": torch.bfloat16, "I32": torch.int32, "I64": torch.int64}
 
@@ -30,7 +30,7 @@ class FeatureStore:
     def __init__(self, pieces: Sequence[MappingABC[str, Tensor]], manifests: Sequence[Manifest] = ()) -> None:
         if not pieces:
             raise DataError("a feature store without a single shard")
-        self.names = sorted(name for name in pieces[0] if name != "caption_image")
+        self.names = sorted(set.intersection(*map(set, pieces)) - {"caption_image"})
         features = [name for name in self.names if name != "captions"]
         if "captions" not in self.names or not features:
             raise DataError(f"a feature store holds captions and image features; got {self.names}")
@@ -85,18 +85,21 @@ class FeatureStore:
         paths = [Path(folders)] if isinstance(folders, (str, Path)) else [Path(folder) for folder in folders]
         if not paths:
             raise InputError("no feature store was given")
+        if twice := [path for n, path in enumerate(paths) if path.resolve() in {p.resolve() for p in paths[:n]}]:
+            raise DataError(f"{twice[0]} is given twice: its pictures would count double; name every store once")
         manifests = [Manifest.read(path) for path in paths]
         for path, manifest in zip(paths[1:], manifests[1:], strict=True):
             if different := manifests[0].differences(manifest):
                 raise DataError(f"{paths[0]} and {path} cannot be used as one store: {'; '.join(different)}")
         shards = [(path, shard) for path, manifest in zip(paths, manifests, strict=True) for shard in manifest.shards]
+        _refuse_copies(shards)
         wrong = [line for path, shard in shards if (line := check_shard(path, shard, contents=verify))]
         if wrong:
             raise DataError(
                 f"{len(wrong)} of {len(shards)} shards cannot be used: {'; '.join(wrong[:5])}; running 'talk2dino "
                 "extract' again makes damaged shards anew"
             )
-        pieces = [map_safetensors(path / shard.file) for path, shard in shards if shard.images]
+        pieces = [_piece(path, shard) for path, shard in shards if shard.images]
         if not pieces:
             raise DataError(f"{', '.join(map(str, paths))}: not one complete shard with pictures yet")
         return cls(pieces, manifests)
@@ -134,7 +137,8 @@ class FeatureStore:
         if name not in self._pieces:
             have = ",".join(other for other in self.names if other != "captions")
             raise DataError(
-                f"this store has no feature '{name}', only: {have}; extract again with --features {name},{have}"
+                f"{'this store has' if len(self.manifests) < 2 else 'these stores share'} no feature '{name}', only: {have}; "
+                f"extract again with --features {name},{have}"
             )
         return self._pieces[name]
 
@@ -181,6 +185,32 @@ class FeatureStore:
             if first < last:
                 torch.index_select(tensor, 0, rows[first:last] - starts[piece], out=out[first:last])
         return out
+
+
+def _refuse_copies(shards: Sequence[tuple[Path, Shard]]) -> None:
+    """Raises DataError when a shard's very content is there twice, such as a part beside the whole that it went into."""
+    places: dict[str, Path] = {}
+    for path, shard in shards:
+        if shard.images and shard.sha256 in places:
+            raise DataError(
+                f"{path / shard.file} holds the same pictures as {places[shard.sha256]}, and they would count double: "
+                "leave out one of the two stores"
+            )
+        places[shard.sha256] = path / shard.file
+
+
+def _piece(path: Path, shard: Shard) -> dict[str, Tensor]:
+    """The tensors of a shard; raises DataError when they are not what its manifest says."""
+    tensors = map_safetensors(path / shard.file)
+    lengths = {name: len(value) for name, value in tensors.items()}
+    expected = {name: shard.captions if name.startswith("caption") else shard.images for name in lengths}
+    owners = tensors.get("caption_image")
+    if owners is None or lengths != expected or (len(owners) and not 0 <= owners.min() <= owners.max() < shard.images):
+        raise DataError(
+            f"{path / shard.file} does not hold what its manifest says ({shard.images} pictures, {shard.captions} captions; "
+            f"found {', '.join(f'{name} {count}' for name, count in sorted(lengths.items()))}): extract it again"
+        )
+    return tensors
 
 
 def map_safetensors(path: Path) -> dict[str, Tensor]:

@@ -1,0 +1,66 @@
+"""One run at a time in a folder: a lock that ends with the process, however that ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from talk2dino.errors import OutputError
+
+NAME = ".lock"
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Hold ``folder`` for this process; its ``.lock`` says which one that is, and is removed at the end
+    (with the folder, where that was made for it and nothing was written).
+
+    What a killed run left is no obstacle. Where the system has no such locks (Windows, some network file systems), nothing
+    is held.
+
+    Raises:
+        OutputError: another run holds it (which), or the folder cannot be written.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    path, made = folder / NAME, not folder.exists()
+    with _opened(path) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lost = not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat())
+        except BlockingIOError:
+            lost = True
+        except OSError:  # no locks on this file system
+            yield
+            return
+        if lost:  # held by another run, or taken away by one that ended just now
+            file.seek(0)
+            raise OutputError(
+                f"another run is writing to {folder} ({file.read().strip() or 'just started'}): wait for it, end it, or "
+                "give another folder with --out"
+            )
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()
+                if made:
+                    folder.rmdir()  # which does nothing where something was written
+
+
+def _opened(path: Path) -> IO[str]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "a+", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {path.parent}: {error.strerror}") from error

@@ -30,7 +30,7 @@ def report():
     matrix = ConfusionMatrix(benchmark.names)
     matrix.update(np.array([[0, 1, 1, 2]]), np.array([[0, 1, 2, 2]]))
     options = EvaluationOptions(benchmark="voc21", model="vitb", limit=7)
-    return make_report(options.to_config(), matrix.metrics(), 7, "shard 2 of 2")
+    return make_report(options.to_config(), matrix.metrics(), 7, "shard 2 of 2 is missing")
 
 
 def test_files_hold_the_figures(report, tmp_path):

@@ -1,6 +1,8 @@
+import copy
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,15 +14,16 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from talk2dino.errors import DataError, InputError, OutputError, PromptError
+from talk2dino.errors import DataError, InputError, OutputError, PromptError, Talk2DinoError
 from talk2dino.evaluation.datasets import BENCHMARKS, open_benchmark
-from talk2dino.evaluation.journal import Journal, add_up, read_journals
+from talk2dino.evaluation.journal import Journal, add_up, read_config, read_journals
 from talk2dino.evaluation.matching import cluster_classes, final_metrics, final_records, permuted
 from talk2dino.evaluation.metrics import ConfusionMatrix
 from talk2dino.evaluation.miniature import make_miniature
 from talk2dino.evaluation.options import EvaluationOptions, make_options, parse_shard, read_options_file
 from talk2dino.evaluation.run import evaluate, run
 from talk2dino.methods import wrap_segmenter
+from talk2dino.models.identity import weights_checksum
 from talk2dino.models.preprocess import resize_image
 from talk2dino.world import CLASS_NAMES, render, sample_scene
 
@@ -171,8 +174,123 @@ def test_shards_merged_equal_one_run(tmp_path, oracle):
         assert missing is None
         assert sorted(r.name for r in records) == sorted(truth)
         assert (add_up(BENCHMARKS["ade20k"].names, records).counts == whole.matrix.counts).all()
-        assert config == json.loads(json.dumps(options.to_config()))
-    assert read_journals([tmp_path / "part2"])[2] == "shard 1 of 2"
+        assert config["pictures"]["count"] == 3
+    assert read_journals([tmp_path / "part2"])[2] == "shard 1 of 2 is missing"
+
+
+def test_unfinished_shards_are_told_from_finished_ones(tmp_path, oracle):
+    truth = make_miniature("ade20k", tmp_path)
+    options = EvaluationOptions(benchmark="ade20k", data=tmp_path)
+    for name, shard in (("a", (1, 2)), ("b", (2, 2)), ("whole", (1, 1))):
+        run(options, tmp_path / name, shard=shard, method=oracle(truth.values(), False, spoiled))
+    shutil.copytree(tmp_path / "a", tmp_path / "copy")
+    assert read_journals([tmp_path / "a", tmp_path / "b", tmp_path / "copy"])[2] is None  # the same records: once
+    assert len(read_journals([tmp_path / "a", tmp_path / "b", tmp_path / "copy"])[1]) == 3
+    for name, file in (("copy", "pictures-1-of-2.jsonl"), ("whole", "pictures-1-of-1.jsonl")):
+        path = tmp_path / name / file  # stopped after its first picture
+        path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+    assert read_journals([tmp_path / "copy", tmp_path / "b"])[2] == "shard 1 of 2: 1 of 2 pictures"
+    assert read_journals([tmp_path / "copy"])[2] == "shard 2 of 2 is missing; shard 1 of 2: 1 of 2 pictures"
+    assert read_journals([tmp_path / "whole"])[2] == "shard 1 of 1: 1 of 3 pictures"
+    with pytest.raises(InputError, match="are the same shard with different records"):
+        read_journals([tmp_path / "a", tmp_path / "copy"])
+    path = tmp_path / "b" / "pictures-2-of-2.jsonl"
+    path.write_text(path.read_text().replace("000000000285", "000000000286"))
+    with pytest.raises(DataError, match=r"other pictures than their config\.json tells"):
+        read_journals([tmp_path / "a", tmp_path / "b"])
+    path.write_text((tmp_path / "a" / "pictures-1-of-2.jsonl").read_text())
+    with pytest.raises(DataError, match="shard 2 of 2 has 2 pictures, but its run 1"):
+        read_journals([tmp_path / "a", tmp_path / "b"])
+
+
+def test_only_records_of_the_runs_own_pictures_count(tmp_path, oracle):
+    truth = make_miniature("ade20k", tmp_path)
+    options = EvaluationOptions(benchmark="ade20k", data=tmp_path)
+    whole, _ = run(options, tmp_path / "out", method=oracle(truth.values(), False))
+    path = tmp_path / "out" / "pictures-1-of-1.jsonl"
+    lines = path.read_text()
+    first = lines.splitlines()[0]
+    path.write_text(lines + first + "\n" + first.replace("000000000139", "somebody-elses") + "\n")
+    again, _ = run(options, tmp_path / "out", method=oracle(truth.values(), False))
+    assert (again.matrix.counts == whole.matrix.counts).all()
+    assert path.read_text() == lines
+
+
+# --- what produced the results ---------------------------------------------------------------------------------------
+
+
+def test_the_configuration_is_what_was_loaded(micro, tmp_path):
+    make_miniature("voc21", tmp_path)
+    options = EvaluationOptions(benchmark="voc21", data=tmp_path, limit=1, mode="whole")
+    config = evaluate(micro, options, batch_size=5).config
+    assert config["model"] == "micro"  # "auto" was asked for
+    assert config["dtype"] == "float32"
+    assert (config["background"], config["clean"], config["cleaning"]) == (0.58, True, "published")
+    assert config["templates"] == ["{}"]
+    assert config["labels"] == {"NAME.png": 1}
+    assert config["pictures"]["count"] == 1
+    assert config["fingerprints"] == {
+        name: weights_checksum(getattr(micro, name)) for name in ("vision", "text", "mapping")
+    }
+    assert config["run"] == {
+        "model": "auto", "mapping": None, "source": micro.config.source, "data": str(tmp_path), "device": "cpu",
+        "engine": "torch", "batch_size": 5,
+    }  # fmt: skip
+    clip = evaluate(wrap_segmenter("clip-dense", micro), options.model_copy(update={"method": "clip-dense"})).config
+    assert (clip["background"], clip["cleaning"], clip["system"]) == (0.2, None, {"variant": "values"})
+    assert list(clip["fingerprints"]) == ["clip_vision", "text"]
+
+
+def test_what_produced_the_results_must_stay_the_same(tmp_path, micro):
+    make_miniature("ade20k", tmp_path)
+    words = tmp_path / "words.txt"
+    words.write_text("wall = wall | fence\n")
+    options = EvaluationOptions(benchmark="ade20k", data=tmp_path, mode="square", synonyms=words, limit=2)
+    run(options, tmp_path / "out", method=micro)
+    words.rename(tmp_path / "renamed.txt")  # the same words: the same run
+    options = options.model_copy(update={"synonyms": tmp_path / "renamed.txt"})
+    run(options, tmp_path / "out", method=micro)
+    (tmp_path / "renamed.txt").write_text("wall = wall | hedge\n")
+    with pytest.raises(InputError, match=r"another run \(fingerprints\.synonyms: '\w+' there, '\w+' now\)"):
+        run(options, tmp_path / "out", method=micro)
+    (tmp_path / "renamed.txt").write_text("wall = wall | fence\n")
+    other = copy.copy(micro)
+    other.mapping = copy.deepcopy(micro.mapping)
+    with torch.no_grad():
+        next(other.mapping.parameters())[0] += 1
+    with pytest.raises(InputError, match=r"another run \(fingerprints\.mapping: "):
+        run(options, tmp_path / "out", method=other)
+    with pytest.raises(InputError, match=r"limit: 2 there, 3 now; pictures\.count: 2 there, 3 now; pict"):
+        run(options.model_copy(update={"limit": 3}), tmp_path / "out", method=micro)
+
+
+def test_a_call_that_failed_binds_nobody(tmp_path, oracle, micro):
+    truth = make_miniature("voc21", tmp_path)
+    options = EvaluationOptions(benchmark="voc21", data=tmp_path)
+    with pytest.raises(InputError, match="threshold must be from 0 to 1"):
+        run(options.model_copy(update={"background": -0.5}), tmp_path / "out", method=micro)
+    assert not (tmp_path / "out").exists()
+    picture = tmp_path / "VOCdevkit/VOC2012/JPEGImages/000000000139.jpg"
+    content = picture.read_bytes()
+    picture.write_bytes(content[:200])
+    with pytest.raises(Talk2DinoError, match="000000000139"):  # fails at its first picture, after the journal was made
+        run(options.model_copy(update={"refine": True}), tmp_path / "out", method=oracle(truth.values(), True))
+    picture.write_bytes(content)
+    assert len(run(options, tmp_path / "out", method=oracle(truth.values(), True))[0].records) == 3
+
+
+def test_a_bad_file_does_not_lose_the_pictures_before_it(tmp_path, oracle):
+    truth = make_miniature("ade20k", tmp_path)
+    bad = tmp_path / "ade/ADEChallengeData2016/annotations/validation/000000000632.png"
+    content = bad.read_bytes()
+    bad.write_bytes(content[:40])
+    options = EvaluationOptions(benchmark="ade20k", data=tmp_path)
+    with pytest.raises(DataError, match="000000000632"):
+        run(options, tmp_path / "out", method=oracle(truth.values(), False), batch_size=3)
+    bad.write_bytes(content)
+    system = oracle(truth.values(), False)
+    assert len(run(options, tmp_path / "out", method=system, batch_size=3)[0].records) == 3
+    assert [count for count, _ in system.asked] == [1]  # the two before it were kept
 
 
 def test_resumed_run_equals_one_run_and_does_nothing_twice(tmp_path, oracle):
@@ -206,7 +324,7 @@ def test_another_configuration_is_refused(tmp_path, oracle):
     journal = tmp_path / "out" / "pictures-1-of-1.jsonl"
     journal.write_text('{"name": "x"}\n' + journal.read_text())
     with pytest.raises(DataError, match="line 1 is damaged"):
-        Journal(tmp_path / "out", options.to_config())
+        Journal(tmp_path / "out", read_config(tmp_path / "out" / "config.json"))
 
 
 @pytest.mark.long
@@ -257,7 +375,8 @@ def test_dino_clusters_run_in_both_matchings(micro, tmp_path):
         figures[matching] = outcome.metrics.overall_accuracy
         records = final_records(outcome.records, outcome.matrix, outcome.config)
         assert all(0 < record.miou <= 1 for record in records)
-        assert system.vocabulary is None or len(system.vocabulary) == 16
+        assert len(outcome.predict.settings.get("vocabulary", range(16))) == 16
+        assert not hasattr(system, "vocabulary")  # a run leaves the system as it was
     assert 0.5 < figures["benchmark"] <= figures["picture"] + 0.1
     assert figures["picture"] > 0.6
 

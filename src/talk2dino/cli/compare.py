@@ -65,7 +65,7 @@ def compare(
         raise typer.BadParameter("a picture needs --prompts", param_hint="--prompts")
     names = [name.strip() for name in methods.split(",") if name.strip()]
 
-    from talk2dino.evaluation.compare import check_backgrounds, wrap_all
+    from talk2dino.evaluation.compare import wrap_all
     from talk2dino.io.images import read_image
     from talk2dino.methods import METHODS, check_method
     from talk2dino.prompts import parse_prompts
@@ -85,7 +85,6 @@ def compare(
         from talk2dino.evaluation.run import open_samples
 
         open_samples(make_options(base))
-        check_backgrounds(base, names if prototypes else [name for name in names if name != "freeda"], options)
     elif picture is not None:
         parse_prompts(prompts or "")
         read_image(picture)
@@ -172,7 +171,7 @@ def _compare_benchmark(
         write_atomically(out / "comparison.md", comparison_markdown(rows)),
         write_atomically(out / "comparison.json", json.dumps(table, indent=1, ensure_ascii=False)),
         _save(comparison_chart(rows), out / "comparison.png"),
-        _save(comparison_cases(systems, base, rows, options=options), out / "pictures.png"),
+        _save(comparison_cases(systems, base, rows), out / "pictures.png"),
     ]
     print(f"written: {', '.join(map(str, written))}", file=sys.stderr)
 

@@ -99,7 +99,7 @@ def evaluate(
     with EvaluationProgress(f"{options.benchmark}, {options.method}") as progress:
         outcome, system = run(options, out, shard=part, batch_size=batch_size, report=progress.tell)
     if out is None:
-        _print(options.to_config(), outcome.metrics, len(outcome.records), _missing(part), as_json)
+        _print(outcome.config, outcome.metrics, len(outcome.records), _missing(part), as_json)
         return
     _draw_cases(options, outcome, system, part, out)
     _report_on([out], out, as_json)
@@ -119,7 +119,7 @@ def parse_method_options(given: list[str]) -> dict[str, Any]:
 
 
 def _missing(part: tuple[int, int]) -> str | None:
-    return None if part[1] == 1 else f"all but shard {part[0]} of {part[1]}"
+    return None if part[1] == 1 else f"only shard {part[0]} of {part[1]}"
 
 
 def _print(config: dict[str, Any], metrics: Any, pictures: int, missing: str | None, as_json: bool) -> None:
@@ -157,11 +157,11 @@ def _draw_cases(options: Any, outcome: Any, system: Any, part: tuple[int, int], 
 
     from talk2dino.evaluation.charts import case_grid
     from talk2dino.evaluation.matching import cluster_classes, final_records, matched_over_benchmark
-    from talk2dino.evaluation.run import Predictor, open_samples
+    from talk2dino.evaluation.run import open_samples
     from talk2dino.io.atomic import write_atomically
 
     benchmark, samples = open_samples(options, part)
-    predict = Predictor(system, benchmark, options)
+    predict = outcome.predict
     if matched_over_benchmark(outcome.config):
         predict.classes = cluster_classes(outcome.matrix)
     records = final_records(outcome.records, outcome.matrix, outcome.config)

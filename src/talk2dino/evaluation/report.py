@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from talk2dino.catalog import METHOD_THRESHOLDS
 from talk2dino.evaluation.metrics import Metrics
 from talk2dino.evaluation.published import published_counterpart, published_results
 from talk2dino.io.atomic import write_atomically
@@ -61,7 +62,7 @@ def make_report(
     if config.get("limit"):
         notes.append(f"only the first {config['limit']} pictures: not comparable with figures on all of them")
     if missing:
-        notes.append(f"incomplete: {missing} is missing")
+        notes.append(f"incomplete: {missing}")
     if config["method"] == "dino-clusters":
         each = config["method_options"].get("matching", "benchmark") == "picture"
         notes.append(
@@ -69,6 +70,13 @@ def make_report(
             if each
             else "dino-clusters matched: clusters were given classes by the truth, once over the whole run (Hungarian)"
         )
+    if config["method"] in METHOD_THRESHOLDS and config.get("background") is not None:
+        default = METHOD_THRESHOLDS[config["method"]]
+        told = default.source if config["background"] == default.value else "as told"
+        notes.append(f"background threshold {config['background']:g}: {told}")
+    made = [name for name in config.get("labels", {}) if name.endswith(".json")]
+    if made:
+        notes.append(f"labels made from {' and '.join(made)}, not read from label pictures")
     if config.get("synonyms"):
         notes.append(f"synonyms from {config['synonyms']}")
     if config["benchmark"] != "world" and config["mode"] != "slide":

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from talk2dino.catalog import METHOD_THRESHOLDS
 from talk2dino.errors import InputError
 from talk2dino.io.images import Picture, read_image
 from talk2dino.io.palette import class_palette
@@ -149,14 +150,19 @@ def segment_pictures(
 def read_thresholds(
     background: bool | float | Mapping[str, float] | None, names: Sequence[str], what: str
 ) -> Tensor | None:
-    """(N,) thresholds of a ``background=`` argument, or None. These systems have no tuned threshold of their own."""
+    """(N,) thresholds of a ``background=`` argument, or None. True, and classes that a mapping leaves out, take the
+    system's own threshold of :data:`talk2dino.catalog.METHOD_THRESHOLDS`."""
     if background is None or background is False:
         return None
-    if background is True or (isinstance(background, Mapping) and set(background) != set(names)):
-        raise InputError(
-            f"{what} has no tuned background threshold; name one for every class, for example --background 0.2"
-        )
-    values = [background[name] for name in names] if isinstance(background, Mapping) else [background] * len(names)
+    default = METHOD_THRESHOLDS[what].value
+    if background is True:
+        background = default
+    if isinstance(background, Mapping):
+        if unknown := [name for name in background if name not in names]:
+            raise InputError(f"thresholds name classes that were not asked for: {', '.join(unknown[:5])}")
+        values = [background.get(name, default) for name in names]
+    else:
+        values = [background] * len(names)
     for value in values:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value) or abs(value) > 1:
             raise InputError(f"a background threshold of {what} must be a number from -1 to 1; got {value!r}")

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
 from talk2dino.errors import DataError, InputError, OutputError, PromptError, Talk2DinoError
 from talk2dino.evaluation.datasets import BENCHMARKS, open_benchmark
@@ -24,7 +23,6 @@ from talk2dino.evaluation.options import EvaluationOptions, make_options, parse_
 from talk2dino.evaluation.run import evaluate, run
 from talk2dino.methods import wrap_segmenter
 from talk2dino.models.identity import weights_checksum
-from talk2dino.models.preprocess import resize_image
 from talk2dino.world import CLASS_NAMES, render, sample_scene
 
 EIGHT = [name for name in BENCHMARKS if name != "world"]
@@ -33,16 +31,15 @@ EIGHT = [name for name in BENCHMARKS if name != "world"]
 # --- the published protocol ------------------------------------------------------------------------------------------
 
 
-def literal_protocol(segmenter, picture, names, threshold, clean):
+def literal_protocol(resize, system, picture, names, channel=None, **settings):
     """mmsegmentation's slide inference, written out: one window at a time, counted pixel by pixel."""
-    window, stride = segmenter.config.size, segmenter.config.size // 2
+    window = system.config.size if hasattr(system, "config") else system.loop.size
+    stride = window // 2
     height, width = picture.shape[:2]
     scale = min(window * 2048 / 448 / max(height, width), window / min(height, width))
-    resized = resize_image(
-        picture, (int(height * scale + 0.5), int(width * scale + 0.5)), resample=Image.Resampling.BILINEAR
-    )
+    resized = resize(picture, (int(height * scale + 0.5), int(width * scale + 0.5)))
     rows, columns = resized.shape[:2]
-    total = torch.zeros(len(names) + 1, rows, columns)
+    total = torch.zeros(len(names) + (channel is not None), rows, columns)
     count = torch.zeros(1, rows, columns)
     y = 0
     while True:
@@ -54,9 +51,10 @@ def literal_protocol(segmenter, picture, names, threshold, clean):
             left = max(right - window, 0)
             crop = resized[top:bottom, left:right].copy()
             assert crop.shape[:2] == (window, window)
-            result = segmenter.segment(crop, names, mode="square", clean=clean, return_scores=True)
-            channel = np.full((1, window, window), threshold, np.float32)
-            total[:, top:bottom, left:right] += torch.from_numpy(np.concatenate([channel, result.scores]))
+            scores = system.segment(crop, names, mode="square", return_scores=True, **settings).scores
+            if channel is not None:  # the background: a constant in front
+                scores = np.concatenate([np.full((1, window, window), channel, np.float32), scores])
+            total[:, top:bottom, left:right] += torch.from_numpy(scores)
             count[:, top:bottom, left:right] += 1
             if right == columns:
                 break
@@ -68,40 +66,46 @@ def literal_protocol(segmenter, picture, names, threshold, clean):
     return F.interpolate(averaged, (height, width), mode="bilinear", align_corners=False)[0].numpy()
 
 
-@pytest.mark.parametrize("clean", [False, True])
+@pytest.mark.parametrize(("clean", "refine"), [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize("batch", [1, 8])
-def test_slide_equals_the_literal_protocol(micro, monkeypatch, clean, batch):
+def test_slide_equals_the_literal_protocol(micro, monkeypatch, protocol_resize, clean, refine, batch):
     picture = render(sample_scene(900_005, aspect=211 / 97), 97).image
     names = list(CLASS_NAMES[:5])
-    expected = literal_protocol(micro, picture, names, 0.55, clean)
+    expected = literal_protocol(protocol_resize, micro, picture, names, 0.55, clean=clean, refine=refine)
     monkeypatch.setattr("talk2dino.segmenter.WINDOW_BATCH", batch)
-    found = micro.segment(picture, names, mode="slide", background=0.55, clean=clean, return_scores=True)
+    found = micro.segment(picture, names, mode="slide", background=0.55, clean=clean, refine=refine, return_scores=True)
     np.testing.assert_allclose(found.scores, expected, atol=1e-5)
     assert (found.labels == expected.argmax(0)).mean() > 0.9999  # ties apart
     assert 0 < (found.labels == 0).mean() < 1
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-def test_comparison_systems_slide_alike(micro, batch):
+@pytest.mark.parametrize("refine", [False, True])
+@pytest.mark.parametrize("method", ["clip-dense", "freeda"])
+def test_comparison_systems_slide_alike(micro, prototypes, protocol_resize, method, refine):
     picture = render(sample_scene(900_006, aspect=197 / 101), 101).image
-    method = wrap_segmenter("clip-dense", micro)
-    method.loop.batch = batch
-    window = method.loop.size
-    small = method.segment(picture[:, :101], ["sky", "grass"], mode="square", return_scores=True)
-    assert small.scores.shape == (2, 101, 101)
-    scale = window / 101
-    rows, columns = int(101 * scale + 0.5), int(197 * scale + 0.5)
-    resized = resize_image(picture, (rows, columns), resample=Image.Resampling.BILINEAR)
-    total, count = np.zeros((2, rows, columns)), np.zeros((rows, columns))
-    for left in (*range(0, columns - window, window // 2), columns - window):
-        crop = resized[:, left : left + window].copy()
-        total[:, :, left : left + window] += method.segment(
-            crop, ["sky", "grass"], mode="square", return_scores=True
-        ).scores
-        count[:, left : left + window] += 1
-    expected = F.interpolate(torch.from_numpy(total / count)[None].float(), (101, 197), mode="bilinear")[0]
-    found = method.segment(picture, ["sky", "grass"], mode="slide", return_scores=True)
-    np.testing.assert_allclose(found.scores, expected, atol=1e-5)
+    own = {"prototypes": prototypes, "nearest": 5} if method == "freeda" else {}
+    system = wrap_segmenter(method, micro, **own)
+    names = ["sky", "grass", "ball"]
+    expected = literal_protocol(protocol_resize, system, picture, names, refine=refine)
+    for batch in (1, 3):
+        system.loop.batch = batch
+        found = system.segment(picture, names, mode="slide", refine=refine, return_scores=True)
+        np.testing.assert_allclose(found.scores, expected, atol=1e-5)
+
+
+def test_comparison_systems_fill_their_batches_too(micro):
+    system = wrap_segmenter("clip-dense", micro)
+    pictures = [
+        render(sample_scene(900_010 + i, aspect=aspect), 90).image for i, aspect in enumerate((4 / 3, 3 / 4, 2))
+    ]
+    sizes, inner = [], system.score_maps
+    system.score_maps = lambda pixels, text: (sizes.append(len(pixels)), inner(pixels, text))[1]
+    names = ["sky", "grass"]
+    together = system.segment_batch(pictures, names, mode="slide", return_scores=True)
+    assert sizes == [7]  # two, two and three windows
+    for picture, result in zip(pictures, together, strict=True):
+        alone = system.segment(picture, names, mode="slide", return_scores=True)
+        np.testing.assert_allclose(alone.scores, result.scores, atol=1e-5)
 
 
 # --- benchmarks ------------------------------------------------------------------------------------------------------

@@ -150,6 +150,7 @@ class Predictor:
     def __init__(self, method: Any, benchmark: Benchmark, options: EvaluationOptions) -> None:
         self.method = method
         self.benchmark = benchmark
+        self.options = options
         self.classes: np.ndarray | None = None
         self.matched = bool(getattr(method, "matched", False))
         self.each_picture = self.matched and method.matching == "picture"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,8 @@ from talk2dino.errors import InputError
 from talk2dino.evaluation.matching import cluster_classes, matched_over_benchmark
 from talk2dino.evaluation.metrics import Metrics
 from talk2dino.evaluation.options import EvaluationOptions, make_options
-from talk2dino.evaluation.report import EvaluationReport, make_report
+from talk2dino.evaluation.published import published_results
+from talk2dino.evaluation.report import EvaluationReport, make_report, versions
 from talk2dino.evaluation.run import Predictor, open_samples, run
 from talk2dino.methods import METHODS, wrap_segmenter
 
@@ -71,6 +73,8 @@ def line_options(
     method, _, option = label.partition(":")
     own = {**(options or {}).get(method, {}), **(dict([option.split("=")]) if option else {})}
     background = own.pop("background", None)
+    if method == "dino-clusters" and base.get("mode") == "slide":
+        base = {**base, "mode": None}  # it clusters whole pictures; its report says so
     return make_options({
         **base, "method": method, "method_options": own, "background": background,
         "clean": clean and method == "talk2dino", "refine": refine,
@@ -133,8 +137,20 @@ def comparison_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return table
 
 
-def comparison_markdown(rows: Sequence[Row]) -> str:
-    """The comparison as a Markdown table; figures in percent."""
+def comparison_dict(rows: Sequence[Row]) -> dict[str, Any]:
+    """The table with all that belongs to it: published figures, each line's exact configuration, versions."""
+    return {
+        "benchmark": rows[0].report.config["benchmark"],
+        "pictures": rows[0].report.pictures,
+        "rows": comparison_table(rows),
+        "published_for_reference": published_results(rows[0].report.config["benchmark"]),
+        "configurations": [row.report.config for row in rows],
+        "versions": versions(),
+    }
+
+
+def comparison_markdown(rows: Sequence[Row], *, exact: bool = False) -> str:
+    """The comparison as a Markdown table, figures in percent; ``exact``: with configurations and versions."""
     table = comparison_table(rows)
     heads = list(table[0])
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
@@ -143,7 +159,22 @@ def comparison_markdown(rows: Sequence[Row]) -> str:
     notes = dict.fromkeys(note for row in rows for note in row.report.notes)
     first = rows[0].report
     about = f"{first.config['benchmark']}, {first.pictures} pictures, model {first.config['model']}; figures in percent"
-    return "\n".join([about, "", *lines, "", *(f"- {note}" for note in notes)]) + "\n"
+    page = [about, "", *lines, "", *(f"- {note}" for note in notes)]
+    published = published_results(first.config["benchmark"])
+    if published:
+        page += ["", "Published mIoU on this benchmark, for reference (not measured here):", ""]
+        page += ["| system | mIoU |", "| --- | ---: |", *(f"| {name} | {v:.1f} |" for name, v in published.items())]
+    if exact:
+        kept = {"configurations": [row.report.config for row in rows], "versions": versions()}
+        page += [
+            "",
+            "## Configurations and versions",
+            "",
+            "```json",
+            json.dumps(kept, indent=1, ensure_ascii=False),
+            "```",
+        ]
+    return "\n".join(page) + "\n"
 
 
 def comparison_chart(rows: Sequence[Row]) -> Image.Image:

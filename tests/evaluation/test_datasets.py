@@ -1,3 +1,4 @@
+import hashlib
 import json
 from pathlib import Path
 
@@ -38,6 +39,31 @@ def test_class_counts_and_backgrounds():
         assert "background" not in benchmark.prompts
     assert BENCHMARKS["voc21"].palette[15] == (192, 128, 128)  # person
     assert BENCHMARKS["coco-stuff"].names[91:93] == ("ceiling-tile", "cloth")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("voc21", "3d61c831cd0012d4"),
+        ("context60", "4e63a0804d03b58d"),
+        ("context59", "393ab99eafd5609f"),
+        ("coco-stuff", "d0aafa5b5c8d7713"),
+        ("cityscapes", "fdc2c09f612a02c0"),
+        ("ade20k", "f8f1fbe2e61e446c"),
+    ],
+)
+def test_names_and_palettes_are_mmsegmentations(name, expected):
+    """Digests of ``METAINFO`` of mmsegmentation 1.2.2, read from its own sources (ADE20K's "bed " without the blank)."""
+    benchmark = BENCHMARKS[name]
+    table = [list(benchmark.names), [list(colour) for colour in benchmark.palette]]
+    assert hashlib.sha256(json.dumps(table).encode()).hexdigest()[:16] == expected
+
+
+def test_tables_that_mmsegmentation_lacks_are_parts_of_others():
+    assert BENCHMARKS["voc20"].names == BENCHMARKS["voc21"].names[1:]
+    assert BENCHMARKS["voc20"].palette == BENCHMARKS["voc21"].palette[1:]
+    assert BENCHMARKS["coco-object"].names == ("background", *BENCHMARKS["coco-stuff"].names[:80])
+    assert BENCHMARKS["coco-object"].palette == ((0, 0, 0), *BENCHMARKS["coco-stuff"].palette[:80])
 
 
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)

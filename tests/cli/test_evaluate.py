@@ -103,6 +103,8 @@ def test_a_data_set_from_disk_with_a_configuration_file(call, tmp_path):
     assert result.exit_code == 0, result.output
     values = json.loads(result.stdout)
     assert (values["model"], values["pictures"], values["config"]["mode"]) == ("micro", 2, "slide")
+    assert "labels made from instances_val2017.json, not read from label pictures" in values["notes"]
+    assert (values["config"]["background"], values["config"]["run"]["data"]) == (0.58, str(tmp_path))
 
 
 def test_method_options(call):

@@ -21,5 +21,5 @@ def usage(hint: str | None = None) -> Iterator[None]:
 
 def split_names(given: list[str] | str | None) -> list[str]:
     """["voc21,ade20k", "world"] to ["voc21", "ade20k", "world"], each once."""
-    several = [given] if isinstance(given, str) else given or []
+    several = given if isinstance(given, list) else [given] if given else []
     return list(dict.fromkeys(name.strip() for one in several for name in str(one).split(",") if name.strip()))

@@ -90,6 +90,9 @@ def test_slide_resize_reads_four_pixels_and_rounds(protocol_resize, size):
     from talk2dino.models.preprocess import resize_for_slide
 
     image = np.random.default_rng(3).integers(0, 256, (53, 71, 3), dtype=np.uint8)
+    by_hand = np.zeros((5, 7, 3), np.uint8)
+    by_hand[2, 3], by_hand[2, 4] = 100, 201
+    assert resize_for_slide(by_hand, (1, 2))[0].tolist() == [[0, 50]]  # centres at 1.25 and 4.75: a quarter of the 201
     found = resize_for_slide(image, size).permute(1, 2, 0).numpy()
     np.testing.assert_array_equal(found, protocol_resize(image, size))
 

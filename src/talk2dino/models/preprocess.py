@@ -47,11 +47,29 @@ def resize_for_slide(image: np.ndarray, size: tuple[int, int]) -> Tensor:
     four pixels are read whatever the scale, and the result is rounded (halves upwards). Antialiasing changes a Cityscapes
     picture by 1.8 of 255 on average.
     """
-    pixels = to_pixels(image)
     if image.shape[:2] == size:
-        return pixels
-    resized = F.interpolate(pixels[None].double(), size, mode="bilinear", align_corners=False, antialias=False)[0]
-    return resized.add_(0.500001).floor_().float()  # the last bit of a weight must not decide about a half
+        return to_pixels(image)
+    (top, bottom, down), (left, right, across) = (
+        _between(length, count) for length, count in zip(image.shape[:2], size, strict=True)
+    )
+    rows = torch.lerp(
+        _double(image[top]), _double(image[bottom]), torch.from_numpy(down)[:, None, None]
+    )  # [height, W, 3]
+    low, high = (rows.index_select(1, torch.from_numpy(columns)) for columns in (left, right))
+    resized = torch.lerp(low, high, torch.from_numpy(across)[None, :, None])  # [height, width, 3]
+    resized = resized.add_(0.500001).floor_()  # the last bit of a weight must not decide about a half
+    return resized.float().permute(2, 0, 1)
+
+
+def _double(image: np.ndarray) -> Tensor:
+    return torch.from_numpy(image).double()
+
+
+def _between(length: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where ``count`` pixel centres fall between ``length`` others: the lower, the higher, the share of the higher."""
+    place = np.clip((np.arange(count) + 0.5) * length / count - 0.5, 0, length - 1)
+    low = np.floor(place).astype(np.int64)
+    return low, np.minimum(low + 1, length - 1), place - low
 
 
 def window_pixels(

@@ -25,3 +25,17 @@ def reference():
         return read_tensors(DATA / "reference" / f"{name}.safetensors"), {key: outputs[key] for key in outputs}
 
     return load
+
+
+@pytest.fixture(scope="session")
+def protocol_resize():
+    """The published evaluation's resize: bilinear on uint8 without antialiasing, rounded with halves upwards."""
+
+    import torch
+
+    def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].double()
+        resized = torch.nn.functional.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=False)
+        return torch.floor(resized[0] + 0.500001).permute(1, 2, 0).to(torch.uint8).numpy()
+
+    return resize

@@ -63,15 +63,15 @@ def test_batch_equals_one_by_one(micro, scenes, options):
         assert result.scores.shape[0] == len(result.names)
 
 
-def test_slide_is_the_literal_protocol(micro):
+def test_slide_is_the_literal_protocol(micro, protocol_resize):
     """Resize, cut, encode each window by itself, average, resize: written out."""
-    from talk2dino.models.preprocess import normalise, resize_image, to_pixels
+    from talk2dino.models.preprocess import normalise, to_pixels
     from talk2dino.stages.similarity import cosine_similarity
 
     image = render(sample_scene(30_000_009, aspect=1.7), 200).image
     result = micro.segment(image, NAMES, mode="slide", return_scores=True)
     canvas = (128, int(image.shape[1] * 128 / image.shape[0] + 0.5))
-    pixels = to_pixels(resize_image(image, canvas, resample=2))[None]
+    pixels = to_pixels(protocol_resize(image, canvas))[None]
     text = micro.encode_text(NAMES).embeddings
     total, count = torch.zeros(16, *canvas), torch.zeros(canvas)
     for left in [0, 64, canvas[1] - 128]:
@@ -83,6 +83,43 @@ def test_slide_is_the_literal_protocol(micro):
         count[..., left : left + 128] += 1
     expected = torch.nn.functional.interpolate((total / count)[None], image.shape[:2], mode="bilinear")[0]
     assert np.abs(expected.numpy() - result.scores).max() < 1e-5
+
+
+@pytest.mark.parametrize("size", [(13, 41), (53, 17), (97, 101), (37, 37)])
+def test_slide_resize_reads_four_pixels_and_rounds(protocol_resize, size):
+    from talk2dino.models.preprocess import resize_for_slide
+
+    image = np.random.default_rng(3).integers(0, 256, (53, 71, 3), dtype=np.uint8)
+    by_hand = np.zeros((5, 7, 3), np.uint8)
+    by_hand[2, 3], by_hand[2, 4] = 100, 201
+    assert resize_for_slide(by_hand, (1, 2))[0].tolist() == [[0, 50]]  # centres at 1.25 and 4.75: a quarter of the 201
+    found = resize_for_slide(image, size).permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(found, protocol_resize(image, size))
+
+
+def test_windows_of_several_pictures_share_forward_passes(micro, monkeypatch):
+    """Six 4:3 pictures have two windows each: twelve windows in passes of eight and four, and one picture as before."""
+    pictures = [render(sample_scene(30_000_020 + i, aspect=4 / 3), 96).image for i in range(5)]
+    pictures.insert(2, render(sample_scene(30_000_031, aspect=3 / 4), 64).image)
+    sizes = []
+    inner = micro.run_vision
+
+    def counting(pixels):
+        sizes.append(len(pixels))
+        return inner(pixels)
+
+    monkeypatch.setattr(micro, "run_vision", counting)
+    together = micro.segment_batch(pictures, NAMES, mode="slide", return_scores=True, batch_size=6)
+    assert sizes == [8, 4]
+    sizes.clear()
+    for picture, result in zip(pictures, together, strict=True):
+        alone = micro.segment(picture, NAMES, mode="slide", return_scores=True)
+        assert alone.labels.shape == picture.shape[:2]
+        assert np.abs(alone.scores - result.scores).max() < 1e-5
+    assert sizes == [2] * 6
+    sizes.clear()
+    micro.segment_batch(pictures, NAMES, mode="slide", batch_size=3)  # pictures that are at hand at once
+    assert sizes == [6, 6]
 
 
 def test_other_prompts_do_not_change_scores(micro, scenes):

@@ -11,6 +11,10 @@ class Talk2DinoError(Exception):
     """Base of all errors that this package raises on purpose."""
 
 
+class Talk2DinoWarning(UserWarning):
+    """Base of this package's warnings: something works, but not as one may think."""
+
+
 class InputError(Talk2DinoError, ValueError):
     """An argument is of the wrong kind, out of range or empty."""
 

@@ -14,13 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL.Image import Resampling
 from torch import Tensor
 
 from talk2dino.config import SegmenterConfig
@@ -30,13 +30,21 @@ from talk2dino.errors import InputError, ShapeError
 from talk2dino.io.images import Picture, read_image
 from talk2dino.io.palette import class_palette
 from talk2dino.models.loading import HubOptions, Parts, load_parts
-from talk2dino.models.preprocess import check_mode, grid_size, normalise, resize_image, slide_size, to_pixels
+from talk2dino.models.preprocess import (
+    check_mode,
+    grid_size,
+    normalise,
+    resize_image,
+    slide_size,
+    to_pixels,
+    window_pixels,
+)
 from talk2dino.prompts import PromptList, Prompts, read_prompts
 from talk2dino.stages.background import clean_background
 from talk2dino.stages.refine import refine as refine_masks
 from talk2dino.stages.similarity import cosine_similarity
 from talk2dino.stages.upsample import Resize, label_pixels, resized_rows, upsample
-from talk2dino.stages.windows import average_windows, window_boxes
+from talk2dino.stages.windows import average_windows, full_batches, window_boxes
 from talk2dino.types import ImageFeatures, Segmentation, TextFeatures
 
 Image = Any  # a path, bytes, a PIL image, a Picture, or an (H, W, 3) uint8 RGB array
@@ -159,7 +167,7 @@ class Segmenter:
         if mode == "slide":
             if len(pictures) > 1:
                 raise ShapeError("slide mode takes one picture at a time; segment_batch loops over them")
-            return self._encode_windows(pictures[0])
+            return next(self._encode_windows(pictures))
         target = self.seen_size(*pictures[0].size, mode=mode)
         pixels = torch.stack([to_pixels(resize_image(p.array, target)) for p in pictures])
         return self._encode_pixels(pixels, pictures[0].size)
@@ -184,25 +192,27 @@ class Segmenter:
         out = self.run_vision(normalise(pixels))
         return ImageFeatures(out.patches, out.attention, out.cls, image_size, pixels, self.name)
 
-    def _encode_windows(self, picture: Picture) -> ImageFeatures:
+    @torch.inference_mode()
+    def _encode_windows(self, pictures: Sequence[Picture]) -> Iterator[ImageFeatures]:
+        """Slide mode: the features of one picture after the other; a forward pass holds windows of several."""
         window = self.config.size
-        height, width = picture.array.shape[:2]
-        canvas = self._canvas(height, width)
-        resized = to_pixels(resize_image(picture.array, canvas, resample=Resampling.BILINEAR))
-        boxes = window_boxes(*canvas, window, window // 2)
-        inside = window // self.vision.patch_size * self.vision.patch_size
-        parts = []
-        for start in range(0, len(boxes), WINDOW_BATCH):
-            crops = torch.stack([resized[:, t:b, l:r] for t, l, b, r in boxes[start : start + WINDOW_BATCH]])
-            if crops.shape[2:] != (inside, inside):
-                crops = F.interpolate(crops, (inside, inside), mode="bilinear", antialias=True).clamp_(0, 255)
-            parts.append(self._encode_pixels(crops, (height, width)))
-        if len(parts) == 1:
-            return replace(parts[0], boxes=tuple(boxes), canvas=canvas)
-        return ImageFeatures(
-            torch.cat([p.patches for p in parts]), torch.cat([p.attention for p in parts]), torch.cat([p.cls for p in parts]),
-            (height, width), torch.cat([p.pixels for p in parts if p.pixels is not None]), self.name, tuple(boxes), canvas,
-        )  # fmt: skip
+        canvases = [self._canvas(*picture.size) for picture in pictures]
+        boxes = [tuple(window_boxes(*canvas, window, window // 2)) for canvas in canvases]
+        size = window // self.vision.patch_size * self.vision.patch_size
+        crops = (
+            crop
+            for picture, canvas, own in zip(pictures, canvases, boxes, strict=True)
+            for crop in window_pixels(picture.array, canvas, own, size)
+        )
+        encoded = (self._encode_pixels(batch, (size, size)) for batch in full_batches(crops, WINDOW_BATCH))
+        windows = (features[i] for features in encoded for i in range(len(features)))
+        for picture, canvas, own in zip(pictures, canvases, boxes, strict=True):
+            parts = list(islice(windows, len(own)))
+            yield ImageFeatures(
+                torch.cat([p.patches for p in parts]), torch.cat([p.attention for p in parts]),
+                torch.cat([p.cls for p in parts]), picture.size,
+                torch.cat([p.pixels for p in parts if p.pixels is not None]), self.name, own, canvas,
+            )  # fmt: skip
 
     @torch.inference_mode()
     def encode_text(
@@ -440,7 +450,7 @@ class Segmenter:
 
         Args:
             prompts: as in :meth:`segment`, or text features that were encoded before.
-            batch_size: pictures a forward pass.
+            batch_size: pictures a forward pass; in slide mode, pictures whose windows share forward passes.
 
         Returns:
             One Segmentation a picture, in order.
@@ -453,16 +463,14 @@ class Segmenter:
         pictures = [read_image(image) for image in images]
         groups: dict[tuple[int, int], list[int]] = {}
         for index, picture in enumerate(pictures):
-            groups.setdefault(self.seen_size(*picture.size, mode=mode), []).append(index)
+            seen = (0, 0) if mode == "slide" else self.seen_size(*picture.size, mode=mode)  # windows are all alike
+            groups.setdefault(seen, []).append(index)
         results: dict[int, Segmentation] = {}
         for seen, indices in groups.items():
-            size = 1 if mode == "slide" else batch_size
-            for start in range(0, len(indices), size):
-                chosen = indices[start : start + size]
-                if mode == "slide":
-                    encoded = [self.encode_image(pictures[chosen[0]], mode=mode)]
-                else:
-                    encoded = self._encode_alike([pictures[i] for i in chosen], seen)
+            for start in range(0, len(indices), batch_size):
+                chosen = indices[start : start + batch_size]
+                together = [pictures[i] for i in chosen]
+                encoded = self._encode_windows(together) if mode == "slide" else self._encode_alike(together, seen)
                 for i, features in zip(chosen, encoded, strict=True):
                     (result,) = self.decode(
                         features, text, background=background, clean=clean, refine=refine, return_scores=return_scores

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -5,6 +7,8 @@ from typer.testing import CliRunner
 
 from talk2dino.cli import build_app
 from talk2dino.errors import DataError, InputError
+from talk2dino.methods import freeda_build
+from talk2dino.methods.freeda_build import MaskedPicture
 from talk2dino.methods.prototypes import PrototypeStore
 
 
@@ -41,6 +45,41 @@ def test_from_pictures_with_masks(call, tmp_path):
     result = call(*given, "--out", tmp_path / "out", *SMALL)
     assert result.exit_code == 0, result.output
     assert PrototypeStore(tmp_path / "out").words == ["fog"]
+    assert call(*given, "--out", tmp_path / "out", *SMALL).exit_code == 0  # the same again: nothing to do
+    (tmp_path / "names.txt").write_text("background\nmist\n")
+    renamed = call(*given, "--out", tmp_path / "out", *SMALL)
+    assert re.search(r"made otherwise \(names: '\w+' there, '\w+' now\)", str(renamed.exception))
+    (tmp_path / "names.txt").write_text("background\nfog\n")
+    Image.fromarray(np.eye(37, 41, dtype=np.uint8)).save(tmp_path / "masks" / "a.png")
+    other = call(*given, "--out", tmp_path / "out", *SMALL)
+    assert re.search(r"made otherwise \(masks: '\w+' there, '\w+' now\)", str(other.exception))
+
+
+def test_another_diffusion_is_refused_by_name(call, tmp_path, monkeypatch):
+    """Captions, vocabulary and settings decide the pictures; the pipeline itself is not run here."""
+    made = []
+
+    def source(pipeline, captions, **settings):
+        made.append(settings)
+        for number, caption in enumerate(captions):
+            image = np.full((16, 24, 3), 40 * number, np.uint8)
+            yield caption, lambda image=image: MaskedPicture("x", image, {"ball": np.ones((16, 24), bool)})
+
+    monkeypatch.setattr(freeda_build, "load_pipeline", lambda *_: None)
+    monkeypatch.setattr(freeda_build, "diffusion_source", source)
+    for name, text in (("captions", "a ball\na red ball\n"), ("words", "ball\n")):
+        (tmp_path / f"{name}.txt").write_text(text)
+    given = ("--captions", tmp_path / "captions.txt", "--vocabulary", tmp_path / "words.txt", "--out", tmp_path / "out")
+    assert call(*given, *SMALL).exit_code == 0
+    for option, value in (("--steps", 3), ("--picture-size", 256), ("--guidance", 2), ("--threshold", 0.25)):
+        refused = call(*given, option, value, *SMALL)
+        assert f"made otherwise ({option[2:].replace('-', '_')}: " in str(refused.exception)
+    for name in ("captions", "words"):
+        kept = (tmp_path / f"{name}.txt").read_text()
+        (tmp_path / f"{name}.txt").write_text("a blue ball\n")
+        refused = call(*given, *SMALL)
+        assert f"made otherwise ({'vocabulary' if name == 'words' else name}: " in str(refused.exception)
+        (tmp_path / f"{name}.txt").write_text(kept)
 
 
 def test_failures(call, tmp_path):

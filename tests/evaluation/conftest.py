@@ -9,6 +9,16 @@ def micro():
     return Segmenter.from_pretrained("micro", device="cpu", dtype="float32")
 
 
+@pytest.fixture(scope="session")
+def prototypes(micro, tmp_path_factory):
+    """FreeDA's prototypes of a few scenes."""
+    from talk2dino.methods.freeda_build import build_prototypes, world_source
+
+    folder = tmp_path_factory.mktemp("prototypes")
+    build_prototypes(micro, world_source(range(500_000, 500_020)), folder, what="20 scenes", index="exact")
+    return folder
+
+
 class Oracle:
     """A system that knows the truth: ``change`` may spoil it. It is asked as every other system is."""
 

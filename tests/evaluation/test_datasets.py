@@ -1,3 +1,4 @@
+import hashlib
 import json
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import pytest
 from PIL import Image
 
 from talk2dino.errors import DataError, InputError, Talk2DinoError
+from talk2dino.evaluation import class_tables as tables
 from talk2dino.evaluation import labels as formats
 from talk2dino.evaluation.datasets import BENCHMARKS, open_benchmark
 from talk2dino.evaluation.metrics import ConfusionMatrix
@@ -37,6 +39,31 @@ def test_class_counts_and_backgrounds():
         assert "background" not in benchmark.prompts
     assert BENCHMARKS["voc21"].palette[15] == (192, 128, 128)  # person
     assert BENCHMARKS["coco-stuff"].names[91:93] == ("ceiling-tile", "cloth")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("voc21", "3d61c831cd0012d4"),
+        ("context60", "4e63a0804d03b58d"),
+        ("context59", "393ab99eafd5609f"),
+        ("coco-stuff", "d0aafa5b5c8d7713"),
+        ("cityscapes", "fdc2c09f612a02c0"),
+        ("ade20k", "f8f1fbe2e61e446c"),
+    ],
+)
+def test_names_and_palettes_are_mmsegmentations(name, expected):
+    """Digests of ``METAINFO`` of mmsegmentation 1.2.2, read from its own sources (ADE20K's "bed " without the blank)."""
+    benchmark = BENCHMARKS[name]
+    table = [list(benchmark.names), [list(colour) for colour in benchmark.palette]]
+    assert hashlib.sha256(json.dumps(table).encode()).hexdigest()[:16] == expected
+
+
+def test_tables_that_mmsegmentation_lacks_are_parts_of_others():
+    assert BENCHMARKS["voc20"].names == BENCHMARKS["voc21"].names[1:]
+    assert BENCHMARKS["voc20"].palette == BENCHMARKS["voc21"].palette[1:]
+    assert BENCHMARKS["coco-object"].names == ("background", *BENCHMARKS["coco-stuff"].names[:80])
+    assert BENCHMARKS["coco-object"].palette == ((0, 0, 0), *BENCHMARKS["coco-stuff"].palette[:80])
 
 
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)
@@ -129,6 +156,11 @@ def test_values_outside_the_class_list(tmp_path):
     Image.fromarray(np.full((61, 43), 33, np.uint8)).save(path)
     with pytest.raises(DataError, match=r"000000000285.*0\.\.20: 33"):
         open_benchmark("voc21", tmp_path)[1][1].load()
+    make_miniature("ade20k", tmp_path)
+    path = tmp_path / "ade/ADEChallengeData2016/annotations/validation/000000000285.png"
+    Image.fromarray(np.full((61, 43), 151, np.uint8)).save(path)  # reduced by one when read; the file's value is told
+    with pytest.raises(DataError, match=r"000000000285.*1\.\.150: 151"):
+        open_benchmark("ade20k", tmp_path)[1][1].load()
     make_miniature("coco-stuff", tmp_path, "pixel-maps")
     path = tmp_path / "coco_stuff164k/annotations/val2017/000000000285.png"
     Image.fromarray(np.full((61, 43), 11, np.uint8)).save(path)  # "street sign", which nothing annotates
@@ -169,6 +201,7 @@ def test_damaged_json_files(tmp_path):
     make_miniature("coco-object", tmp_path, "instances")
     path = tmp_path / "coco_stuff164k/annotations/instances_val2017.json"
     path.write_text(path.read_text()[:50])
+    assert open_benchmark("coco-object", tmp_path)[1][0].source == "instances_val2017.json"
     with pytest.raises(DataError, match="instances_val2017"):
         open_benchmark("coco-object", tmp_path)[1][0].load()
     make_miniature("cityscapes", tmp_path, "polygons")
@@ -176,6 +209,27 @@ def test_damaged_json_files(tmp_path):
         path.write_text(json.dumps({"imgWidth": 3}))
     with pytest.raises(DataError, match=r"polygons\.json"):
         open_benchmark("cityscapes", tmp_path)[1][0].load()
+
+
+def test_cityscapes_labels_beside_the_19(tmp_path):
+    """As cityscapesScripts: "group" is taken off unknown labels only, and negative ids are not drawn."""
+    assert tuple(tables.CITYSCAPES_LABELS.index(name) for name in tables.CITYSCAPES_NAMES) == tables.CITYSCAPES_IDS
+
+    def thing(label, left, right, **more):
+        return {"label": label, "polygon": [[left, 0], [right, 0], [right, 4], [left, 4]], **more}
+
+    path = tmp_path / "polygons.json"
+    objects = [
+        thing("road", 0, 12), thing("cargroup", 0, 1), thing("polegroup", 2, 3), thing("caravan", 4, 5),
+        thing("car", 6, 9), thing("license plate", 7, 8), thing("sky", 10, 10, deleted=1), thing("persongroup", 11, 11),
+    ]  # fmt: skip
+    path.write_text(json.dumps({"imgHeight": 5, "imgWidth": 13, "objects": objects}))
+    road, car, person = 0, 13, 11
+    expected = [car, car, 255, 255, 255, 255, car, car, car, car, road, person, road]
+    np.testing.assert_array_equal(formats.read_city_polygons(path), np.tile(expected, (5, 1)))
+    path.write_text(json.dumps({"imgHeight": 5, "imgWidth": 13, "objects": [thing("spaceshipgroup", 0, 3)]}))
+    with pytest.raises(DataError, match="does not know: 'spaceshipgroup'"):
+        formats.read_city_polygons(path)
 
 
 def test_polygon_fills_pixels_whose_centre_is_inside():

@@ -1,10 +1,12 @@
 import csv
+import dataclasses
 import io
 import json
 
 import numpy as np
 import pytest
 
+from talk2dino.errors import InputError
 from talk2dino.evaluation import charts
 from talk2dino.evaluation.compare import (
     compare_benchmark,
@@ -22,6 +24,7 @@ from talk2dino.evaluation.metrics import ConfusionMatrix
 from talk2dino.evaluation.options import EvaluationOptions
 from talk2dino.evaluation.published import published_counterpart, published_results
 from talk2dino.evaluation.report import make_report, terminal_table, write_report
+from talk2dino.evaluation.summary import ALL, choose_benchmarks, summary_rows, write_summary
 
 
 @pytest.fixture
@@ -30,12 +33,14 @@ def report():
     matrix = ConfusionMatrix(benchmark.names)
     matrix.update(np.array([[0, 1, 1, 2]]), np.array([[0, 1, 2, 2]]))
     options = EvaluationOptions(benchmark="voc21", model="vitb", limit=7)
-    return make_report(options.to_config(), matrix.metrics(), 7, "shard 2 of 2")
+    return make_report(options.to_config(), matrix.metrics(), 7, "shard 2 of 2 is missing")
 
 
 def test_files_hold_the_figures(report, tmp_path):
     written = write_report(report, tmp_path)
-    assert [path.name for path in written] == ["results.json", "classes.csv", "report.md", "classes.png"]
+    assert [path.name for path in written] == [
+        "results.json", "summary.csv", "classes.csv", "report.md", "classes.png",
+    ]  # fmt: skip
     values = json.loads(written[0].read_text())
     assert values["miou"] == pytest.approx(100 * (1 + 0.5 + 0.5) / 3, abs=1e-4)
     assert values["overall_accuracy"] == 75.0
@@ -43,7 +48,12 @@ def test_files_hold_the_figures(report, tmp_path):
     assert values["config"]["mode"] == "slide"
     assert values["config"]["clean"] is True
     assert {"torch", "transformers", "python"} <= set(values["versions"])
-    rows = list(csv.DictReader(io.StringIO(written[1].read_text())))
+    (means,) = csv.DictReader(io.StringIO(written[1].read_text()))
+    assert means == {
+        "benchmark": "voc21", "method": "talk2dino", "model": "vitb", "pictures": "7", "miou": "66.67",
+        "mean_accuracy": "83.33", "overall_accuracy": "75.00", "published_miou_for_reference": "61.5",
+    }  # fmt: skip
+    rows = list(csv.DictReader(io.StringIO(written[2].read_text())))
     assert rows[1] == {"class": "aeroplane", "iou": "50.00", "accuracy": "100.00", "pixels": "1"}
     assert rows[20] == {"class": "tvmonitor", "iou": "", "accuracy": "", "pixels": "0"}
 
@@ -52,14 +62,21 @@ def test_published_figures_stand_apart_and_are_marked(report, tmp_path):
     values = report.as_dict()
     assert values["published_for_reference"]["Talk2DINO ViT-B"] == 61.5
     assert 61.5 not in [values["miou"], *values["details"].values()]
-    page = (write_report(report, tmp_path)[2]).read_text()
+    page = (write_report(report, tmp_path, no_pictures="the data are gone")[3]).read_text()
     assert "pictures.png" not in page
+    assert "None: the data are gone." in page
     (tmp_path / "pictures.png").touch()
-    assert "(pictures.png)" in write_report(report, tmp_path)[2].read_text()
+    assert "(pictures.png)" in write_report(report, tmp_path)[3].read_text()
     assert "published mIoU, for reference (Talk2DINO ViT-B)" in page
     assert "for reference; not measured here" in page
     assert "| 66.67 | 83.33 | 75.00 | 61.5 |" in page
-    assert "published, for reference: Talk2DINO ViT-B" in terminal_table(report)
+    terminal = terminal_table(report)
+    (mean,) = (line for line in terminal.splitlines() if line.startswith("│ mean "))
+    assert [cell.strip() for cell in mean.split("│")[1:-1]] == ["mean", "66.67", "83.33", "", "61.5"]
+    assert "published mIoU, for reference" in terminal
+    assert "not measured here" in terminal.split("tvmonitor")[1]  # the other systems stand in a table of their own
+    hub = dataclasses.replace(report, config=report.config | {"model": "lorebianchi98/Talk2DINO-ViTB"})
+    assert hub.counterpart == ("Talk2DINO ViT-B", 61.5)
     assert published_results("world") == {}
     assert published_counterpart("voc21", "talk2dino", "vitl", True) == ("Talk2DINO ViT-L + PAMR", 66.1)
     assert published_counterpart("ade20k", "freeda", "vitb", False) == ("FreeDA ViT-B", 20.8)
@@ -99,7 +116,37 @@ def test_worst_and_best_cases():
     assert [(kind, r.name) for kind, r in charts.extreme_cases(records, 2)] == [
         ("worst", "c"), ("worst", "a"), ("best", "d"), ("best", "e"),
     ]  # fmt: skip
-    assert [r.name for _, r in charts.extreme_cases(records[:3], 2)] == ["c", "a"]  # nothing twice
+    few = [(kind, r.name) for kind, r in charts.extreme_cases(records[:3], 2)]
+    assert few == [("worst", "c"), ("best", "a")]  # nothing twice, and not all of them "worst"
+    assert [(kind, r.name) for kind, r in charts.extreme_cases(records[:1])] == [("best", "a")]
+
+
+def test_several_benchmarks_in_one_table(tmp_path):
+    reports = []
+    for name, wrong in (("voc20", 2), ("ade20k", 0)):
+        matrix = ConfusionMatrix(get_benchmark(name).names)
+        matrix.update(np.array([[0, 0, wrong, 2]]), np.array([[0, 0, 0, 2]]))
+        config = EvaluationOptions(benchmark=name, model="vitl", refine=True).to_config()
+        reports.append(make_report(config, matrix.metrics(), 3))
+    measured, published, *others = summary_rows(reports)
+    assert measured == {
+        "system": "talk2dino (vitl, refined)", "measured": True, "voc20": pytest.approx(100 * (2 / 3 + 1 / 2) / 2, abs=1e-4),
+        "ade20k": 100.0, "mean": pytest.approx(100 * (7 / 12 + 1) / 2, abs=1e-4),
+    }  # fmt: skip
+    assert published == {
+        "system": "Talk2DINO ViT-L + PAMR", "measured": False, "voc20": 89.8, "ade20k": 22.9, "mean": 56.35,
+    }  # fmt: skip
+    assert len(others) == 7
+    page, table, _ = write_summary(reports, tmp_path)
+    assert "| measured: talk2dino (vitl, refined) | 58.33 | 100.00 | 79.17 |" in page.read_text()
+    assert "| published, for reference: Talk2DINO ViT-L + PAMR | 89.8 | 22.9 | 56.4 |" in page.read_text()
+    rows = list(csv.DictReader(io.StringIO(table.read_text())))
+    assert [row["measured"] for row in rows] == ["True", *["False"] * 8]
+    world = make_report(EvaluationOptions(benchmark="world").to_config(), reports[0].metrics, 3)
+    assert summary_rows([reports[0], world])[1]["mean"] is None  # nothing was published on the world
+    assert choose_benchmarks(["all", "world", "voc21"]) == [*ALL, "world"]
+    with pytest.raises(InputError, match="did you mean voc21"):
+        choose_benchmarks(["voc2"])
 
 
 def test_labels_are_painted_in_the_benchmarks_colours():

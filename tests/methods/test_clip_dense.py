@@ -58,6 +58,11 @@ def test_segment_has_the_shape_and_names_asked_for(micro, picture):
     with_background = method.segment(picture, WORDS, background=1.0)
     assert with_background.names == ("background", *WORDS)
     assert not with_background.labels.any()  # no cosine is above 1
+    told, default, mixed = (
+        method.segment(picture, WORDS, background=given).labels for given in (0.2, True, {"sky": 1.0})
+    )
+    np.testing.assert_array_equal(told, default)
+    assert (mixed == 1).sum() == 0 < (mixed > 1).sum()
 
 
 @pytest.mark.parametrize("mode", ["whole", "slide", "square"])
@@ -82,8 +87,8 @@ def test_refusals(micro, picture):
         ClipDense(micro, variant="keys")
     with pytest.raises(InputError, match="cleaning needs the attention of talk2dino"):
         ClipDense(micro).segment(picture, WORDS, clean=True)
-    with pytest.raises(InputError, match="no tuned background threshold"):
-        ClipDense(micro).segment(picture, WORDS, background=True)
+    with pytest.raises(InputError, match="classes that were not asked for: fog"):
+        ClipDense(micro).segment(picture, WORDS, background={"fog": 0.2})
     for wrong in (float("nan"), 1.5, "high"):
         with pytest.raises(InputError, match="-1 to 1"):
             ClipDense(micro).segment(picture, WORDS, background=wrong)

@@ -103,9 +103,9 @@ def test_fitted_clusters_are_the_same_thing_in_every_picture(micro):
 
     loaded = [sample.load() for sample in world_samples(range(900_000, 900_012))]
     method = DinoClusters(micro)
-    method.fit([picture for picture, _ in loaded], 16)
-    assert method.vocabulary.shape == (16, 192)
-    results = method.segment_batch([picture for picture, _ in loaded])
+    vocabulary = method.fit([picture for picture, _ in loaded], 16)
+    assert vocabulary.shape == (16, 192)
+    results = method.segment_batch([picture for picture, _ in loaded], vocabulary=vocabulary)
     assert all(len(result.names) == 16 for result in results)
     both = np.concatenate(
         [np.stack([r.labels, truth]).reshape(2, -1) for r, (_, truth) in zip(results, loaded, strict=True)], 1

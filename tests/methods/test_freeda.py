@@ -6,7 +6,14 @@ from PIL import Image
 
 from talk2dino.errors import CheckpointError, DataError, InputError
 from talk2dino.methods import wrap_segmenter
-from talk2dino.methods.freeda import FreeDA, region_similarity, superpixel_weights, superpixels
+from talk2dino.methods.freeda import (
+    FreeDA,
+    SmallStoreWarning,
+    region_similarity,
+    superpixel_weights,
+    superpixels,
+    usable_nearest,
+)
 from talk2dino.methods.freeda_build import MaskedPicture, PrototypeMaker, build_prototypes, folder_source, world_source
 from talk2dino.methods.prototypes import PrototypeStore
 
@@ -104,6 +111,31 @@ def test_retrieval_works_on_scenes(micro, folder):
     assert figures.metrics.overall_accuracy > 0.6
 
 
+def test_too_few_prototypes_for_the_published_number(micro, folder):
+    """With 350 of at most 350 prototypes every class would get the same mean."""
+    store = PrototypeStore(folder)
+    assert len(store) < 350
+    expected = len(store) // 16  # 16 words
+    with pytest.warns(SmallStoreWarning, match=f"the {expected} nearest are used"):
+        method = FreeDA(micro, prototypes=store)
+    assert (method.nearest, method.info["nearest"]) == (expected, expected)
+    found = F.normalize(method.encode_text(WORDS).prototypes, dim=1)
+    assert (found @ found.T).fill_diagonal_(0).max() < 0.99
+    with pytest.raises(InputError, match="every class would get the mean of all"):
+        FreeDA(micro, prototypes=store, nearest=350)
+
+    class Large:
+        words = ["a", "b"] * 20_000
+
+        def __len__(self):
+            return 40_000
+
+    assert usable_nearest(Large(), None) == 350
+    Large.words = [f"word {i}" for i in range(40_000)]  # one a word, but many: the published number stays
+    assert usable_nearest(Large(), None) == 350
+    assert usable_nearest(Large(), 17) == 17
+
+
 def test_prototype_is_the_mean_of_covered_patches(micro):
     rng = np.random.default_rng(1)
     image = rng.integers(0, 255, (128, 128, 3), dtype=np.uint8)
@@ -149,7 +181,7 @@ def test_refusals(micro, folder, tmp_path):
     with pytest.raises(InputError, match="talk2dino freeda build"):
         FreeDA(micro)
     with pytest.raises(InputError, match="local_weight 0 to 1"):
-        FreeDA(micro, prototypes=folder, local_weight=1.1)
+        FreeDA(micro, prototypes=folder, nearest=9, local_weight=1.1)
     with pytest.raises(DataError, match="not a prototype folder"):
         FreeDA(micro, prototypes=tmp_path)
 

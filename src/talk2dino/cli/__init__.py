@@ -60,6 +60,7 @@ def main() -> None:
     """Entry point: errors that a user can cause become one sentence and an exit code, never a traceback."""
     from talk2dino.errors import Talk2DinoError
 
+    show_warnings_plainly()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     arguments = sys.argv[1:]
     if arguments[:1] == ["segment"]:
@@ -72,16 +73,49 @@ def main() -> None:
         print(f"talk2dino: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        _tell_interrupted()
+        _tell_interrupted(arguments)
         sys.exit(130)
     except SystemExit as leaving:  # typer turns Ctrl-C into this, without a word
         if leaving.code == 130:
-            _tell_interrupted()
+            _tell_interrupted(arguments)
         raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
 
-def _tell_interrupted() -> None:
-    print("talk2dino: interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
+#: Verbs whose finished work lies on disk when they are interrupted, with the options that make it so (None: always).
+_RESUMABLE: dict[str, tuple[str, ...] | None] = {
+    "segment": None, "extract": None, "train": None, "freeda": None, "evaluate": ("--out", "-o"),
+    "compare": ("--benchmark", "-b"),
+}  # fmt: skip
+
+
+def _tell_interrupted(arguments: list[str]) -> None:
+    """What was kept of an interrupted call: the truth differs from verb to verb."""
+    verb = arguments[0] if arguments else ""
+    if verb not in _RESUMABLE:
+        told = "interrupted"
+    elif (needed := _RESUMABLE[verb]) is None or any(a.startswith(needed) for a in arguments):
+        told = "interrupted; what was finished is kept, the same command goes on from there"
+    else:
+        told = f"interrupted; without {needed[0]} nothing was kept, the same command starts anew"
+    print(f"talk2dino: {told}", file=sys.stderr)
+
+
+def show_warnings_plainly() -> None:
+    """This package's warnings as one line on stderr, without the source's path and line."""
+    import warnings
+
+    from talk2dino.errors import Talk2DinoWarning
+
+    warnings.simplefilter("always", Talk2DinoWarning)
+    original = warnings.showwarning
+
+    def show(message, category, filename, lineno, file=None, line=None):
+        if issubclass(category, Talk2DinoWarning):
+            print(f"talk2dino: WARNING: {message}", file=sys.stderr)
+        else:
+            original(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = show

@@ -15,6 +15,9 @@ _Benchmark = Annotated[str | None, typer.Option("--benchmark", "-b", help="Compa
 _Data = Annotated[Path | None, typer.Option(help="Data of the benchmark.")]
 _Methods = Annotated[str, typer.Option(help="Systems, separated by commas.")]
 _Model = Annotated[str, typer.Option("--model", "-m", help="Model whose towers all systems use.")]
+_Mapping = Annotated[Path | None, typer.Option(help="A psi of your own, or a folder that 'talk2dino train' made.")]
+_Mode = Annotated[str | None, typer.Option(help="slide, whole or square; a picture whole, a benchmark as published.")]
+_Synonyms = Annotated[Path | None, typer.Option(help="Benchmark: file with 'class = synonym | synonym' lines.")]
 _Prototypes = Annotated[Path | None, typer.Option(help="freeda: prototype folder; for world it is made when missing.")]
 _PrototypeScenes = Annotated[
     int, typer.Option(min=1, help="freeda on world: training scenes its prototypes come from.")
@@ -22,7 +25,7 @@ _PrototypeScenes = Annotated[
 _Option = Annotated[
     list[str] | None, typer.Option("--option", help="Option of a method, METHOD.name=value; repeatable.")
 ]
-_Background = Annotated[float | None, typer.Option(help="Picture: talk2dino's background threshold.")]
+_Background = Annotated[float | None, typer.Option(min=-1, max=1, help="Picture: talk2dino's background threshold.")]
 _Clean = Annotated[bool | None, typer.Option("--clean/--no-clean", help="Picture: talk2dino's background cleaning.")]
 _Refine = Annotated[bool, typer.Option("--refine/--no-refine", help="Picture: sharpen the masks (PAMR).")]
 _Plain = Annotated[bool, typer.Option("--plain", help="Benchmark: without the lines with cleaning and refinement on.")]
@@ -44,6 +47,9 @@ def compare(
     data: _Data = None,
     methods: _Methods = "talk2dino,clip-dense,dino-clusters,freeda",
     model: _Model = "auto",
+    mapping: _Mapping = None,
+    mode: _Mode = None,
+    synonyms: _Synonyms = None,
     prototypes: _Prototypes = None,
     prototype_scenes: _PrototypeScenes = 2000,
     option: _Option = None,
@@ -63,42 +69,59 @@ def compare(
         raise typer.BadParameter("give a PICTURE with --prompts, or --benchmark NAME (one of the two)")
     if picture is not None and prompts is None:
         raise typer.BadParameter("a picture needs --prompts", param_hint="--prompts")
-    names = [name.strip() for name in methods.split(",") if name.strip()]
+    if picture is not None and synonyms is not None:
+        raise typer.BadParameter("a picture has its synonyms in --prompts, as in car=red car|automobile")
 
-    from talk2dino.evaluation.compare import check_backgrounds, wrap_all
-    from talk2dino.io.images import read_image
-    from talk2dino.methods import METHODS, check_method
-    from talk2dino.prompts import parse_prompts
+    from talk2dino.cli.usage import split_names, usage
+    from talk2dino.evaluation.compare import wrap_all
+    from talk2dino.methods import METHODS, check_options
+    from talk2dino.models.preprocess import check_mode
     from talk2dino.segmenter import Segmenter
 
+    names = split_names(methods)
     if not names:
         raise typer.BadParameter(f"name at least one system: {', '.join(METHODS)}", param_hint="--methods")
     options = _own_options(option or [])
-    for name in (*names, *options):
-        check_method(name)
+    with usage():
+        for name in (*names, *options):
+            check_options(name, [key for key in options.get(name, {}) if key != "background"])
+        check_mode(mode or "whole")
     base: dict[str, Any] = {
-        "benchmark": benchmark, "data": data, "model": model, "limit": limit, "held_out": held_out, "dtype": dtype,
+        "benchmark": benchmark, "data": data, "model": model, "mapping": mapping, "mode": mode, "synonyms": synonyms,
+        "limit": limit, "held_out": held_out, "device": device, "dtype": dtype,
     }  # fmt: skip
-    # What is wrong with the picture, the words or the data is told before a model is loaded or anything is made.
-    if benchmark is not None:
-        from talk2dino.evaluation.options import make_options
-        from talk2dino.evaluation.run import open_samples
-
-        open_samples(make_options(base))
-        check_backgrounds(base, names if prototypes else [name for name in names if name != "freeda"], options)
-    elif picture is not None:
-        parse_prompts(prompts or "")
-        read_image(picture)
-    segmenter = Segmenter.from_pretrained(model, device=device, dtype=dtype)
+    _check_inputs(picture, prompts, base)
+    segmenter = Segmenter.from_pretrained(model, mapping=mapping, device=device, dtype=dtype)
+    # Systems that can be refused are made first; prototypes take minutes.
     if "freeda" in names and prototypes is None:
+        wrap_all(segmenter, [name for name in names if name != "freeda"], options, None)
         names, prototypes = _prototypes_for(segmenter, names, benchmark, out, prototype_scenes)
     if prototypes is not None and "freeda" in names:
         options.setdefault("freeda", {})["prototypes"] = str(prototypes)
     systems = wrap_all(segmenter, names, options, None)
     if benchmark is None:
-        _compare_picture(systems, picture, prompts, out, background=background, clean=clean, refine=refine)
+        _compare_picture(
+            systems, picture, prompts, out, background=background, clean=clean, refine=refine, mode=mode or "whole"
+        )
         return
-    _compare_benchmark(systems, base | {"model": segmenter.name}, options, out, not plain, as_json)
+    _compare_benchmark(systems, base, options, out, not plain, as_json)
+
+
+def _check_inputs(picture: Path | None, prompts: str | None, base: dict[str, Any]) -> None:
+    """What is wrong with the picture, the words or the data is told before a model is loaded or anything is made."""
+    from talk2dino.cli.usage import usage
+    from talk2dino.evaluation.options import make_options
+    from talk2dino.evaluation.run import benchmark_prompts, open_samples
+    from talk2dino.io.images import read_image
+    from talk2dino.prompts import parse_prompts
+
+    if picture is not None:
+        parse_prompts(prompts or "")
+        read_image(picture)
+        return
+    with usage():
+        asked = make_options(base)
+    benchmark_prompts(open_samples(asked)[0], asked)
 
 
 def _own_options(given: list[str]) -> dict[str, dict[str, Any]]:
@@ -115,7 +138,7 @@ def _own_options(given: list[str]) -> dict[str, dict[str, Any]]:
 def _prototypes_for(
     segmenter: Any, names: list[str], benchmark: str | None, out: Path, count: int
 ) -> tuple[list[str], Path | None]:
-    """On the world benchmark prototypes are made from training scenes; elsewhere freeda is left out, and said so."""
+    """For the world and for micro, prototypes are made from training scenes; else freeda is left out. Both are told."""
     import sys
 
     from talk2dino.cli.progress import progress
@@ -126,7 +149,12 @@ def _prototypes_for(
         return [name for name in names if name != "freeda"], None
     folder = out / "prototypes"
     scenes = range(FIRST_WORLD_SEED, FIRST_WORLD_SEED + count)
-    print(f"freeda: prototypes of {len(scenes)} training scenes in {folder}", file=sys.stderr)
+    if not (folder / "keys.npy").is_file():
+        print(
+            f"freeda needs prototypes: making them from {len(scenes)} drawn training scenes, kept in {folder} for the next "
+            "call; --prototypes DIR uses others, --prototype-scenes fewer, and --methods leaves freeda out",
+            file=sys.stderr,
+        )
     with progress(len(scenes), "freeda: prototypes", "scene") as shown:
         build_prototypes(
             segmenter, world_source(scenes), folder, what=f"world, seeds {scenes[0]} to {scenes[-1]}",
@@ -153,6 +181,7 @@ def _compare_benchmark(
         compare_benchmark,
         comparison_cases,
         comparison_chart,
+        comparison_dict,
         comparison_markdown,
         comparison_table,
     )
@@ -166,13 +195,15 @@ def _compare_benchmark(
     rows = compare_benchmark(systems, base, both=both, out=out, progress=tell, options=options)
     for bar in bars.values():
         bar.__exit__()
-    table = comparison_table(rows)
-    print(json.dumps(table, ensure_ascii=False) if as_json else comparison_markdown(rows), end="\n" if as_json else "")
+    print(
+        json.dumps(comparison_table(rows), ensure_ascii=False) if as_json else comparison_markdown(rows),
+        end="\n" if as_json else "",
+    )
     written = [
-        write_atomically(out / "comparison.md", comparison_markdown(rows)),
-        write_atomically(out / "comparison.json", json.dumps(table, indent=1, ensure_ascii=False)),
+        write_atomically(out / "comparison.md", comparison_markdown(rows, exact=True)),
+        write_atomically(out / "comparison.json", json.dumps(comparison_dict(rows), indent=1, ensure_ascii=False)),
         _save(comparison_chart(rows), out / "comparison.png"),
-        _save(comparison_cases(systems, base, rows, options=options), out / "pictures.png"),
+        _save(comparison_cases(systems, base, rows), out / "pictures.png"),
     ]
     print(f"written: {', '.join(map(str, written))}", file=sys.stderr)
 

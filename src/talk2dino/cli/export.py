@@ -32,14 +32,13 @@ def export(
 
     from talk2dino.engines.export import OUTPUTS, export_onnx
     from talk2dino.errors import OutputError
-    from talk2dino.models.loading import load_parts, stderr_warnings
+    from talk2dino.models.loading import load_parts
 
     fixed = _read_size(size)
     if out.suffix.lower() != ".onnx":
         raise typer.BadParameter(f"{str(out)!r} must end in .onnx", param_hint="--out")
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists; give --overwrite to replace it")
-    stderr_warnings()
     parts = load_parts(model)
     typer.echo(f"talk2dino: exporting the vision model of {parts.config.name}; this takes a while", err=True)
     done = export_onnx(parts.vision, out, size=fixed)

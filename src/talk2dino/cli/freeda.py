@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,6 +66,7 @@ def build(
         raise typer.BadParameter("--pictures needs --masks and --names")
 
     from talk2dino.cli.progress import progress
+    from talk2dino.io.find import find_images
     from talk2dino.methods import freeda_build as making
     from talk2dino.methods.prototypes import check_index_kind
     from talk2dino.segmenter import Segmenter
@@ -71,30 +74,51 @@ def build(
     check_index_kind(index)
     segmenter = Segmenter.from_pretrained(model, device=device, dtype=dtype)
     source: Any
+    made_from: dict[str, Any] = {}
     if world is not None:
         total, what = world, f"world, seeds {first_seed} to {first_seed + world - 1}"
         source = making.world_source(range(first_seed, first_seed + world))
     elif pictures is not None:
         assert masks is not None
         assert names is not None
-        listed = list(making.folder_source(pictures, masks, read_lines(names)))
+        values = read_lines(names)
+        listed = list(making.folder_source(pictures, masks, values))
         total, what, source = len(listed), f"pictures with masks, {pictures.name}", listed
+        made_from = {
+            "names": hash_lines(values),
+            "pictures": hash_lines(sizes_of(find_images([pictures]))),
+            "masks": hash_lines(sizes_of(masks / f"{Path(name).stem}.png" for name, _ in listed)),
+        }
     else:
         assert captions is not None
         lines = read_lines(captions)
         words = None if vocabulary is None else read_lines(vocabulary)
-        total, what = len(lines), f"diffusion of {captions.name} by {pipeline}, {steps} steps, threshold {threshold}"
+        total, what = len(lines), f"diffusion of {captions.name} by {pipeline}"
+        made_from = {
+            "captions": hash_lines(lines), "vocabulary": None if words is None else hash_lines(words), "steps": steps,
+            "picture_size": picture_size, "guidance": guidance, "threshold": threshold,
+        }  # fmt: skip
         source = making.diffusion_source(
             making.load_pipeline(pipeline, segmenter.device), lines, vocabulary=words, steps=steps,
             size=(picture_size, picture_size), guidance=guidance, threshold=threshold,
         )  # fmt: skip
     with progress(total, "prototypes") as shown:
         count = making.build_prototypes(
-            segmenter, source, out, what=what, index=index, shard_size=512 if captions is None else 64,
+            segmenter, source, out, what=what, made_from=made_from, index=index, shard_size=512 if captions is None else 64,
             progress=lambda done, made: shown.advance(done - shown.done),
         )  # fmt: skip
     kind = "HNSW index" if (out / "index.faiss").is_file() else "exact search"
     print(f"{count} prototypes in {out} ({kind})")
+
+
+def hash_lines(lines: Iterable[str]) -> str:
+    """SHA-256 (first 16 digits) of lines in their order."""
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def sizes_of(files: Iterable[Path]) -> list[str]:
+    """Name and size in bytes of each file: another set of files is told without reading it."""
+    return [f"{path.name} {path.stat().st_size}" for path in files]
 
 
 def read_lines(path: Path) -> list[str]:

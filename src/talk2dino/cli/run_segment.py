@@ -135,10 +135,8 @@ class SegmentRun:
 
     def _segment_all(self, todo: list[Path], asked: PromptList, against: PromptList | None) -> None:
         from talk2dino.methods import wrap_segmenter
-        from talk2dino.models.loading import stderr_warnings
         from talk2dino.segmenter import Segmenter
 
-        stderr_warnings()
         s = self.settings
         self.model = self.segmenter or Segmenter.from_pretrained(
             s["model"], mapping=s["mapping"], device=s["device"], dtype=s["dtype"], engine=s["engine"]

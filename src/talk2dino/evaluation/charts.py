@@ -78,7 +78,8 @@ def paint_labels(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> Image.
 def extreme_cases(records: Sequence[PictureRecord], count: int = 3) -> list[tuple[str, PictureRecord]]:
     """The pictures with the lowest and the highest mIoU of their own: ("worst" or "best", record)."""
     scored = sorted((r for r in records if r.miou is not None), key=lambda r: (r.miou, r.name))
-    worst, best = scored[:count], scored[max(count, len(scored) - count) :][::-1]
+    low = min(count, len(scored) // 2)  # of a few pictures the better half is not "worst"
+    worst, best = scored[:low], scored[max(low, len(scored) - count) :][::-1]
     return [("worst", r) for r in worst] + [("best", r) for r in best]
 
 

@@ -53,6 +53,14 @@ CITYSCAPES_PALETTE = _palette("""
 #: Cityscapes' own label ids of the 19 evaluated classes, in order; every other id is ignored.
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
+#: Cityscapes' whole label table: the id is the place in it; "license plate" (-1) stands apart.
+CITYSCAPES_LABELS = _names("""
+unlabeled, ego vehicle, rectification border, out of roi, static, dynamic, ground, road, sidewalk, parking, rail track,
+building, wall, fence, guard rail, bridge, tunnel, pole, polegroup, traffic light, traffic sign, vegetation, terrain,
+sky, person, rider, car, truck, bus, caravan, trailer, train, motorcycle, bicycle""")
+#: Labels whose polygons cityscapesScripts does not draw: what lies below them stays.
+CITYSCAPES_NOT_DRAWN = ("license plate",)
+
 COCO_THINGS = _names("""
 person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign,
 parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella, handbag,

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from talk2dino.errors import InputError
-from talk2dino.evaluation.datasets import get_benchmark
 from talk2dino.evaluation.matching import cluster_classes, matched_over_benchmark
 from talk2dino.evaluation.metrics import Metrics
 from talk2dino.evaluation.options import EvaluationOptions, make_options
-from talk2dino.evaluation.report import EvaluationReport, make_report
+from talk2dino.evaluation.published import published_results
+from talk2dino.evaluation.report import EvaluationReport, make_report, versions
+from talk2dino.evaluation.run import Predictor, open_samples, run
 from talk2dino.methods import METHODS, wrap_segmenter
 
 
@@ -23,15 +24,15 @@ from talk2dino.methods import METHODS, wrap_segmenter
 class Row:
     """One line of the comparison: a system with cleaning and refinement on or off.
 
-    ``label`` is the system's name, or with one of its options, as in "dino-clusters:matching=picture"; ``classes``
-    says which class each of its clusters was matched to over the run (None for all other systems).
+    ``label`` is the system's name, or with one of its options, as in "dino-clusters:matching=picture"; ``predict`` labels
+    further pictures as the run did.
     """
 
     label: str
     clean: bool
     refine: bool
     report: EvaluationReport
-    classes: np.ndarray | None = None
+    predict: Predictor
 
 
 def comparison_rows(labels: Sequence[str], *, both: bool) -> list[tuple[str, bool, bool]]:
@@ -72,33 +73,12 @@ def line_options(
     method, _, option = label.partition(":")
     own = {**(options or {}).get(method, {}), **(dict([option.split("=")]) if option else {})}
     background = own.pop("background", None)
+    if method == "dino-clusters" and base.get("mode") == "slide":
+        base = {**base, "mode": None}  # it clusters whole pictures; its report says so
     return make_options({
         **base, "method": method, "method_options": own, "background": background,
         "clean": clean and method == "talk2dino", "refine": refine,
     })  # fmt: skip
-
-
-def check_backgrounds(
-    base: dict[str, Any], systems: Iterable[str], options: dict[str, dict[str, Any]] | None = None
-) -> None:
-    """Refuse, before anything is evaluated, a benchmark with a background for a system that has no tuned threshold.
-
-    Raises:
-        InputError: names the systems.
-    """
-    if not get_benchmark(base["benchmark"]).background:
-        return
-    chosen = [name.partition(":")[0] for name in systems]
-    lacking = [
-        name
-        for name in dict.fromkeys(chosen)
-        if name not in ("talk2dino", "dino-clusters") and "background" not in (options or {}).get(name, {})
-    ]
-    if lacking:
-        raise InputError(
-            f"{base['benchmark']} has a background class, and {' and '.join(lacking)} no tuned threshold for it: give "
-            f"one, for example --option {lacking[0]}.background=0.2, or leave the system out with --methods"
-        )
 
 
 def compare_benchmark(
@@ -120,9 +100,6 @@ def compare_benchmark(
         progress: called with (line's name, pictures done, in all, metrics so far).
         options: name -> the options that its system was made with, to be kept with the results, and "background".
     """
-    from talk2dino.evaluation.run import run
-
-    check_backgrounds(base, systems, options)
     rows = []
     for label, clean, refine in comparison_rows(list(systems), both=both):
         name = "-".join(
@@ -133,8 +110,9 @@ def compare_benchmark(
         folder = None if out is None else Path(out) / name
         outcome, _ = run(asked, folder, method=systems[label], report=tell)
         report = make_report(outcome.config, outcome.metrics, len(outcome.records))
-        classes = cluster_classes(outcome.matrix) if matched_over_benchmark(outcome.config) else None
-        rows.append(Row(label, clean, refine, report, classes))
+        if matched_over_benchmark(outcome.config):
+            outcome.predict.classes = cluster_classes(outcome.matrix)
+        rows.append(Row(label, clean, refine, report, outcome.predict))
     return rows
 
 
@@ -159,8 +137,20 @@ def comparison_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return table
 
 
-def comparison_markdown(rows: Sequence[Row]) -> str:
-    """The comparison as a Markdown table; figures in percent."""
+def comparison_dict(rows: Sequence[Row]) -> dict[str, Any]:
+    """The table with all that belongs to it: published figures, each line's exact configuration, versions."""
+    return {
+        "benchmark": rows[0].report.config["benchmark"],
+        "pictures": rows[0].report.pictures,
+        "rows": comparison_table(rows),
+        "published_for_reference": published_results(rows[0].report.config["benchmark"]),
+        "configurations": [row.report.config for row in rows],
+        "versions": versions(),
+    }
+
+
+def comparison_markdown(rows: Sequence[Row], *, exact: bool = False) -> str:
+    """The comparison as a Markdown table, figures in percent; ``exact``: with configurations and versions."""
     table = comparison_table(rows)
     heads = list(table[0])
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
@@ -169,7 +159,22 @@ def comparison_markdown(rows: Sequence[Row]) -> str:
     notes = dict.fromkeys(note for row in rows for note in row.report.notes)
     first = rows[0].report
     about = f"{first.config['benchmark']}, {first.pictures} pictures, model {first.config['model']}; figures in percent"
-    return "\n".join([about, "", *lines, "", *(f"- {note}" for note in notes)]) + "\n"
+    page = [about, "", *lines, "", *(f"- {note}" for note in notes)]
+    published = published_results(first.config["benchmark"])
+    if published:
+        page += ["", "Published mIoU on this benchmark, for reference (not measured here):", ""]
+        page += ["| system | mIoU |", "| --- | ---: |", *(f"| {name} | {v:.1f} |" for name, v in published.items())]
+    if exact:
+        kept = {"configurations": [row.report.config for row in rows], "versions": versions()}
+        page += [
+            "",
+            "## Configurations and versions",
+            "",
+            "```json",
+            json.dumps(kept, indent=1, ensure_ascii=False),
+            "```",
+        ]
+    return "\n".join(page) + "\n"
 
 
 def comparison_chart(rows: Sequence[Row]) -> Image.Image:
@@ -247,27 +252,25 @@ def comparison_cases(
     base: dict[str, Any],
     rows: Sequence[Row],
     count: int = 4,
-    options: dict[str, dict[str, Any]] | None = None,
 ) -> Image.Image:
-    """The first pictures of a benchmark: picture, truth, and each system's labels in the benchmark's colours.
+    """The first pictures of a benchmark: picture, truth, each system's labels in the benchmark's colours, and their key.
 
-    Cleaning and refinement are off; ``rows`` tell which class each cluster was matched to.
+    ``systems`` says which are shown; cleaning and refinement are off.
     """
-    from talk2dino.evaluation.charts import enlarge, paint_labels
-    from talk2dino.evaluation.run import Predictor, open_samples
+    from talk2dino.evaluation.charts import class_key, enlarge, paint_labels
     from talk2dino.io.legend import draw_grid
 
     tiles = []
     benchmark, samples = open_samples(make_options({**base, "limit": count}))
-    predictors = {}
-    for name, system in systems.items():
-        predictors[name] = Predictor(system, benchmark, line_options(base, name, options=options))
-        predictors[name].classes = next((r.classes for r in rows if r.label == name and not r.refine), None)
+    plain = {row.label: row.predict for row in reversed(rows) if not row.clean and not row.refine}
     for sample in samples:
         picture, truth = sample.load()
         tiles.append((sample.name, enlarge(Image.fromarray(picture))))
         tiles.append(("truth", enlarge(paint_labels(truth, benchmark.palette), smooth=False)))
-        for name, predict in predictors.items():
-            (labels,) = predict([(picture, truth)])
+        shown = [truth]
+        for name in systems:
+            (labels,) = plain[name]([(picture, truth)])
+            shown.append(labels)
             tiles.append((_title(name), enlarge(paint_labels(labels, benchmark.palette), smooth=False)))
-    return draw_grid(tiles, columns=2 + len(systems))
+        tiles.append(("classes", class_key(shown, benchmark)))
+    return draw_grid(tiles, columns=3 + len(systems))

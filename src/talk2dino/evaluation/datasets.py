@@ -25,10 +25,12 @@ from talk2dino.world import CLASS_NAMES as WORLD_NAMES
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture of a benchmark: a name that is unique in it, and how to load picture and truth."""
+    """One picture of a benchmark: a name that is unique in it, how to load picture and truth, and what the truth is
+    read from (such as "NAME_labelTrainIds.png" or "instances_val2017.json")."""
 
     name: str
     load: Callable[[], tuple[np.ndarray, np.ndarray]]  # (H, W, 3) uint8 RGB; (H, W) integers, 255 ignored
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,10 @@ def _incomplete(benchmark: Benchmark, what: str) -> DataError:
     return DataError(f"benchmark {benchmark.name}: {what}; expected below ROOT\n{benchmark.tree}")
 
 
-def _load(image: Path, read_label: Callable[[], np.ndarray], class_count: int) -> tuple[np.ndarray, np.ndarray]:
+def _load(
+    image: Path, read_label: Callable[[], np.ndarray], class_count: int, first: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """``first``: the file's value of class 0."""
     from talk2dino.io.images import read_image
 
     truth = read_label()
@@ -111,14 +116,16 @@ def _load(image: Path, read_label: Callable[[], np.ndarray], class_count: int) -
     outside = np.unique(truth[(truth != IGNORE) & ((truth < 0) | (truth >= class_count))])
     if outside.size:
         raise DataError(
-            f"the label of {image} has values outside the class list 0..{class_count - 1}: "
-            f"{', '.join(map(str, outside[:8]))}"
+            f"the label of {image} has values outside the class list {first}..{class_count - 1 + first}: "
+            f"{', '.join(str(value + first) for value in outside[:8])}"
         )
     return picture, truth
 
 
 def _sample(benchmark: Benchmark, name: str, image: Path, label: Path, read: LabelReader) -> Sample:
-    return Sample(name, partial(_load, image, partial(read, label), len(benchmark.names)))
+    first = 1 if read is formats.read_reduced else 0
+    source = label.name.replace(name, "NAME")
+    return Sample(name, partial(_load, image, partial(read, label), len(benchmark.names), first), source)
 
 
 def _require(benchmark: Benchmark, *paths: Path) -> None:

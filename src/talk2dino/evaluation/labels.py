@@ -14,7 +14,8 @@ from PIL import Image, ImageDraw
 from talk2dino.errors import DataError, InputError
 from talk2dino.evaluation.class_tables import (
     CITYSCAPES_IDS,
-    CITYSCAPES_NAMES,
+    CITYSCAPES_LABELS,
+    CITYSCAPES_NOT_DRAWN,
     COCO_STUFF_VALUES,
     COCO_THING_IDS,
 )
@@ -168,20 +169,28 @@ def read_city_ids(path: Path) -> np.ndarray:
 
 
 def read_city_polygons(path: Path) -> np.ndarray:
-    """``*_polygons.json`` to the 19 classes: painted in the file's order, "cargroup" counts as "car"."""
-    classes = {name: index for index, name in enumerate(CITYSCAPES_NAMES)}
+    """``*_polygons.json`` to the 19 classes, painted in the file's order as cityscapesScripts' json2labelImg does.
+
+    "group" is taken off a label that the table does not have: "cargroup" counts as "car", while "polegroup" is a label
+    of its own, which is ignored. A polygon whose label has a negative id ("license plate") is not drawn.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         canvas = Image.new("L", (content["imgWidth"], content["imgHeight"]), IGNORE)
         pen = ImageDraw.Draw(canvas)
         for thing in content["objects"]:
-            if thing.get("deleted"):
-                continue
             name = thing["label"]
-            index = classes.get(name, classes.get(name.removesuffix("group"), IGNORE))
+            if thing.get("deleted") or name in CITYSCAPES_NOT_DRAWN:
+                continue
+            known = name if name in CITYSCAPES_LABELS else name.removesuffix("group")
+            if known not in CITYSCAPES_LABELS:
+                raise DataError(f"{path} has a label that Cityscapes does not know: {name!r}")
+            index = _CITY_TO_CLASS[CITYSCAPES_LABELS.index(known)]
             pen.polygon([(x, y) for x, y in thing["polygon"]], fill=index)
     except FileNotFoundError:
         raise DataError(f"no label file at {path}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except DataError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is not a Cityscapes polygons file: {type(error).__name__} {error}") from None
     return np.asarray(canvas).astype(np.int32)

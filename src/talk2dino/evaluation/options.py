@@ -27,7 +27,9 @@ class EvaluationOptions(BaseModel):
     model: str = Field("auto", description="as in Segmenter.from_pretrained")
     mapping: Path | None = None
     mode: Literal["slide", "whole", "square"] | None = Field(None, description="None: as published (slide)")
-    background: float | None = Field(None, description="None: the model's threshold, if there is a background")
+    background: float | None = Field(
+        None, ge=-1, le=1, description="None: the model's threshold, if there is a background"
+    )
     clean: bool | None = Field(None, description="None: as published (Pascal VOC 21 and COCO-Object)")
     refine: bool = False
     synonyms: Path | None = Field(None, description="file with class = synonym | synonym lines")

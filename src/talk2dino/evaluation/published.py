@@ -5,6 +5,8 @@ mIoU in percent from the ICCV 2025 paper of Talk2DINO (arXiv 2411.19331), table 
 
 from __future__ import annotations
 
+from talk2dino.catalog import CATALOG
+
 _COLUMNS = ("voc20", "context59", "coco-stuff", "cityscapes", "ade20k", "voc21", "context60", "coco-object")
 _ROWS: dict[tuple[str, str, bool], tuple[str, tuple[float, ...]]] = {
     ("talk2dino", "vitb", False): ("Talk2DINO ViT-B", (87.1, 39.8, 28.1, 36.6, 21.1, 61.5, 35.1, 41.0)),
@@ -25,7 +27,19 @@ def published_results(benchmark: str) -> dict[str, float]:
     return {title: figures[_COLUMNS.index(benchmark)] for title, figures in _ROWS.values()}
 
 
+def published_rows() -> dict[str, dict[str, float]]:
+    """System -> benchmark -> published mIoU in percent."""
+    return {title: dict(zip(_COLUMNS, figures, strict=True)) for title, figures in _ROWS.values()}
+
+
+def published_row(method: str, model: str, refine: bool) -> str | None:
+    """The title of the published row of the same system, model (a catalog name or its hub id) and refinement."""
+    name = next((spec.name for spec in CATALOG.values() if spec.repository == model), model)
+    row = _ROWS.get((method, name, refine))
+    return None if row is None else row[0]
+
+
 def published_counterpart(benchmark: str, method: str, model: str, refine: bool) -> tuple[str, float] | None:
     """The published row of the same system, model and refinement: (title, mIoU), or None."""
-    row = _ROWS.get((method, model, refine))
-    return None if row is None or benchmark not in _COLUMNS else (row[0], row[1][_COLUMNS.index(benchmark)])
+    title = published_row(method, model, refine)
+    return None if title is None or benchmark not in _COLUMNS else (title, published_rows()[title][benchmark])

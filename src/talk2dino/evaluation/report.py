@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from talk2dino.catalog import METHOD_THRESHOLDS
 from talk2dino.evaluation.metrics import Metrics
 from talk2dino.evaluation.published import published_counterpart, published_results
 from talk2dino.io.atomic import write_atomically
@@ -34,6 +35,12 @@ class EvaluationReport:
     pictures: int
     details: dict[str, float | None]
     notes: tuple[str, ...] = ()
+
+    @property
+    def counterpart(self) -> tuple[str, float] | None:
+        """The published row of the same system: (title, mIoU in percent)."""
+        config = self.config
+        return published_counterpart(config["benchmark"], config["method"], config["model"], config["refine"])
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -61,7 +68,7 @@ def make_report(
     if config.get("limit"):
         notes.append(f"only the first {config['limit']} pictures: not comparable with figures on all of them")
     if missing:
-        notes.append(f"incomplete: {missing} is missing")
+        notes.append(f"incomplete: {missing}")
     if config["method"] == "dino-clusters":
         each = config["method_options"].get("matching", "benchmark") == "picture"
         notes.append(
@@ -69,6 +76,13 @@ def make_report(
             if each
             else "dino-clusters matched: clusters were given classes by the truth, once over the whole run (Hungarian)"
         )
+    if config["method"] in METHOD_THRESHOLDS and config.get("background") is not None:
+        default = METHOD_THRESHOLDS[config["method"]]
+        told = default.source if config["background"] == default.value else "as told"
+        notes.append(f"background threshold {config['background']:g}: {told}")
+    made = [name for name in config.get("labels", {}) if name.endswith(".json")]
+    if made:
+        notes.append(f"labels made from {' and '.join(made)}, not read from label pictures")
     if config.get("synonyms"):
         notes.append(f"synonyms from {config['synonyms']}")
     if config["benchmark"] != "world" and config["mode"] != "slide":
@@ -93,8 +107,11 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write_report(report: EvaluationReport, folder: str | Path) -> list[Path]:
-    """results.json, classes.csv, report.md and classes.png; returns their paths."""
+def write_report(report: EvaluationReport, folder: str | Path, *, no_pictures: str | None = None) -> list[Path]:
+    """results.json, summary.csv, classes.csv, report.md and classes.png; returns their paths.
+
+    ``no_pictures`` says why there is no pictures.png.
+    """
     from talk2dino.evaluation.charts import class_chart
 
     folder = Path(folder)
@@ -102,8 +119,12 @@ def write_report(report: EvaluationReport, folder: str | Path) -> list[Path]:
     class_chart(report.metrics, summary_line(report)).save(chart, "PNG")
     return [
         write_atomically(folder / "results.json", json.dumps(report.as_dict(), indent=1, ensure_ascii=False)),
+        write_atomically(folder / "summary.csv", summary_csv(report)),
         write_atomically(folder / "classes.csv", classes_csv(report.metrics)),
-        write_atomically(folder / "report.md", markdown(report, cases=(folder / "pictures.png").is_file())),
+        write_atomically(
+            folder / "report.md",
+            markdown(report, cases=(folder / "pictures.png").is_file(), no_pictures=no_pictures),
+        ),
         write_atomically(folder / "classes.png", chart.getvalue()),
     ]
 
@@ -115,6 +136,23 @@ def classes_csv(metrics: Metrics) -> str:
     writer.writerow(["class", "iou", "accuracy", "pixels"])
     for row in metrics.as_dict()["classes"]:
         writer.writerow([row["name"], _cell(row["iou"]), _cell(row["accuracy"]), row["pixels"]])
+    return text.getvalue()
+
+
+def summary_csv(report: EvaluationReport) -> str:
+    """One line: the means, and the published figure of the same system in a column of its own."""
+    values, config = report.metrics.as_dict(), report.config
+    row = {
+        "benchmark": config["benchmark"], "method": config["method"], "model": config["model"],
+        "pictures": str(report.pictures),
+        **{key: _cell(values[key]) for key in ("miou", "mean_accuracy", "overall_accuracy")},
+        **{key: _cell(value) for key, value in report.details.items()},
+        "published_miou_for_reference": "" if report.counterpart is None else f"{report.counterpart[1]:.1f}",
+    }  # fmt: skip
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(row), lineterminator="\n")
+    writer.writeheader()
+    writer.writerow(row)
     return text.getvalue()
 
 
@@ -135,10 +173,10 @@ def summary_line(report: EvaluationReport) -> str:
     )
 
 
-def markdown(report: EvaluationReport, *, cases: bool = False) -> str:
-    """The report as a Markdown page; ``cases``: pictures.png lies beside it."""
+def markdown(report: EvaluationReport, *, cases: bool = False, no_pictures: str | None = None) -> str:
+    """The report as a Markdown page; ``cases``: pictures.png lies beside it, else ``no_pictures`` says why not."""
     values, config = report.metrics.as_dict(), report.config
-    counterpart = published_counterpart(config["benchmark"], config["method"], config["model"], config["refine"])
+    counterpart = report.counterpart
     head = ["measured mIoU", "mean accuracy", "overall accuracy", *report.details]
     row = [_cell(values[key]) for key in ("miou", "mean_accuracy", "overall_accuracy")]
     row += [_cell(value) for value in report.details.values()]
@@ -157,6 +195,8 @@ def markdown(report: EvaluationReport, *, cases: bool = False) -> str:
     if cases:
         lines += ["", "## Pictures", "", "Picture, truth, prediction: the worst cases, then the best.", ""]
         lines += ["![worst and best cases](pictures.png)"]
+    elif no_pictures:
+        lines += ["", "## Pictures", "", f"None: {no_pictures}."]
     lines += ["", "## Configuration and versions", "", "```json"]
     lines += [json.dumps({"config": config, "versions": versions()}, indent=1, ensure_ascii=False), "```", ""]
     return "\n".join(lines)
@@ -168,7 +208,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def terminal_table(report: EvaluationReport, *, classes: bool = True) -> str:
-    """The report as plain text: classes in columns, the means below, published figures apart and marked."""
+    """The report as plain text: classes, the means below; published figures in a column and a table of their own."""
     from rich.console import Console
     from rich.table import Table
 
@@ -176,22 +216,27 @@ def terminal_table(report: EvaluationReport, *, classes: bool = True) -> str:
     table = Table()
     for heading in ("class", "IoU", "accuracy", "pixels"):
         table.add_column(heading, justify="left" if heading == "class" else "right")
+    own = report.counterpart
+    if own is not None:
+        table.add_column(f"published mIoU, for reference\n({own[0]})", justify="right")
     if classes:
         for row in values["classes"]:
             table.add_row(row["name"], _cell(row["iou"]), _cell(row["accuracy"]), f"{row['pixels']:,}")
         table.add_section()
-    table.add_row("mean", _cell(values["miou"]), _cell(values["mean_accuracy"]), "")
+    beside = [] if own is None else [f"{own[1]:.1f}"]
+    table.add_row("mean", _cell(values["miou"]), _cell(values["mean_accuracy"]), "", *beside)
     table.add_row("all pixels", "", _cell(values["overall_accuracy"]), f"{int(report.metrics.pixels.sum()):,}")
     for name, value in report.details.items():
         table.add_row(name, _cell(value), "", "")
-    published = published_results(report.config["benchmark"])
-    if published:
-        table.add_section()
-        for name, figure in published.items():
-            table.add_row(f"published, for reference: {name}", f"{figure:.1f}", "", "")
     console = Console(width=110, file=io.StringIO(), force_terminal=False, color_system=None)
     console.print(summary_line(report), soft_wrap=True)
     console.print(table)
+    published = published_results(report.config["benchmark"])
+    if published:
+        others = Table("system", "published mIoU, for reference; not measured here")
+        for name, figure in published.items():
+            others.add_row(name, f"{figure:.1f}")
+        console.print(others)
     for note in report.notes:
         console.print(f"note: {note}", soft_wrap=True)
     return console.file.getvalue()  # type: ignore[attr-defined]

@@ -15,8 +15,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from talk2dino.errors import InputError, PromptError
+from talk2dino.catalog import METHOD_THRESHOLDS
+from talk2dino.errors import InputError, PromptError, Talk2DinoError
 from talk2dino.evaluation.datasets import Benchmark, Sample, open_benchmark, world_samples
+from talk2dino.evaluation.identity import resolved_config
 from talk2dino.evaluation.journal import Journal, PictureRecord, add_up
 from talk2dino.evaluation.matching import final_metrics
 from talk2dino.evaluation.metrics import ConfusionMatrix, Metrics
@@ -30,13 +32,13 @@ Report = Callable[[int, int, Metrics], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run (or a shard of one) found."""
+    """What a run (or a shard of one) found; ``config`` is resolved, ``predict`` labels further pictures in the same way."""
 
     benchmark: Benchmark
     matrix: ConfusionMatrix
     records: Sequence[PictureRecord]
-
     config: dict[str, Any]
+    predict: Predictor
 
     @property
     def metrics(self) -> Metrics:
@@ -73,7 +75,7 @@ def evaluate(
     method: Any,
     options: EvaluationOptions,
     *,
-    journal: Journal | None = None,
+    out: str | Path | None = None,
     shard: tuple[int, int] = (1, 1),
     batch_size: int = 8,
     report: Report | None = None,
@@ -83,22 +85,25 @@ def evaluate(
     Args:
         method: what :func:`talk2dino.methods.load_method` gives: it is asked through ``segment_batch``.
         options: the run; ``options.method`` and ``options.model`` have been loaded already.
-        journal: keeps each picture's counts; pictures that it knows are not evaluated again.
+        out: folder that keeps each picture's counts; pictures that it knows are not evaluated again.
         shard: (i, n): every n-th picture from the i-th on.
         batch_size: pictures handed to the method at once (windows go through it in batches of its own).
 
     Raises:
         DataError: a picture or label is missing, damaged, of another size, or holds values outside the class list.
+        InputError: an option that does not go with the benchmark or system, or ``out`` holds another run.
     """
-    benchmark, samples = open_samples(options, shard)
+    benchmark, everything = open_samples(options)
+    samples = everything[shard[0] - 1 :: shard[1]]
     predict = Predictor(method, benchmark, options)
-    config = options.to_config()
+    config = resolved_config(options, method, everything, threshold=predict.threshold, batch_size=batch_size)
+    journal = None if out is None else Journal(out, config, shard, [sample.name for sample in samples])
     records = [] if journal is None else list(journal.records)
     done = {record.name for record in records}
     matrix = add_up(benchmark.names, records)
     for batch in _batches([sample for sample in samples if sample.name not in done], batch_size):
-        loaded = [sample.load() for sample in batch]
-        for sample, labels, (_, truth) in zip(batch, predict(loaded), loaded, strict=True):
+        loaded, failure = _load(batch)
+        for sample, labels, (_, truth) in zip(batch, predict(loaded) if loaded else [], loaded, strict=False):
             one = ConfusionMatrix(benchmark.names)
             one.update(labels, truth)
             record = PictureRecord.of(sample.name, one)
@@ -106,9 +111,22 @@ def evaluate(
                 journal.add(record)
             records.append(record)
             matrix = matrix.merge(one)
+        if failure is not None:  # only now: what was read before it counts
+            raise failure
         if report is not None:
             report(len(records), len(samples), final_metrics(matrix, config))
-    return Outcome(benchmark, matrix, records, config)
+    return Outcome(benchmark, matrix, records, config, predict)
+
+
+def _load(batch: Sequence[Sample]) -> tuple[list[tuple[np.ndarray, np.ndarray]], Talk2DinoError | None]:
+    """Pictures and truths, up to the first that cannot be read."""
+    loaded: list[tuple[np.ndarray, np.ndarray]] = []
+    for sample in batch:
+        try:
+            loaded.append(sample.load())
+        except Talk2DinoError as error:
+            return loaded, error
+    return loaded, None
 
 
 def _batches(samples: list[Sample], size: int) -> Iterator[list[Sample]]:
@@ -123,27 +141,33 @@ class Predictor:
 
     Systems without words (``matched``) give clusters, which are matched to classes over the whole run, or are given the
     truth here: each picture's segments are matched to its classes.
+
+    Attributes:
+        threshold: the background threshold used; None where there is no background, or the system has its own way.
+        classes: class of each cluster; set once a run has been matched, to paint its pictures.
     """
 
     def __init__(self, method: Any, benchmark: Benchmark, options: EvaluationOptions) -> None:
         self.method = method
         self.benchmark = benchmark
-        self.classes: np.ndarray | None = None  # class of each cluster, once the run has been matched
+        self.options = options
+        self.classes: np.ndarray | None = None
         self.matched = bool(getattr(method, "matched", False))
         self.each_picture = self.matched and method.matching == "picture"
-        if self.matched and not self.each_picture and method.vocabulary is None:
-            method.fit((s.load()[0] for s in open_samples(options)[1][:FIT_PICTURES]), len(benchmark.names))
-        if self.each_picture:
-            method.vocabulary = None
         self.text = method.encode_text(benchmark_prompts(benchmark, options))
         self.settings: dict[str, Any] = {"refine": options.refine, "mode": options.mode_used}
+        self.threshold: float | None = None
         if self.matched:
             if options.background is not None or options.clean:
                 raise InputError(f"{options.method} has no background threshold and no cleaning: leave them out")
+            if not self.each_picture:
+                pictures = (sample.load()[0] for sample in open_samples(options)[1][:FIT_PICTURES])
+                self.settings["vocabulary"] = method.fit(pictures, len(benchmark.names))
             return
         self.settings["clean"] = options.clean_used
         if benchmark.background:
-            self.settings["background"] = True if options.background is None else options.background
+            self.threshold = background_threshold(method, options)
+            self.settings["background"] = True if self.threshold is None else self.threshold
         elif options.background is not None:
             raise InputError(f"{benchmark.name} has no background class: leave the threshold out")
 
@@ -158,19 +182,32 @@ class Predictor:
         return [match_segments(one, truth, count) for one, (_, truth) in zip(labels, loaded, strict=True)]
 
 
+def background_threshold(method: Any, options: EvaluationOptions) -> float | None:
+    """The threshold asked for, else the model's (talk2dino) or the method's; None: the system is to use its own."""
+    if options.background is not None:
+        return method.check_threshold(options.background) if hasattr(method, "check_threshold") else options.background
+    if options.method in METHOD_THRESHOLDS:
+        return METHOD_THRESHOLDS[options.method].value
+    return method.default_threshold() if hasattr(method, "default_threshold") else None
+
+
 def run(
     options: EvaluationOptions, out: str | Path | None = None, *, shard: tuple[int, int] = (1, 1), method: Any = None,
     batch_size: int = 8, report: Report | None = None,
 ) -> tuple[Outcome, Any]:  # fmt: skip
     """Load the system, evaluate, keep a journal in ``out``; returns the outcome and the system."""
+    open_samples(options, shard)  # what is wrong with the data is told before the model is loaded
+    if method is None:
+        method = load_system(options)
+    outcome = evaluate(method, options, out=out, shard=shard, batch_size=batch_size, report=report)
+    return outcome, method
+
+
+def load_system(options: EvaluationOptions) -> Any:
+    """The system that the options name."""
     from talk2dino.methods import load_method
 
-    open_samples(options, shard)  # what is wrong with the data is told before the model is loaded
-    journal = None if out is None else Journal(out, options.to_config(), shard)
-    if method is None:
-        method = load_method(
-            options.method, options.model, mapping=options.mapping, device=options.device, dtype=options.dtype,
-            **options.method_options,
-        )  # fmt: skip
-    outcome = evaluate(method, options, journal=journal, shard=shard, batch_size=batch_size, report=report)
-    return outcome, method
+    return load_method(
+        options.method, options.model, mapping=options.mapping, device=options.device, dtype=options.dtype,
+        **options.method_options,
+    )  # fmt: skip

@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -62,21 +62,29 @@ def load_method(name: str, model: str | Path = "auto", **options: Any) -> Any:
 
 def wrap_segmenter(name: str, segmenter: Any, **options: Any) -> Any:
     """One of the systems on the towers of a model that is loaded already."""
+    check_options(name, options)
+    if name == "talk2dino":
+        return segmenter
+    module, factory = METHODS[name]
+    try:
+        return getattr(importlib.import_module(module), factory)(segmenter, **options)
+    except TypeError as error:  # a word where a number belongs
+        given = ", ".join(f"{option}={value!r}" for option, value in options.items())
+        raise InputError(f"{name} cannot use the options {given}: {error}") from error
+
+
+def check_options(name: str, options: Iterable[str]) -> None:
+    """Refuse names of options that a system does not have; nothing is made for it."""
     check_method(name)
     if name == "talk2dino":
         if options:
             raise InputError(f"talk2dino takes no options of its own; got {', '.join(options)}")
-        return segmenter
+        return
     module, factory = METHODS[name]
     system = getattr(importlib.import_module(module), factory)
     known = [option for option in inspect.signature(system).parameters if option != "segmenter"]
     if unknown := [option for option in options if option not in known]:
         raise InputError(f"{name} has no option {', '.join(unknown)}; it has: {', '.join(known)}")
-    try:
-        return system(segmenter, **options)
-    except TypeError as error:  # a word where a number belongs
-        given = ", ".join(f"{option}={value!r}" for option, value in options.items())
-        raise InputError(f"{name} cannot use the options {given}: {error}") from error
 
 
 def check_method(name: str) -> str:

@@ -105,6 +105,11 @@ class ClipDense:
         patch = self.clip_vision.config.patch_size
         self.loop = PictureLoop(size or segmenter.config.size, patch)
 
+    @property
+    def info(self) -> dict[str, Any]:
+        """What results say of the system."""
+        return {"method": self.method, "model": self.name, "variant": self.variant}
+
     def encode_text(self, prompts: Any) -> TextFeatures:
         """Mean CLIP embedding over templates and synonyms, L2-normalised: (N, C)."""
         asked = read_prompts(prompts)
@@ -121,8 +126,7 @@ class ClipDense:
     def segment_batch(self, images: Sequence[Any], prompts: Any, **options: Any) -> list[Segmentation]:
         """Options as in :func:`segment_pictures`; scores and thresholds are cosines."""
         text = prompts if isinstance(prompts, TextFeatures) else self.encode_text(prompts)
-        info = {"method": self.method, "model": self.name, "variant": self.variant}
-        return segment_pictures(images, lambda p: self.score_maps(p, text), text.names, self.loop, info, **options)
+        return segment_pictures(images, lambda p: self.score_maps(p, text), text.names, self.loop, self.info, **options)
 
     def segment(self, image: Any, prompts: Any, **options: Any) -> Segmentation:
         """One picture; options as in :meth:`segment_batch`."""

@@ -143,11 +143,18 @@ class DinoClusters:
         if (segments is not None and segments < 1) or most < 2:
             raise InputError(f"segments must be at least 1 and most at least 2; got {segments} and {most}")
         self.matching = matching
-        self.vocabulary: Tensor | None = None  # (N, D) cluster centres, once fitted
         self.vision = segmenter.vision
         self.name = segmenter.name
         self.algorithm, self.segments, self.most, self.sharpness = algorithm, segments, most, sharpness
         self.loop = PictureLoop(size or segmenter.config.size, segmenter.vision.patch_size)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What results say of the system."""
+        return {
+            "method": self.method, "model": self.name, "algorithm": self.algorithm, "matching": self.matching,
+            "segments": self.segments or f"eigengap, 2 to {self.most}", "sharpness": self.sharpness,
+        }  # fmt: skip
 
     def encode_text(self, prompts: Any) -> Any:
         return prompts
@@ -180,8 +187,11 @@ class DinoClusters:
         return self.vision(normalise(pixels).to(self.vision.device)).patches[0].float().cpu()
 
     @torch.inference_mode()
-    def fit(self, images: Iterable[Any], count: int) -> None:
-        """Cluster the segments of unlabelled pictures into ``count`` clusters, for the matching over a benchmark."""
+    def fit(self, images: Iterable[Any], count: int) -> Tensor:
+        """Cluster the segments of unlabelled pictures, for the matching over a benchmark: (count, D) centres.
+
+        They are the ``vocabulary`` of :meth:`segment_batch`; the object itself stays as it was.
+        """
         found = []
 
         def remember(pixels: Tensor) -> Tensor:
@@ -191,45 +201,46 @@ class DinoClusters:
 
         for image in images:
             list(self.loop.maps([read_image(image)], remember, mode="whole", refine=False))
-        self.vocabulary = best_kmeans(torch.cat(found), count)
+        return best_kmeans(torch.cat(found), count)
 
-    def _as_clusters(self, centres: Tensor, maps: Tensor) -> Tensor:
+    @staticmethod
+    def _as_clusters(centres: Tensor, maps: Tensor, vocabulary: Tensor) -> Tensor:
         """(K, h, w) maps of segments to (N, h, w) maps of clusters: the largest of a cluster's segments, else -1."""
-        assert self.vocabulary is not None
-        nearest = (centres @ self.vocabulary.T).argmax(1)
-        clusters = maps.new_full((len(self.vocabulary), *maps.shape[1:]), -1.0)
+        nearest = (centres @ vocabulary.T).argmax(1)
+        clusters = maps.new_full((len(vocabulary), *maps.shape[1:]), -1.0)
         for segment, cluster in enumerate(nearest.tolist()):
             clusters[cluster] = torch.maximum(clusters[cluster], maps[segment])
         return clusters
 
     @torch.inference_mode()
-    def _segment(self, picture: Picture, refine: bool, return_scores: bool, info: dict[str, Any]) -> Segmentation:
+    def _segment(
+        self, picture: Picture, vocabulary: Tensor | None, return_scores: bool, info: dict[str, Any]
+    ) -> Segmentation:
         def score(pixels: Tensor) -> Tensor:
             centres, maps = self.cluster(self.features(pixels))
-            return (maps if self.vocabulary is None else self._as_clusters(centres, maps))[None]
+            return (maps if vocabulary is None else self._as_clusters(centres, maps, vocabulary))[None]
 
-        ((maps, resizes),) = self.loop.maps([picture], score, mode=info["mode"], refine=refine)
-        kind = "segment" if self.vocabulary is None else "cluster"
+        ((maps, resizes),) = self.loop.maps([picture], score, mode=info["mode"], refine=info["refined"])
+        kind = "segment" if vocabulary is None else "cluster"
         names = [f"{kind} {i + 1}" for i in range(len(maps))]
         return make_segmentation(maps, resizes, names, None, return_scores=return_scores, info=info)
 
     def segment_batch(
         self, images: Sequence[Any], prompts: Any = None, *, background: Any = None, clean: bool | None = None,
         refine: bool = False, mode: str = "whole", return_scores: bool = False, batch_size: int = 8,
+        vocabulary: Tensor | None = None,
     ) -> list[Segmentation]:  # fmt: skip
         """Arguments as in ``Segmenter.segment_batch``; there is no slide mode, no cleaning and no threshold.
 
+        With a ``vocabulary`` (:meth:`fit`) segments are named by their nearest of its clusters, the same in every picture.
         With a background asked for, the background is one of the segments like any other.
         """
         if clean or mode == "slide":
             raise InputError(
                 "dino-clusters clusters each picture as a whole: it has no slide mode and no cleaning; use mode 'whole'"
             )
-        info = {
-            "method": self.method, "model": self.name, "algorithm": self.algorithm, "mode": mode, "refined": refine,
-            "segments": self.segments or f"eigengap, 2 to {self.most}",
-        }  # fmt: skip
-        return [self._segment(read_image(image), refine, return_scores, info) for image in images]
+        info = {**self.info, "mode": mode, "refined": refine}
+        return [self._segment(read_image(image), vocabulary, return_scores, info) for image in images]
 
     def segment(self, image: Any, prompts: Any = None, **options: Any) -> Segmentation:
         """One picture; options as in :meth:`segment_batch`."""

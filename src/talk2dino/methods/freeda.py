@@ -12,6 +12,7 @@ weights 0.8 and 0.2, Felzenszwalb with scale 100, sigma 0.7 to 1 and smallest si
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from talk2dino.errors import CheckpointError, InputError, MissingExtraError
+from talk2dino.errors import CheckpointError, InputError, MissingExtraError, Talk2DinoWarning
 from talk2dino.methods.clip_dense import clip_normalise, need_clip_vision
 from talk2dino.methods.maps import PictureLoop, segment_pictures
 from talk2dino.methods.prototypes import PrototypeStore
@@ -33,6 +34,10 @@ from talk2dino.types import Segmentation
 
 NEAREST = 350
 LOCAL_WEIGHT = 0.8
+
+
+class SmallStoreWarning(Talk2DinoWarning):
+    """The prototypes are too few for the published number of neighbours."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +102,36 @@ def region_similarity(patches: Tensor, segments: np.ndarray, prototypes: Tensor)
     return torch.where(reached[labels], similarity.T[:, labels], dense)
 
 
+def usable_nearest(store: PrototypeStore, asked: int | None) -> int:
+    """How many keys to retrieve a class; see :class:`FreeDA`."""
+    if asked is not None:
+        if asked >= len(store) > 1:
+            raise InputError(
+                f"{store.folder} holds {len(store)} prototypes: with nearest={asked} every class would get the mean of all "
+                "of them; take fewer, or make more prototypes"
+            )
+        return asked
+    most = max(1, len(store) // len(set(store.words)), len(store) // 100)
+    if most >= NEAREST:
+        return NEAREST
+    warnings.warn(
+        f"{store.folder} holds {len(store)} prototypes of {len(set(store.words))} words, too few for the published "
+        f"{NEAREST} nearest: the {most} nearest are used (option nearest sets another number)",
+        SmallStoreWarning,
+        stacklevel=3,
+    )
+    return most
+
+
 class FreeDA:
     """FreeDA behind ``segment()``; the formulas stand at the top of this file.
 
     Args:
         segmenter: brings the vision model, the text encoder and the CLIP image tower.
         prototypes: folder that ``talk2dino freeda build`` made, with the same vision and text models.
-        nearest: keys retrieved a class; the published 350, or fewer where a word has fewer prototypes.
+        nearest: keys retrieved a class. None: the published 350, or fewer with a warning where that would be more than
+            a word has on average and more than a hundredth of all prototypes (the mean over most of a store is the same
+            for every class).
         local_weight: share of the local similarity; the rest is the global one.
         index: "auto", "hnsw" or "exact" search.
         scale, sigma, min_size: of the superpixels, in the pixels that the model sees.
@@ -113,7 +141,7 @@ class FreeDA:
     matched = False
 
     def __init__(
-        self, segmenter: Any, *, prototypes: str | Path | PrototypeStore | None = None, nearest: int = NEAREST,
+        self, segmenter: Any, *, prototypes: str | Path | PrototypeStore | None = None, nearest: int | None = None,
         local_weight: float = LOCAL_WEIGHT, index: str = "auto", scale: float = 100, sigma: float = 1.0,
         min_size: int = 20, size: int | None = None,
     ) -> None:  # fmt: skip
@@ -121,7 +149,7 @@ class FreeDA:
             raise InputError(
                 "freeda needs a prototype folder (--prototypes DIR); make one with: talk2dino freeda build"
             )
-        if nearest < 1 or not 0 <= local_weight <= 1:
+        if (nearest is not None and nearest < 1) or not 0 <= local_weight <= 1:
             raise InputError(f"nearest must be at least 1 and local_weight 0 to 1; got {nearest} and {local_weight}")
         self.store = prototypes if isinstance(prototypes, PrototypeStore) else PrototypeStore(prototypes, index=index)
         self.vision, self.text, self.name = segmenter.vision, segmenter.text, segmenter.name
@@ -132,13 +160,21 @@ class FreeDA:
                 f"the prototypes in {self.store.folder} have {found[0]} text and {found[1]} vision dimensions, the "
                 f"model {self.name} has {self.text.dim} and {self.vision.dim}: build them with this model"
             )
-        self.nearest, self.local_weight = nearest, local_weight
+        self.nearest, self.local_weight = usable_nearest(self.store, nearest), local_weight
         self.superpixel_options: dict[str, Any] = {"scale": scale, "sigma": sigma, "min_size": min_size}
         self.clip_vision = None
         if local_weight < 1:
             self.clip_vision = need_clip_vision(segmenter, "freeda's global similarity").to(self.device).eval()
         self.openai = segmenter.config.tokenizer == "clip"
         self.loop = PictureLoop(size or segmenter.config.size, self.vision.patch_size)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What results say of the system."""
+        return {
+            "method": self.method, "model": self.name, "prototypes": len(self.store), "index": self.store.kind,
+            "nearest": self.nearest, "local_weight": self.local_weight, "superpixels": self.superpixel_options,
+        }  # fmt: skip
 
     def encode_text(self, prompts: Any) -> PrototypeClasses:
         """Retrieve the class prototypes."""
@@ -172,12 +208,8 @@ class FreeDA:
     def segment_batch(self, images: Sequence[Any], prompts: Any, **options: Any) -> list[Segmentation]:
         """Options as in :func:`segment_pictures`; thresholds are on the scale of the score above."""
         classes = prompts if isinstance(prompts, PrototypeClasses) else self.encode_text(prompts)
-        info = {
-            "method": self.method, "model": self.name, "prototypes": len(self.store), "index": self.store.kind,
-            "nearest": self.nearest, "local_weight": self.local_weight, "superpixels": self.superpixel_options,
-        }  # fmt: skip
         return segment_pictures(
-            images, lambda p: self.score_maps(p, classes), classes.names, self.loop, info, **options
+            images, lambda p: self.score_maps(p, classes), classes.names, self.loop, self.info, **options
         )
 
     def segment(self, image: Any, prompts: Any, **options: Any) -> Segmentation:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from talk2dino.errors import DataError, InputError, MissingExtraError, OutputError
 from talk2dino.methods.prototypes import Prototype, PrototypeWriter, check_index_kind
+from talk2dino.models.identity import weights_checksum
 from talk2dino.models.preprocess import grid_size, normalise, resize_image, to_pixels
 
 #: Share of the largest attribution above which a pixel belongs to a word.
@@ -51,10 +52,13 @@ class PrototypeMaker:
         self.vision, self.text, self.config = segmenter.vision, segmenter.text, segmenter.config
         self.coverage = coverage
 
-    def meta(self, source: str) -> dict[str, Any]:
+    def meta(self, source: str, made_from: dict[str, Any] | None = None) -> dict[str, Any]:
+        """What decides the prototypes: the towers, down to their weights, and what the pictures were made from."""
         return {
             "model": self.config.name, "text_dim": self.text.dim, "vision_dim": self.vision.dim,
-            "size": self.config.size, "coverage": self.coverage, "source": source,
+            "vision_weights": weights_checksum(self.vision), "text_weights": weights_checksum(self.text),
+            "templates": list(self.text.templates), "size": self.config.size, "coverage": self.coverage,
+            "source": source, **(made_from or {}),
         }  # fmt: skip
 
     @torch.inference_mode()
@@ -84,12 +88,14 @@ class PrototypeMaker:
 def build_prototypes(
     segmenter: Any, source: Source, folder: str | Path, *, what: str, index: str = "auto", shard_size: int = 512,
     coverage: float = 0.5, progress: Callable[[int, int], None] | None = None,
+    made_from: dict[str, Any] | None = None,
 ) -> int:  # fmt: skip
     """Build, or go on building, a prototype folder.
 
     Args:
         source: named pictures with masks, loaded one at a time.
-        what: kept in meta.json: a build with another source or model is refused.
+        what: the source in words. made_from: what else decides the prototypes (hashes of lists, sizes, thresholds). Both
+            are kept in meta.json, with the model's weights: a build that differs in one of them is refused by its name.
         index: "auto", "hnsw" or "exact".
         progress: called with (items done, prototypes so far).
 
@@ -98,7 +104,7 @@ def build_prototypes(
     """
     check_index_kind(index)
     maker = PrototypeMaker(segmenter, coverage=coverage)
-    writer = PrototypeWriter(folder, maker.meta(what), shard_size=shard_size)
+    writer = PrototypeWriter(folder, maker.meta(what, made_from), shard_size=shard_size)
     made = 0
     try:
         for name, load in source:

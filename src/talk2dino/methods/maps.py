@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
+from talk2dino.catalog import METHOD_THRESHOLDS
 from talk2dino.errors import InputError
 from talk2dino.io.images import Picture, read_image
 from talk2dino.io.palette import class_palette
-from talk2dino.models.preprocess import check_mode, grid_size, resize_image, slide_size, to_pixels
+from talk2dino.models.preprocess import check_mode, grid_size, resize_image, slide_size, to_pixels, window_pixels
 from talk2dino.stages.refine import refine as refine_masks
 from talk2dino.stages.upsample import Resize, label_pixels, resized_rows, upsample
-from talk2dino.stages.windows import average_windows, window_boxes
+from talk2dino.stages.windows import average_windows, full_batches, window_boxes
 from talk2dino.types import Segmentation
 
 #: (B, 3, H, W) RGB 0..255 on the patch grid -> (B, N, h, w) scores, at the patch grid or any finer one.
@@ -43,13 +43,15 @@ class PictureLoop:
     def maps(
         self, pictures: Sequence[Picture], score: ScoreMaps, *, mode: str, refine: bool
     ) -> Iterator[tuple[Tensor, list[Resize]]]:
-        """For each picture (N, ., .) maps and the resizes that still lead to its size. Pictures are of one size."""
+        """For each picture (N, ., .) maps and the resizes that still lead to its size.
+
+        Pictures are of one size, but in slide mode, where the windows of all go through ``score`` in full batches.
+        """
         check_mode(mode)
-        height, width = pictures[0].size
         if mode == "slide":
-            for picture in pictures:
-                yield self._slide(picture, score, refine)
+            yield from self._slide(pictures, score, refine)
             return
+        height, width = pictures[0].size
         seen = (self.size, self.size) if mode == "square" else grid_size(height, width, self.size, self.patch)
         pixels = torch.stack([to_pixels(resize_image(picture.array, seen)) for picture in pictures])
         scores = score(pixels)
@@ -62,38 +64,46 @@ class PictureLoop:
     def _upsample(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
         return upsample(maps.float(), size, align_corners=self.align_corners)
 
-    def _slide(self, picture: Picture, score: ScoreMaps, refine: bool) -> tuple[Tensor, list[Resize]]:
+    def _slide(
+        self, pictures: Sequence[Picture], score: ScoreMaps, refine: bool
+    ) -> Iterator[tuple[Tensor, list[Resize]]]:
         window = self.size
-        canvas = slide_size(*picture.size, window, longest=round(2048 * window / 448))
-        resized = to_pixels(resize_image(picture.array, canvas, resample=Image.Resampling.BILINEAR))
-        boxes = window_boxes(*canvas, window, window // 2)
+        longest = round(2048 * window / 448)
+        canvases = [slide_size(*picture.size, window, longest=longest) for picture in pictures]
+        boxes = [window_boxes(*canvas, window, window // 2) for canvas in canvases]
 
-        def windows() -> Iterator[Tensor]:
-            for start in range(0, len(boxes), self.batch):
-                part = boxes[start : start + self.batch]
-                crops = torch.stack([resized[:, top:bottom, left:right] for top, left, bottom, right in part])
-                inside, size = crops, (int(crops.shape[2]), int(crops.shape[3]))
-                if size != (window, window):
-                    inside = F.interpolate(crops, (window, window), mode="bilinear", antialias=True).clamp_(0, 255)
-                maps = self._upsample(score(inside), (window, window)).cpu()
-                if refine:
-                    maps = refine_masks(maps, inside)
-                if size != (window, window):
-                    maps = upsample(maps, size, align_corners=False)
-                yield from maps
+        def scored() -> Iterator[Tensor]:
+            crops = (
+                crop
+                for picture, canvas, own in zip(pictures, canvases, boxes, strict=True)
+                for crop in window_pixels(picture.array, canvas, own, window)
+            )
+            for pixels in full_batches(crops, self.batch):
+                maps = self._upsample(score(pixels), (window, window)).cpu()
+                yield from refine_masks(maps, pixels) if refine else maps
 
-        averaged = average_windows(windows(), boxes, canvas)
-        return averaged, [Resize(*picture.size, False)]
+        windows = scored()  # a batch of maps is held at once, whatever picture its windows are of
+        for picture, canvas, own in zip(pictures, canvases, boxes, strict=True):
+            maps = (_to_box(one, box) for one, box in zip(islice(windows, len(own)), own, strict=True))
+            yield average_windows(maps, own, canvas), [Resize(*picture.size, False)]
 
 
-def group_pictures(images: Sequence[Any], batch_size: int) -> Iterator[tuple[list[int], list[Picture]]]:
-    """Read pictures and hand them out in batches of one size: (places in the list, pictures)."""
+def _to_box(maps: Tensor, box: tuple[int, int, int, int]) -> Tensor:
+    """(N, window, window) maps to the size of a window that the picture was too small for."""
+    size = (box[2] - box[0], box[3] - box[1])
+    return maps if maps.shape[1:] == size else upsample(maps[None], size, align_corners=False)[0]
+
+
+def group_pictures(
+    images: Sequence[Any], batch_size: int, *, alike: bool = True
+) -> Iterator[tuple[list[int], list[Picture]]]:
+    """Read pictures and hand them out in batches, of one size if ``alike``: (places in the list, pictures)."""
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1; got {batch_size}")
     pictures = [read_image(image) for image in images]
     groups: dict[tuple[int, int], list[int]] = {}
     for index, picture in enumerate(pictures):
-        groups.setdefault(picture.size, []).append(index)
+        groups.setdefault(picture.size if alike else (0, 0), []).append(index)
     for indices in groups.values():
         for start in range(0, len(indices), batch_size):
             chosen = indices[start : start + batch_size]
@@ -137,7 +147,7 @@ def segment_pictures(
     thresholds = read_thresholds(background, names, what)
     info = {**info, "mode": mode, "refined": refine}
     results: dict[int, Segmentation] = {}
-    for indices, pictures in group_pictures(images, batch_size):
+    for indices, pictures in group_pictures(images, batch_size, alike=mode != "slide"):
         maps = loop.maps(pictures, score, mode=mode, refine=refine)
         for index, (scores, resizes) in zip(indices, maps, strict=True):
             results[index] = make_segmentation(
@@ -149,14 +159,19 @@ def segment_pictures(
 def read_thresholds(
     background: bool | float | Mapping[str, float] | None, names: Sequence[str], what: str
 ) -> Tensor | None:
-    """(N,) thresholds of a ``background=`` argument, or None. These systems have no tuned threshold of their own."""
+    """(N,) thresholds of a ``background=`` argument, or None. True, and classes that a mapping leaves out, take the
+    system's own threshold of :data:`talk2dino.catalog.METHOD_THRESHOLDS`."""
     if background is None or background is False:
         return None
-    if background is True or (isinstance(background, Mapping) and set(background) != set(names)):
-        raise InputError(
-            f"{what} has no tuned background threshold; name one for every class, for example --background 0.2"
-        )
-    values = [background[name] for name in names] if isinstance(background, Mapping) else [background] * len(names)
+    default = METHOD_THRESHOLDS[what].value
+    if background is True:
+        background = default
+    if isinstance(background, Mapping):
+        if unknown := [name for name in background if name not in names]:
+            raise InputError(f"thresholds name classes that were not asked for: {', '.join(unknown[:5])}")
+        values = [background.get(name, default) for name in names]
+    else:
+        values = [background] * len(names)
     for value in values:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value) or abs(value) > 1:
             raise InputError(f"a background threshold of {what} must be a number from -1 to 1; got {value!r}")

@@ -11,6 +11,7 @@ it stopped, and never more than one shard is held in memory.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import io
 import json
@@ -222,6 +223,11 @@ class PrototypeStore:
 
     def __len__(self) -> int:
         return len(self.words)
+
+    def fingerprint(self) -> str:
+        """SHA-256 (first 16 digits) of what made the prototypes and of their words."""
+        description = json.dumps([self.meta, self.words], sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(description.encode()).hexdigest()[:16]
 
     def _read_index(self, path: Path) -> Any:
         import faiss

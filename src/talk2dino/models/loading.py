@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -13,7 +12,7 @@ from torch import nn
 
 from talk2dino.catalog import CATALOG, ModelSpec, find_model
 from talk2dino.config import SegmenterConfig
-from talk2dino.errors import CheckpointError, ModelNotFoundError
+from talk2dino.errors import CheckpointError, ModelNotFoundError, Talk2DinoWarning
 from talk2dino.models.hub import WHAT_TO_DO, hub_file
 from talk2dino.models.identity import same_weights
 from talk2dino.models.mapping import Mapping, from_published, load_mapping
@@ -32,7 +31,7 @@ from talk2dino.models.vision import VisionModel
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
-class MicroModelWarning(UserWarning):
+class MicroModelWarning(Talk2DinoWarning):
     """The embedded stand-in was taken because no real model is at hand."""
 
 
@@ -291,17 +290,3 @@ def check_sizes(parts: Parts, origin: str) -> None:
         raise CheckpointError(
             f"the mapping in {origin} leads to {text_out} dimensions, but the vision model of {parts.config.name} has {vision_out}"
         )
-
-
-def stderr_warnings() -> None:
-    """Show this package's warnings as one plain line on stderr (for the command line)."""
-    warnings.simplefilter("always", MicroModelWarning)
-    original = warnings.showwarning
-
-    def show(message, category, filename, lineno, file=None, line=None):
-        if issubclass(category, MicroModelWarning):
-            print(f"talk2dino: WARNING: {message}", file=sys.stderr)
-        else:
-            original(message, category, filename, lineno, file, line)
-
-    warnings.showwarning = show

@@ -6,7 +6,8 @@ shifted back to the border.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -33,6 +34,13 @@ def window_boxes(height: int, width: int, window: int = 448, stride: int = 224) 
 def _starts(length: int, window: int, stride: int) -> list[int]:
     count = max(length - window + stride - 1, 0) // stride + 1
     return [max(min(i * stride, length - window), 0) for i in range(count)]
+
+
+def full_batches(windows: Iterable[Tensor], size: int) -> Iterator[Tensor]:
+    """Windows of one size, of whatever pictures, stacked to batches: all but the last hold ``size``."""
+    windows = iter(windows)
+    while batch := list(islice(windows, size)):
+        yield torch.stack(batch)
 
 
 def average_windows(maps: Iterable[Tensor], boxes: Sequence[Box], size: tuple[int, int]) -> Tensor:

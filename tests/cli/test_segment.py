@@ -257,3 +257,14 @@ def test_a_picture_of_a_rare_size_does_not_hold_back_the_others(monkeypatch):
     before = [path for batch in batches[:place] for path in batch]
     assert len(before) <= run_segment.LOOK_AHEAD * 4
     assert max(len(batch) for batch in batches) == 4
+
+
+def test_windows_of_small_pictures_share_batches(tmp_path):
+    from talk2dino.cli import run_segment
+
+    sizes = [(30, 20), (44, 31), (3000, 1500), (20, 30)]
+    paths = [tmp_path / f"{n}.png" for n in range(len(sizes))]
+    for path, size in zip(paths, sizes, strict=True):
+        Image.new("RGB", size).save(path)
+    run = run_segment.SegmentRun({"mode": "slide"}, tmp_path, [], 3, False, False, False)
+    assert [len(batch) for batch in run._batches(paths)] == [3, 1]

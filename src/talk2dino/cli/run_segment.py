@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 SUFFIX = {"overlay": ".overlay.png", "palette": ".labels.png", "json": ".json", "npz": ".npz"}
 STATE = ".talk2dino.jsonl"  # one line a finished picture; a line cut short by a crash is passed over
 
+#: Largest pictures, in pixels, whose windows share a batch in slide mode.
+SLIDE_TOGETHER = 4_000_000
+
 #: Batches' worth of pictures that a picture waits for others of its size.
 LOOK_AHEAD = 16
 
@@ -214,9 +217,10 @@ class SegmentRun:
         yield from ([path for _, path in group] for group in groups.values())
 
     def _seen_size(self, path: Path) -> Any:
-        if self.settings["mode"] == "slide":
-            return path  # windows of one picture are a batch
         size = image_size(path)
+        if self.settings["mode"] == "slide":
+            # Windows are all alike, but a large picture is company enough for itself: a batch is in memory at once.
+            return "slide" if size is not None and size[0] * size[1] <= SLIDE_TOGETHER else path
         if size is None or self.model is not self.system:
             return size
         try:

@@ -78,7 +78,7 @@ class Segmenter:
         engine: str = "torch",
     ) -> None:
         self.device = choose_device(device)
-        self.dtype = choose_dtype(dtype, self.device)
+        self.dtype = choose_dtype(dtype, self.device, engine=engine)
         self.config: SegmenterConfig = parts.config
         self.vision = parts.vision.to(self.device, self.dtype)
         self.text = parts.text.to(self.device)
@@ -120,7 +120,8 @@ class Segmenter:
         """
         hub = HubOptions(revision, cache_dir, local_files_only)
         device = choose_device(device)
-        check_engine(engine, device, choose_dtype(dtype, device))  # what is wrong is told before anything is loaded
+        chosen = choose_dtype(dtype, device, engine=engine)
+        check_engine(engine, device, chosen)  # what is wrong is told before anything is loaded
         return cls(load_parts(model, mapping=mapping, hub=hub), device=device, dtype=dtype, engine=engine)
 
     @property

@@ -21,6 +21,18 @@ ENGINES = ("torch", "compile", "openvino", "onnx")
 Engine = Callable[[Tensor], VisionOutput]
 
 
+def check_engine_name(name: str) -> None:
+    """Refuse what is no engine.
+
+    Raises:
+        InputError: with what is accepted.
+    """
+    if name not in ENGINES:
+        near = difflib.get_close_matches(name, ENGINES, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise InputError(f"unknown engine {name!r}{hint}; accepted: {', '.join(ENGINES)}")
+
+
 def check_engine(name: str, device: torch.device, dtype: torch.dtype) -> None:
     """Refuse what cannot work, before a model is loaded.
 
@@ -28,10 +40,7 @@ def check_engine(name: str, device: torch.device, dtype: torch.dtype) -> None:
         InputError: an unknown engine, or one that does not run on this device or in this dtype.
         MissingExtraError: its library is not installed.
     """
-    if name not in ENGINES:
-        near = difflib.get_close_matches(name, ENGINES, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise InputError(f"unknown engine {name!r}{hint}; accepted: {', '.join(ENGINES)}")
+    check_engine_name(name)
     if name in ("openvino", "onnx"):
         if device.type != "cpu":
             raise InputError(

@@ -17,6 +17,8 @@ from talk2dino.errors import InputError
 from talk2dino.models.vision import VisionModel, VisionOutput
 
 ENGINES = ("torch", "compile", "openvino", "onnx")
+#: Those that use the model as it is; the others export it.
+IN_TORCH = ("torch", "compile")
 
 Engine = Callable[[Tensor], VisionOutput]
 
@@ -46,12 +48,12 @@ def check_engine(name: str, device: torch.device, dtype: torch.dtype) -> None:
             raise InputError(
                 f"the engine {name} runs on the CPU here; give device='cpu', or engine='torch' on {device}"
             )
-        from talk2dino.engines.export import need
+        from talk2dino.engines.runtimes import need
 
         for package in ("onnx", "onnxscript", "onnxruntime"):
             need(package, "onnx" if name == "onnx" else "openvino", f"the engine {name}")
     if name == "openvino":
-        from talk2dino.engines.export import need
+        from talk2dino.engines.runtimes import need
 
         need("openvino", "openvino", "the engine openvino")
         if dtype == torch.float16:
@@ -74,8 +76,9 @@ def make_engine(
 
     Args:
         name: one of :data:`ENGINES`.
-        vision: the model, on ``device`` and of ``dtype``; "torch" and "compile" use it as it is, the others export it
-            once as ONNX, which is kept in the cache folder by what its weights are.
+        vision: the model, on ``device``; "torch" and "compile" use it as it is, of ``dtype``. The others export it once
+            as ONNX, which is kept in the cache folder by what its weights are: give it in float32, whatever ``dtype`` is,
+            so that one file serves every dtype and nothing is rounded twice.
         cache_dir: instead of ``talk2dino.io.cache.cache_folder()``.
 
     Raises:
@@ -90,11 +93,11 @@ def make_engine(
         return CompiledEngine(vision)
     from talk2dino.engines.cache import exported_file
 
-    with exported_file(vision, cache_dir) as path:
+    with exported_file(vision, cache_dir) as kept:
         if name == "onnx":
             from talk2dino.engines.onnx import OnnxEngine
 
-            return OnnxEngine(path)
+            return OnnxEngine(kept.path)
         from talk2dino.engines.openvino import OpenVinoEngine
 
-        return OpenVinoEngine(path, dtype)
+        return OpenVinoEngine(kept.path, dtype, kept.path.parent / "openvino" if kept.lasting else None)

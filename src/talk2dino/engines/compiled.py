@@ -37,7 +37,7 @@ class CompiledEngine:
         if key in self.seen:
             return self._run(pixels)
         with self.lock:
-            wait = f"torch.compile: compiling for {pixels.shape[2]} x {pixels.shape[3]}, this takes a minute or more"
+            wait = f"torch.compile: compiling for {pixels.shape[2]} x {pixels.shape[3]}, this takes from ten seconds to minutes"
             started = time.perf_counter()
             if not self.seen:
                 log.warning("%s", wait)

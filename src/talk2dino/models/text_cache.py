@@ -67,6 +67,7 @@ class TextCache:
         newest = f"SELECT rowid FROM texts ORDER BY rowid DESC LIMIT {int(self.largest)}"
 
         def write(database: sqlite3.Connection) -> None:
+            database.execute("BEGIN IMMEDIATE")  # another process may be making the table
             if not _has_table(database):
                 database.execute("DROP TABLE IF EXISTS texts")
                 database.execute("CREATE TABLE texts (key BLOB PRIMARY KEY, embedding BLOB)")

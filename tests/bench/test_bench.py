@@ -18,7 +18,7 @@ from talk2dino.bench.figures import make_plan
 from talk2dino.bench.measure import matmul_rate, ratio, take_turns, vision_flops
 from talk2dino.bench.parts import class_names, photograph, random_parts, write_photographs
 from talk2dino.bench.plain_pamr import pamr
-from talk2dino.bench.report import draw, line, note_line, record, table, title_of
+from talk2dino.bench.report import draw, line, note_line, one_of_each_stage, record, table, title_of
 from talk2dino.bench.run import MEASURES, BenchOptions, Figure, Note, Results, run_bench
 from talk2dino.errors import InputError, Talk2DinoError
 from talk2dino.models.mapping import Mapping
@@ -283,6 +283,12 @@ def test_a_figure_is_told_with_its_goal(tmp_path: Path):
     with Image.open(tmp_path / "bench.png") as picture:
         assert picture.width > 500
     assert not draw([Figure("text", "prompts", 3.0, "ms")], "here", tmp_path / "none.png")
+
+
+def test_the_picture_shows_each_stage_once():
+    figures = [Figure("stages", n, 1.0, "ms", None, {"dtype": d}) for d in ("float32", "bfloat16") for n in "ab"]
+    assert one_of_each_stage([Figure("text", "c", 1.0, "ms"), *figures]) == figures[:2]
+    assert one_of_each_stage([]) == []
 
 
 def test_wrong_options_are_told():

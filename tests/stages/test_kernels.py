@@ -25,11 +25,10 @@ def twice(x):
 @pytest.mark.parametrize("damage", ["empty index", "cut code", "noise"])
 def test_damaged_machine_code_is_told_and_the_plain_version_runs(tmp_path: Path, monkeypatch, caplog, damage):
     numba = pytest.importorskip("numba")
-    from talk2dino.stages.kernels.compiled import KERNELS, compiled
+    from talk2dino.stages.kernels.compiled import compiled
 
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     monkeypatch.setattr("talk2dino.stages.kernels.compiled.KERNELS", [])
-    assert KERNELS
     assert compiled(twice)(2.0) == 4.0
     (index,), (code,) = tmp_path.rglob("*.nbi"), tmp_path.rglob("*.nbc")
     if damage == "empty index":
@@ -83,6 +82,26 @@ def test_who_waits_is_told(caplog):
     with say_when_slow(log, lambda: "this takes long", after=0.01):
         time.sleep(0.2)
     assert "this takes long" in caplog.text
+
+
+@pytest.mark.parametrize("compiles", [True, False])
+def test_compiling_is_told_once_while_it_lasts(monkeypatch, caplog, compiles):
+    pytest.importorskip("numba")
+    from talk2dino.stages import kernels
+    from talk2dino.stages.kernels import compiled
+
+    count = iter(range(100)) if compiles else iter([5] * 100)
+    monkeypatch.setattr(compiled, "compilations", lambda: next(count))
+    monkeypatch.setattr(kernels, "_said", False)
+    monkeypatch.setattr(kernels, "say_when_slow", lambda log, message: say_when_slow(log, message, after=0.01))
+    for _ in range(2):
+
+        def slow():
+            time.sleep(0.1)
+            return PLAIN
+
+        assert run_kernel(slow, (), lambda: None, "refinement") is PLAIN
+    assert caplog.text.count("compiling the fast kernels") == int(compiles)
 
 
 def test_without_compiled_kernels_the_command_line_says_so_once(tmp_path: Path):

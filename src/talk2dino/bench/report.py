@@ -85,6 +85,12 @@ def title_of(content: dict[str, Any]) -> str:
     return f"{content['options']['model']} on {where}, {facts['threads']} threads, torch {facts['torch']}"
 
 
+def one_of_each_stage(figures: Sequence[Figure]) -> list[Figure]:
+    """The stages with the first dtype and engine: bars of the same name would cover each other."""
+    stages = [figure for figure in figures if figure.section == "stages"]
+    return [figure for figure in stages if figure.settings == stages[0].settings]
+
+
 def draw(figures: Sequence[Figure], title: str, path: Path) -> bool:
     """bench.png: where the time of a picture goes, and every ratio against its goal. False without matplotlib (extra 'plots')."""
     try:
@@ -96,7 +102,7 @@ def draw(figures: Sequence[Figure], title: str, path: Path) -> bool:
 
     from talk2dino.io.atomic import atomic_path
 
-    parts = [figure for figure in figures if figure.section == "stages"]
+    parts = one_of_each_stage(figures)
     goals = [figure for figure in figures if figure.goal is not None]
     panels = [panel for panel in (parts, goals) if panel]
     if not panels:
@@ -125,7 +131,7 @@ def _draw_stages(axis: Any, figures: Sequence[Figure]) -> None:
     axis.set_xscale("log")
     axis.set_xlim(max(0.01, min(values) / 3), max(values) * 4)
     axis.set_xlabel("milliseconds a picture (logarithmic)")
-    axis.set_title("Stages, one picture", loc="left", fontsize=10, fontweight="bold")
+    axis.set_title(f"Stages, one picture ({settings_of(figures[0])})", loc="left", fontsize=10, fontweight="bold")
     _plain(axis)
 
 

@@ -90,18 +90,27 @@ def test_children_measure_what_was_asked(monkeypatch):
     assert child_options(plan, plan.pairs[0]) == asked
 
 
-def test_a_child_that_fails_is_told(monkeypatch):
-    with pytest.raises(Talk2DinoError, match=r"the process that measures the picture failed: unknown engine 'foo'"):
-        in_own_process("picture", "micro", 60, 80, 2, options={"engine": "foo"})
-    monkeypatch.setattr(memory.sys, "executable", "/bin/false")
-    with pytest.raises(Talk2DinoError, match="it said nothing"):
-        in_own_process("folder", "micro", 4)
+def test_a_child_says_what_is_wrong():
+    with pytest.raises(SystemExit, match="unknown engine 'foo'"):
+        memory.main(["picture", "micro", "60", "80", "2", "--engine=foo"])
 
 
-def test_a_child_that_was_killed_is_told(monkeypatch, tmp_path):
-    script = tmp_path / "killed"
-    script.write_text("#!/bin/sh\nkill -9 $$\n")
-    script.chmod(0o755)
-    monkeypatch.setattr(memory.sys, "executable", str(script))
-    with pytest.raises(Talk2DinoError, match=r"SIGKILL; too little memory"):
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        (
+            "echo Traceback >&2; echo 'ValueError: a mistake' >&2; exit 1",
+            "measures the folder failed: ValueError: a mistake",
+        ),
+        ("exit 1", "it said nothing"),
+        ("echo no JSON", "it said nothing"),
+        ("kill -9 $$", "SIGKILL; too little memory"),
+    ],
+)
+def test_a_child_that_fails_is_told(monkeypatch, tmp_path: Path, script, told):
+    program = tmp_path / "child"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(memory.sys, "executable", str(program))
+    with pytest.raises(Talk2DinoError, match=told):
         in_own_process("folder", "micro", 4)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from talk2dino.bench.figures import BenchOptions, Note, Results
 
 
 def bench(
@@ -47,16 +50,10 @@ def bench(
     The whole takes about a quarter of an hour on two cores. bench.json is written after every section. Exit code 1: a
     section could not be measured to the end.
     """
-    import json
-    import sys
-
-    from talk2dino.bench.figures import Figure, Note, Results, make_plan
-    from talk2dino.bench.report import draw, line, note_line, record, table, title_of
-    from talk2dino.bench.run import SECTIONS, BenchOptions, run_bench
+    from talk2dino.bench.figures import SECTIONS, BenchOptions, make_plan
     from talk2dino.device import choose_device
     from talk2dino.engines import ENGINES
     from talk2dino.errors import InputError
-    from talk2dino.io.atomic import write_atomically
 
     sections = _items(only, "--only") if only is not None else [s for s in SECTIONS if not (quick and s == "memory")]
     batches = None if batch is None else _numbers(batch)
@@ -67,12 +64,26 @@ def bench(
             compared_engines=[e for e in ENGINES if not (quick and e == "compile")],
             folder_seconds=2.0 if quick else 10.0, plain_classes=(20,) if quick else (20, 150),
         )  # fmt: skip
-        chosen = choose_device(device)
-        make_plan(options, chosen)
+        make_plan(options, choose_device(device))
     except InputError as error:
         raise typer.BadParameter(str(error)) from None
     _check_model(model)
     _make_folder(out)
+    raise typer.Exit(_measure(options, out, as_json))
+
+
+def _measure(options: BenchOptions, out: Path, as_json: bool) -> int:
+    """Measure, tell, write; the exit code."""
+    import json
+    import sys
+
+    from talk2dino.bench.figures import Figure
+    from talk2dino.bench.report import draw, line, note_line, record, table, title_of
+    from talk2dino.bench.run import run_bench
+    from talk2dino.device import choose_device
+    from talk2dino.io.atomic import write_atomically
+
+    device = choose_device(options.device)
 
     def tell(found: Figure | Note) -> None:
         if not as_json:
@@ -80,19 +91,18 @@ def bench(
             print(f"{found.section}:{text}", file=sys.stderr, flush=True)
 
     def keep(results: Results) -> None:
-        write_atomically(out / "bench.json", json.dumps(record(results, options, chosen), indent=2))
+        write_atomically(out / "bench.json", json.dumps(record(results, options, device), indent=2))
 
-    print(f"talk2dino: measuring {model} on {chosen}; other work on the machine disturbs it", file=sys.stderr)
+    print(f"talk2dino: measuring {options.model} on {device}; other work on the machine disturbs it", file=sys.stderr)
     results = run_bench(options, tell=tell, keep=keep)
-    content = record(results, options, chosen)
-    title = title_of(content)
-    drawn = draw(results.figures, title, out / "bench.png")
+    content = record(results, options, device)
+    drawn = draw(results.figures, title_of(content), out / "bench.png")
     if as_json:
         print(json.dumps(content))
     else:
-        print(f"{title}\n{table(results)}")
+        print(f"{title_of(content)}\n{table(results)}")
     print(f"talk2dino: {out}/bench.json{f' and {out}/bench.png' if drawn else ''}", file=sys.stderr)
-    raise typer.Exit(1 if results.failed else 0)
+    return 1 if results.failed else 0
 
 
 def _check_model(model: str) -> None:

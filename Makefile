@@ -40,7 +40,7 @@ format: $(DEV)
 	$(BIN)/ruff format .
 
 bench: $(DEV)
-	$(BIN)/python benchmarks/refinement.py
+	$(BIN)/talk2dino bench
 
 clean:
 	rm -rf build dist demo_out out .pytest_cache .ruff_cache .mypy_cache

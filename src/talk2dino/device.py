@@ -37,8 +37,8 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
     return chosen
 
 
-def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """A torch dtype; "auto" takes bfloat16 where the hardware computes in it, else float32.
+def choose_dtype(dtype: str | torch.dtype, device: torch.device, *, engine: str = "torch") -> torch.dtype:
+    """A torch dtype; "auto" takes bfloat16 where the hardware and the engine compute in it, else float32.
 
     Raises:
         InputError: an unknown dtype.
@@ -49,6 +49,8 @@ def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     elif dtype in DTYPES:
         return DTYPES[dtype]
     elif dtype == "auto":
+        if engine == "onnx":
+            return torch.float32
         if device.type == "cuda":
             return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float32
         return torch.bfloat16 if device.type == "cpu" and cpu_has_bfloat16() else torch.float32

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from talk2dino.config import SegmenterConfig
 from talk2dino.device import choose_device, choose_dtype
-from talk2dino.engines import Engine, check_engine, make_engine
+from talk2dino.engines import IN_TORCH, Engine, check_engine, make_engine
+from talk2dino.engines.forward import InParts
 from talk2dino.errors import InputError, ShapeError
 from talk2dino.io.images import Picture, read_image
 from talk2dino.io.palette import class_palette
@@ -86,9 +87,10 @@ class Segmenter:
         engine: str = "torch",
     ) -> None:
         self.device = choose_device(device)
-        self.dtype = choose_dtype(dtype, self.device)
+        self.dtype = choose_dtype(dtype, self.device, engine=engine)
         self.config: SegmenterConfig = parts.config
-        self.vision = parts.vision.to(self.device, self.dtype)
+        # Engines that export read float32 weights, whatever they compute in.
+        self.vision = parts.vision.to(self.device, self.dtype if engine in IN_TORCH else torch.float32)
         self.text = parts.text.to(self.device)
         self.mapping = None if parts.mapping is None else parts.mapping.to(self.device).eval().requires_grad_(False)
         self.vision_mapping = (
@@ -96,7 +98,7 @@ class Segmenter:
         )
         self.clip_vision = parts.clip_vision  # for the comparison systems; float32 on the CPU until they take it
         self.engine = engine
-        self.run_vision: Engine = make_engine(engine, self.vision, device=self.device, dtype=self.dtype)
+        self.run_vision: Engine = InParts(make_engine(engine, self.vision, device=self.device, dtype=self.dtype))
 
     @classmethod
     def from_pretrained(
@@ -128,7 +130,8 @@ class Segmenter:
         """
         hub = HubOptions(revision, cache_dir, local_files_only)
         device = choose_device(device)
-        check_engine(engine, device, choose_dtype(dtype, device))  # what is wrong is told before anything is loaded
+        chosen = choose_dtype(dtype, device, engine=engine)
+        check_engine(engine, device, chosen)  # what is wrong is told before anything is loaded
         return cls(load_parts(model, mapping=mapping, hub=hub), device=device, dtype=dtype, engine=engine)
 
     @property

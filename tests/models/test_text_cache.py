@@ -1,5 +1,6 @@
 """Text embeddings on disk: found again by another process's encoder, never in the way."""
 
+import contextlib
 import sqlite3
 
 import pytest
@@ -78,6 +79,41 @@ def test_a_damaged_cache_is_no_cache(tmp_path, damage):
         fresh = torch.arange(float(cache.dim))
         TextCache(path, cache.dim).put({"text 1": fresh})
         assert torch.equal(TextCache(path, cache.dim).get(["text 1"])["text 1"], fresh)
+
+
+@pytest.mark.parametrize("content", ["nothing", "no table", "another table"])
+def test_an_empty_file_is_filled(tmp_path, content):
+    path = tmp_path / "t.sqlite"
+    path.touch()
+    if content != "nothing":
+        with contextlib.closing(sqlite3.connect(path)) as database, database:
+            database.execute("CREATE TABLE texts (a)" if content == "another table" else "CREATE TABLE other (a)")
+    cache = TextCache(path, 3)
+    assert cache.get(["sky"]) == {}
+    cache.put({"sky": torch.arange(3.0)})
+    assert torch.equal(TextCache(path, 3).get(["sky"])["sky"], torch.arange(3.0))
+
+
+def test_numbers_that_are_not_what_was_written_are_not_served(tmp_path):
+    path, rows = tmp_path / "t.sqlite", {f"text {i}": torch.randn(16) for i in range(4)}
+    TextCache(path, 16).put(rows)
+    content = bytearray(path.read_bytes())
+    place = content.find(rows["text 2"].numpy().tobytes())
+    assert place > 0
+    content[place + 5] ^= 0x10
+    path.write_bytes(content)
+    cache = TextCache(path, 16)
+    assert set(cache.get(list(rows))) == {"text 0", "text 1", "text 3"}
+    cache.put({"text 2": rows["text 2"]})
+    assert torch.equal(TextCache(path, 16).get(["text 2"])["text 2"], rows["text 2"])
+
+
+def test_an_embedding_is_not_served_for_another_text(tmp_path):
+    path = tmp_path / "t.sqlite"
+    TextCache(path, 4).put({"a": torch.zeros(4), "b": torch.ones(4)})
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE texts SET embedding = (SELECT embedding FROM texts ORDER BY rowid LIMIT 1)")
+    assert set(TextCache(path, 4).get(["a", "b"])) == {"a"}
 
 
 def test_the_oldest_go_first(tmp_path):

@@ -1,7 +1,11 @@
 """The compiled labels against their plain version and against torch."""
 
+import tracemalloc
+
+import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from talk2dino.errors import ShapeError
 from talk2dino.stages.kernels import cpu_kernel
@@ -47,6 +51,74 @@ def test_large_even_areas_are_as_exact_as_edges(spread):
         plain = label_pixels_plain(blobs, chain, thresholds)
         assert (fast != plain).float().mean() <= 1e-3
         assert len(plain.unique()) > 5
+
+
+@needs_numba
+@pytest.mark.parametrize("length", [1, 2, 7, 32])
+def test_taps_are_what_torch_resizes_with(length):
+    """Against the dense matrix: what the chain makes of the unit vectors."""
+    from talk2dino.stages.kernels.labels import axis_taps
+
+    for chain in (
+        [],
+        [(57, True)],
+        [(57, True), (91, False)],
+        [(5, False)],
+        [(40, True), (13, False), (200, True)],
+        [(1, True)],
+    ):
+        dense = torch.eye(length, dtype=torch.float64)
+        for target, align in chain:
+            dense = torch.nn.functional.interpolate(dense.T[None], target, mode="linear", align_corners=align)[0].T
+        places, shares = axis_taps(length, tuple(chain))
+        ours = np.zeros((len(places), length))
+        np.add.at(ours, (np.arange(len(places))[:, None], places), shares)
+        assert np.abs(ours - dense.numpy()).max() < 1e-7
+        assert places.shape[1] <= max(1, int((dense > 1e-12).sum(1).max()) + 1)
+
+
+@needs_numba
+def test_taps_take_memory_by_the_length_of_the_result():
+    from talk2dino.stages.kernels.labels import axis_taps
+
+    tracemalloc.start()
+    axis_taps(3000, ((6001, True), (9000, False)))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 400 * 9000  # a dense matrix would take 8 x 3000 x 9000
+
+
+LARGE = (torch.randn(30, 20, 20), [Resize(560, 560, True), Resize(700, 700, False)])  # 59 MB as classes x pixels
+
+
+class Largest(TorchDispatchMode):
+    """Most numbers in one tensor that an operation gave."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(tensor, torch.Tensor):
+                self.numbers = max(self.numbers, tensor.numel())
+        return out
+
+
+@pytest.mark.parametrize("threshold", [None, 0.3])
+def test_the_plain_version_never_holds_classes_x_pixels(threshold):
+    thresholds = None if threshold is None else torch.full((30,), threshold)
+    with Largest() as largest:
+        label_pixels_plain(*LARGE, thresholds)
+    assert 700 * 700 <= largest.numbers < 5_000_000 < 30 * 700 * 700
+
+
+@needs_numba
+def test_the_kernel_never_holds_classes_x_pixels():
+    tracemalloc.start()
+    label_pixels(*LARGE)
+    _, peak = tracemalloc.get_traced_memory()  # numpy's arrays; torch allocates nothing large here
+    tracemalloc.stop()
+    assert peak < 10e6
 
 
 @needs_numba

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,12 +25,14 @@ def seconds(work: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def take_turns(works: Mapping[str, Callable[[], Any]], turns: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each piece of work in each turn, after one unmeasured call of each.
+def take_turns(
+    works: Mapping[str, Callable[[], Any]], turns: int, device: torch.device, *, warm: bool = True
+) -> dict[str, list[float]]:
+    """Seconds of each piece of work in each turn, after one unmeasured call of each (``warm``).
 
     They alternate, so that another job on the machine slows all of them and leaves their ratios alone.
     """
-    for work in works.values():
+    for work in works.values() if warm else ():
         work()
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(turns):
@@ -69,13 +73,39 @@ def vision_flops(model: VisionModel, height: int, width: int) -> int:
 
 
 def peak_memory() -> int:
-    """Most resident bytes that this process has had so far (0 where the system does not tell)."""
+    """Most resident bytes that this process has had (0 where the system does not tell).
+
+    On Linux this is VmHWM, which starts with the program; ru_maxrss is handed on from the process that started it.
+    """
+    try:
+        for entry in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+            if entry.startswith("VmHWM:"):
+                return 1024 * int(entry.split()[1])
+    except OSError:
+        pass
     try:
         import resource
     except ImportError:  # Windows
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def restart_peak() -> None:
+    """Let :func:`peak_memory` start again from what is resident now, where the system can do that (Linux)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def restart_gpu_peak(device: torch.device) -> None:
+    """Let :func:`gpu_peak` start again from what is in use now."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def gpu_peak(device: torch.device) -> int:
+    """Most bytes of GPU memory that tensors have taken; 0 without a CUDA GPU."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
 
 
 def wait_for(device: torch.device) -> None:

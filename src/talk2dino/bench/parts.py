@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from talk2dino.config import SegmenterConfig
 from talk2dino.models.loading import Parts
 from talk2dino.models.mapping import Mapping
 from talk2dino.models.vision import VisionModel, build_backbone
+
+if TYPE_CHECKING:
+    from talk2dino.segmenter import Segmenter
 
 #: name -> (width, blocks, heads). Speed does not depend on what the weights are.
 RANDOM_MODELS = {"random-vits": (384, 12, 6), "random-vitb": (768, 12, 12), "random-vitl": (1024, 24, 16)}
@@ -39,6 +43,15 @@ def random_parts(name: str) -> Parts:
         mapping = Mapping(512, width)
     encoder = TextEncoder(text, TextTokenizer.clip(), disk_cache=False)
     return Parts(VisionModel(backbone).eval(), encoder, mapping, SegmenterConfig(name))
+
+
+def load(model: str, **options: Any) -> Segmenter:
+    """A Segmenter of a random or a real model; ``options`` are the Segmenter's."""
+    from talk2dino.segmenter import Segmenter
+
+    if model in RANDOM_MODELS:
+        return Segmenter(random_parts(model), **options)
+    return Segmenter.from_pretrained(model, **options)
 
 
 def class_names(count: int) -> list[str]:

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from talk2dino.bench.run import SECTIONS, BenchOptions, Figure
+from talk2dino.bench.figures import SECTIONS, BenchOptions, Figure, Note, Results
 
 
 def line(figure: Figure) -> str:
     """One figure in one line: value, what, settings, goal."""
     unit = {"x": "x", "share": "%"}.get(figure.unit, figure.unit)
     value = 100 * figure.value if figure.unit == "share" else figure.value
-    settings = ", ".join(f"batch {v}" if k == "batch" else str(v) for k, v in figure.settings.items())
+    settings = settings_of(figure)
     goal = ""
     if figure.goal is not None:
         sign, bar = figure.goal
@@ -30,13 +30,25 @@ def line(figure: Figure) -> str:
     )
 
 
-def table(figures: Sequence[Figure]) -> str:
-    """All figures, by section."""
+def settings_of(figure: Figure) -> str:
+    """A figure's settings in words."""
+    words = {"batch": "batch {}", "classes": "{} classes"}
+    return ", ".join(words.get(name, "{}").format(value) for name, value in figure.settings.items())
+
+
+def note_line(note: Note) -> str:
+    """One note in one line."""
+    return f"  {'FAILED' if note.failed else 'note':>8} {note.text}"
+
+
+def table(results: Results) -> str:
+    """All figures and notes, by section."""
     lines = []
     for section in SECTIONS:
-        chosen = [figure for figure in figures if figure.section == section]
-        if chosen:
-            lines += [section, *(line(figure) for figure in chosen)]
+        figures = [line(figure) for figure in results.figures if figure.section == section]
+        notes = [note_line(note) for note in results.notes if note.section == section]
+        if figures or notes:
+            lines += [section, *figures, *notes]
     return "\n".join(lines)
 
 
@@ -45,8 +57,7 @@ def machine_facts(device: torch.device) -> dict[str, Any]:
     from talk2dino.evaluation.report import versions
 
     facts: dict[str, Any] = {"device": str(device), "threads": torch.get_num_threads(), **versions()}
-    if device.type == "cuda":
-        facts["gpu"] = torch.cuda.get_device_name(device)
+    facts["gpu"] = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     cpu = Path("/proc/cpuinfo")
     names = (
         [x.split(":", 1)[1].strip() for x in cpu.read_text().splitlines() if x.startswith("model name")]
@@ -57,13 +68,27 @@ def machine_facts(device: torch.device) -> dict[str, Any]:
     return facts
 
 
-def record(figures: Sequence[Figure], options: BenchOptions, device: torch.device) -> dict[str, Any]:
+def record(results: Results, options: BenchOptions, device: torch.device) -> dict[str, Any]:
     """Everything, for bench.json."""
     return {
         "options": asdict(options),
         "machine": machine_facts(device),
-        "figures": [asdict(figure) | {"reached": figure.reached} for figure in figures],
+        "figures": [asdict(figure) | {"reached": figure.reached} for figure in results.figures],
+        "notes": [asdict(note) for note in results.notes],
     }
+
+
+def title_of(content: dict[str, Any]) -> str:
+    """Model, machine and versions of a :func:`record` in one line."""
+    facts = content["machine"]
+    where = facts["gpu"] or f"{facts['processor']}, no GPU"
+    return f"{content['options']['model']} on {where}, {facts['threads']} threads, torch {facts['torch']}"
+
+
+def one_of_each_stage(figures: Sequence[Figure]) -> list[Figure]:
+    """The stages with the first dtype and engine: bars of the same name would cover each other."""
+    stages = [figure for figure in figures if figure.section == "stages"]
+    return [figure for figure in stages if figure.settings == stages[0].settings]
 
 
 def draw(figures: Sequence[Figure], title: str, path: Path) -> bool:
@@ -77,7 +102,7 @@ def draw(figures: Sequence[Figure], title: str, path: Path) -> bool:
 
     from talk2dino.io.atomic import atomic_path
 
-    parts = [figure for figure in figures if figure.section == "stages"]
+    parts = one_of_each_stage(figures)
     goals = [figure for figure in figures if figure.goal is not None]
     panels = [panel for panel in (parts, goals) if panel]
     if not panels:
@@ -106,7 +131,7 @@ def _draw_stages(axis: Any, figures: Sequence[Figure]) -> None:
     axis.set_xscale("log")
     axis.set_xlim(max(0.01, min(values) / 3), max(values) * 4)
     axis.set_xlabel("milliseconds a picture (logarithmic)")
-    axis.set_title("Stages, one picture", loc="left", fontsize=10, fontweight="bold")
+    axis.set_title(f"Stages, one picture ({settings_of(figures[0])})", loc="left", fontsize=10, fontweight="bold")
     _plain(axis)
 
 
@@ -119,7 +144,7 @@ def _draw_goals(axis: Any, figures: Sequence[Figure]) -> None:
         shares.append(figure.value / bar if sign == "<=" else bar / max(figure.value, 1e-9))
         scale, unit = (100, " %") if figure.unit == "share" else (1, "x" if figure.unit == "x" else f" {figure.unit}")
         texts.append(f" {_number(scale * figure.value)}{unit} ({sign} {scale * bar:g}{unit})")
-        settings = ", ".join(f"batch {v}" if k == "batch" else str(v) for k, v in figure.settings.items())
+        settings = settings_of(figure)
         names.append(f"{figure.what}\n{settings}" if settings else figure.what)
     colours = ["#009e73" if figure.reached else "#d55e00" for figure in figures]
     bars = axis.barh(names, shares, color=colours)

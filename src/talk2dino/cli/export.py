@@ -1,4 +1,4 @@
-"""``talk2dino export``: the vision model and psi for other runtimes."""
+"""``talk2dino export``: the vision model for other runtimes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def export(
     """Write the vision model as ONNX: pixels to patch features, CLS-row attention and CLS.
 
     The batch is always free, the picture size unless --size fixes it. The file is compared with torch before it takes its
-    place; what comes after it (psi, similarity) is small and described in the documentation.
+    place. The text model and psi are not in it: what comes after the vision model is the cosine of patch features and
+    class embeddings (encode_text in Python), and docs/speed.md says more.
     """
     import json
 

@@ -18,8 +18,22 @@ from talk2dino.models.fused import fuse
 from talk2dino.models.vision import VisionModel, VisionOutput
 
 ENGINES = ("torch", "compile", "openvino", "onnx")
+#: Those that use the model as it is; the others export it.
+IN_TORCH = ("torch", "compile")
 
 Engine = Callable[[Tensor], VisionOutput]
+
+
+def check_engine_name(name: str) -> None:
+    """Refuse what is no engine.
+
+    Raises:
+        InputError: with what is accepted.
+    """
+    if name not in ENGINES:
+        near = difflib.get_close_matches(name, ENGINES, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise InputError(f"unknown engine {name!r}{hint}; accepted: {', '.join(ENGINES)}")
 
 
 def check_engine(name: str, device: torch.device, dtype: torch.dtype) -> None:
@@ -29,21 +43,18 @@ def check_engine(name: str, device: torch.device, dtype: torch.dtype) -> None:
         InputError: an unknown engine, or one that does not run on this device or in this dtype.
         MissingExtraError: its library is not installed.
     """
-    if name not in ENGINES:
-        near = difflib.get_close_matches(name, ENGINES, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise InputError(f"unknown engine {name!r}{hint}; accepted: {', '.join(ENGINES)}")
+    check_engine_name(name)
     if name in ("openvino", "onnx"):
         if device.type != "cpu":
             raise InputError(
                 f"the engine {name} runs on the CPU here; give device='cpu', or engine='torch' on {device}"
             )
-        from talk2dino.engines.export import need
+        from talk2dino.engines.runtimes import need
 
         for package in ("onnx", "onnxscript", "onnxruntime"):
             need(package, "onnx" if name == "onnx" else "openvino", f"the engine {name}")
     if name == "openvino":
-        from talk2dino.engines.export import need
+        from talk2dino.engines.runtimes import need
 
         need("openvino", "openvino", "the engine openvino")
         if dtype == torch.float16:
@@ -66,9 +77,10 @@ def make_engine(
 
     Args:
         name: one of :data:`ENGINES`.
-        vision: the model, on ``device`` and of ``dtype``; "compile" uses it as it is, "torch" too, but for bfloat16 on a
-            CPU (:mod:`talk2dino.models.fused`); the others export it once as ONNX, which is kept in the cache folder by
-            what its weights are.
+        vision: the model, on ``device``. "compile" uses it as it is, of ``dtype``; "torch" too, but for bfloat16 on a CPU
+            (:mod:`talk2dino.models.fused`). The others export it once as ONNX, which is kept in the cache folder by what
+            its weights are: give it in float32, whatever ``dtype`` is, so that one file serves every dtype and nothing
+            is rounded twice.
         cache_dir: instead of ``talk2dino.io.cache.cache_folder()``.
 
     Raises:
@@ -83,11 +95,11 @@ def make_engine(
         return CompiledEngine(vision)
     from talk2dino.engines.cache import exported_file
 
-    with exported_file(vision, cache_dir) as path:
+    with exported_file(vision, cache_dir) as kept:
         if name == "onnx":
             from talk2dino.engines.onnx import OnnxEngine
 
-            return OnnxEngine(path)
+            return OnnxEngine(kept.path)
         from talk2dino.engines.openvino import OpenVinoEngine
 
-        return OpenVinoEngine(path, dtype)
+        return OpenVinoEngine(kept.path, dtype, kept.path.parent / "openvino" if kept.lasting else None)

@@ -7,11 +7,14 @@ import hashlib
 import logging
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from talk2dino.engines.export import export_onnx
 from talk2dino.io.atomic import write_atomically
-from talk2dino.io.cache import cache_folder
+from talk2dino.io.cache import VARIABLE, cache_folder
 from talk2dino.models.identity import weights_checksum
 from talk2dino.models.vision import VisionModel
 
@@ -21,33 +24,56 @@ GRAPH_VERSION = 1
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Kept:
+    """An exported file, and whether it is there for the next process too."""
+
+    path: Path
+    lasting: bool
+
+
 @contextlib.contextmanager
-def exported_file(vision: VisionModel, cache_dir: Path | None = None) -> Iterator[Path]:
+def exported_file(vision: VisionModel, cache_dir: Path | None = None) -> Iterator[Kept]:
     """The ONNX file of a model, of any picture size; exported if it is not in the cache or is damaged there.
 
-    The file is there inside the block; without a cache ($TALK2DINO_CACHE is "off") it is gone after it.
+    The file is there inside the block; without a cache ($TALK2DINO_CACHE is "off", or the folder cannot be written) it is
+    gone after it.
     """
     folder = cache_dir or cache_folder()
     with contextlib.ExitStack() as stack:
-        if folder is None:
+        lasting = folder is not None and _holds(Path(folder) / "engines", graph_name(vision))
+        if not lasting:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        path = Path(folder) / "engines" / f"{graph_name(vision)}.onnx"
+        path = Path(str(folder)) / "engines" / f"{graph_name(vision)}.onnx"
         seal = path.with_suffix(".sha256")
         if not _intact(path, seal):
-            log.warning("exporting the vision model as ONNX, once: %s", path)
+            log.warning("exporting the vision model as ONNX%s", f", once: {path}" if lasting else "")
             export_onnx(vision, path)
             write_atomically(seal, _digest(path))
-        yield path
+        yield Kept(path, lasting)
+
+
+def _holds(folder: Path, name: str) -> bool:
+    """Whether the folder has the file or could take it; told if not."""
+    try:
+        if (folder / f"{name}.onnx").is_file() and (folder / f"{name}.sha256").is_file():
+            return True
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError as error:
+        log.warning(
+            "the exported model is not kept: %s cannot be written (%s); name another cache folder with %s",
+            folder, error.strerror, VARIABLE,
+        )  # fmt: skip
+        return False
 
 
 def graph_name(vision: VisionModel) -> str:
-    """A name that depends on the weights, the configuration and the exporter, and on nothing else."""
-    import torch
-
-    facts = (
-        vision.backbone.config.to_json_string(), vision.rotary_attention, GRAPH_VERSION, torch.__version__.split("+")[0]
-    )  # fmt: skip
-    return f"{weights_checksum(vision)}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:8]}"
+    """A name that depends on the weights, the configuration and the exporter, and on nothing else: not on the dtype."""
+    config = {name: value for name, value in vision.backbone.config.to_dict().items() if "dtype" not in name}
+    facts = (repr(sorted(config.items())), vision.rotary_attention, GRAPH_VERSION, torch.__version__.split("+")[0])
+    return f"{weights_checksum(vision, torch.float32)}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:8]}"
 
 
 def _intact(path: Path, seal: Path) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import importlib
 import logging
 import warnings
 from collections.abc import Iterator
@@ -20,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from talk2dino.engines.positions import make_dynamic
-from talk2dino.errors import InputError, MissingExtraError, OutputError
+from talk2dino.engines.runtimes import need
+from talk2dino.errors import InputError, OutputError
 from talk2dino.io.atomic import atomic_path
 from talk2dino.models.vision import VisionModel
 
@@ -103,8 +103,7 @@ def export_onnx(vision: VisionModel, path: str | Path, *, size: tuple[int, int] 
 
 def compare(vision: VisionModel, path: Path, sizes: tuple[tuple[int, int], ...]) -> float:
     """Largest difference between the file in ONNX Runtime and the model in torch, relative to each output's largest value."""
-    import onnxruntime
-
+    onnxruntime = need("onnxruntime", "onnx", "comparing an ONNX file")
     reference = copy.deepcopy(vision).to("cpu", torch.float32)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     worst = 0.0
@@ -118,14 +117,6 @@ def compare(vision: VisionModel, path: Path, sizes: tuple[tuple[int, int], ...])
             off = (torch.from_numpy(value) - expected).abs().max() / expected.abs().max().clamp(min=1e-12)
             worst = max(worst, off.item() if torch.isfinite(off) else float("inf"))
     return worst
-
-
-def need(package: str, extra: str, purpose: str) -> Any:
-    """An optional package, or the error that names the extra it comes with."""
-    try:
-        return importlib.import_module(package)
-    except ImportError:
-        raise MissingExtraError.of(package, extra, purpose) from None
 
 
 @contextlib.contextmanager

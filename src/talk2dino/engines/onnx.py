@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from talk2dino.engines.export import OUTPUTS
+from talk2dino.engines.runtimes import need
 from talk2dino.models.vision import VisionOutput
 
 
@@ -15,8 +16,7 @@ class OnnxEngine:
     """An exported graph in ONNX Runtime; may be called from several threads."""
 
     def __init__(self, path: Path) -> None:
-        import onnxruntime
-
+        onnxruntime = need("onnxruntime", "onnx", "the engine onnx")
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = torch.get_num_threads()
         settings.log_severity_level = 3

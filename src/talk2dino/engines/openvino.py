@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from talk2dino.engines.export import OUTPUTS
+from talk2dino.engines.runtimes import need
 from talk2dino.models.vision import VisionOutput
 
 #: Left to itself OpenVINO picks bfloat16 wherever the processor has it; which one it is, is the caller's to say.
@@ -17,22 +19,25 @@ PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
 class OpenVinoEngine:
-    """An exported graph in OpenVINO; may be called from several threads, each with a request of its own."""
+    """An exported graph in OpenVINO; may be called from several threads, each with a request of its own.
 
-    def __init__(self, path: Path, dtype: torch.dtype) -> None:
-        import openvino
+    Args:
+        path: of the ONNX file. dtype: float32 or bfloat16.
+        compiled_dir: where OpenVINO keeps what it made of the file, so that the next process loads that; None: nowhere.
+    """
 
+    def __init__(self, path: Path, dtype: torch.dtype, compiled_dir: Path | None = None) -> None:
+        openvino = need("openvino", "openvino", "the engine openvino")
         core = openvino.Core()
+        settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": PRECISIONS[dtype],
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        }
         self.dtype = dtype
-        self.model = core.compile_model(
-            core.read_model(path),
-            "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": PRECISIONS[dtype],
-                "PERFORMANCE_HINT": "LATENCY",
-                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            },
-        )
+        if compiled_dir is not None:  # a damaged or unwritable one is as good as none to OpenVINO
+            settings["CACHE_DIR"] = str(compiled_dir)
+        self.model = core.compile_model(path, "CPU", settings)
         self.own = threading.local()
 
     def __call__(self, pixels: Tensor) -> VisionOutput:

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 
-def weights_checksum(model: nn.Module) -> str:
-    """SHA-256 (first 16 digits) of all weights, names included."""
-    return _digest(model.state_dict().items())
+def weights_checksum(model: nn.Module, dtype: torch.dtype | None = None) -> str:
+    """SHA-256 (first 16 digits) of all weights, names included; as numbers of ``dtype`` if one is given."""
+    return _digest((name, value.to(dtype)) for name, value in model.state_dict().items())
 
 
 def weights_in_halves(model: nn.Module) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """Text embeddings that outlive the process: one small SQLite file a text model.
 
-A prompt is kept under the SHA-256 of its words, so the file holds no words. Nothing here may stop the work: a folder that
-cannot be written, a full disk or a damaged file means no cache, told once in the log.
+A prompt is kept under the SHA-256 of its words, so the file holds no words; a digest behind each embedding tells when its
+numbers are not what was written. Nothing here may stop the work: a folder that cannot be written, a full disk or a damaged
+file means no cache, told once in the log.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 #: Embeddings kept a model (2 kB each at 512 dimensions); beyond it the oldest go.
 LARGEST = 100_000
 _MANY = 500  # placeholders of one query
+_DIGEST = 8  # bytes
+_COLUMNS = ["key", "embedding"]
 
 
 class TextCache:
@@ -44,12 +47,15 @@ class TextCache:
         found: dict[str, Tensor] = {}
 
         def read(database: sqlite3.Connection) -> None:
+            if not _has_table(database):
+                return
             for start in range(0, len(asked), _MANY):
                 some = asked[start : start + _MANY]
                 query = f"SELECT key, embedding FROM texts WHERE key IN ({','.join('?' * len(some))})"
                 for key, blob in database.execute(query, some):
-                    if len(blob) == 4 * self.dim:
-                        found[keys[key]] = torch.from_numpy(np.frombuffer(blob, "<f4").astype(np.float32))
+                    row = _unseal(key, blob)
+                    if row is not None and len(row) == self.dim:
+                        found[keys[key]] = torch.from_numpy(row.astype(np.float32))
 
         if self.path.is_file():
             self._transaction(read)
@@ -57,11 +63,14 @@ class TextCache:
 
     def put(self, embeddings: Mapping[str, Tensor]) -> None:
         """Keep (C,) embeddings by their texts."""
-        rows = [(_key(text), row.float().numpy().astype("<f4").tobytes()) for text, row in embeddings.items()]
+        rows = [(_key(text), _seal(_key(text), row.float().numpy())) for text, row in embeddings.items()]
         newest = f"SELECT rowid FROM texts ORDER BY rowid DESC LIMIT {int(self.largest)}"
 
         def write(database: sqlite3.Connection) -> None:
-            database.execute("CREATE TABLE IF NOT EXISTS texts (key BLOB PRIMARY KEY, embedding BLOB)")
+            database.execute("BEGIN IMMEDIATE")  # another process may be making the table
+            if not _has_table(database):
+                database.execute("DROP TABLE IF EXISTS texts")
+                database.execute("CREATE TABLE texts (key BLOB PRIMARY KEY, embedding BLOB)")
             database.executemany("INSERT OR REPLACE INTO texts VALUES (?, ?)", rows)
             if database.execute("SELECT count(*) FROM texts").fetchone()[0] > self.largest:
                 database.execute(f"DELETE FROM texts WHERE rowid NOT IN ({newest})")
@@ -87,3 +96,24 @@ class TextCache:
 
 def _key(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+def _has_table(database: sqlite3.Connection) -> bool:
+    """False for a file that is empty or holds something else."""
+    return [row[1] for row in database.execute("PRAGMA table_info(texts)")] == _COLUMNS
+
+
+def _seal(key: bytes, row: np.ndarray) -> bytes:
+    """Numbers and a digest of them and of what they belong to."""
+    numbers = row.astype("<f4").tobytes()
+    return numbers + hashlib.sha256(key + numbers).digest()[:_DIGEST]
+
+
+def _unseal(key: bytes, blob: bytes) -> np.ndarray | None:
+    """The numbers, or None if they are not those that were written."""
+    if not isinstance(blob, bytes) or len(blob) % 4 or len(blob) <= _DIGEST:
+        return None
+    numbers = blob[:-_DIGEST]
+    if hashlib.sha256(key + numbers).digest()[:_DIGEST] != blob[-_DIGEST:]:
+        return None
+    return np.frombuffer(numbers, "<f4")

@@ -16,7 +16,7 @@ Source: Araslanov and Roth, Single-Stage Semantic Segmentation from Image Labels
 
 from __future__ import annotations
 
-import logging
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -24,9 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from talk2dino.errors import InputError, ShapeError
-from talk2dino.stages.kernels import cpu_kernel, gpu_kernel
-
-log = logging.getLogger(__name__)
+from talk2dino.stages.kernels import cpu_kernel, gpu_kernel, run_kernel
 
 ITERATIONS = 10
 DILATIONS = (1, 2, 4, 8, 12, 24)
@@ -68,13 +66,11 @@ def refine(
     masks, pixels = masks.to(dtype), pixels.to(device=masks.device, dtype=dtype)
     if iterations == 0:
         return masks.clone()
+    plain = functools.partial(refine_plain, masks, pixels, iterations=iterations, dilations=dilations)
     kernel = _kernel_for(masks, pixels)
-    if kernel is not None:
-        try:
-            return kernel(masks, pixels, neighbour_offsets(dilations), iterations)
-        except OSError as error:  # the compiler's cache could not be written: disk full
-            log.warning("refinement falls back to its plain version, which is slower: %s", error)
-    return refine_plain(masks, pixels, iterations=iterations, dilations=dilations)
+    if kernel is None:
+        return plain()
+    return run_kernel(kernel, (masks, pixels, neighbour_offsets(dilations), iterations), plain, "refinement")
 
 
 def _kernel_for(masks: Tensor, pixels: Tensor) -> Callable[..., Tensor] | None:

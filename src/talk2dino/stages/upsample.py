@@ -5,7 +5,6 @@ The plain version works in strips of rows and runs anywhere; kernels/labels.py d
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,9 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from talk2dino.errors import ShapeError
-from talk2dino.stages.kernels import cpu_kernel
-
-log = logging.getLogger(__name__)
+from talk2dino.stages.kernels import cpu_kernel, run_kernel
 
 #: Values of one strip; 4 million float32 are 16 MB, which larger caches hold.
 STRIP_VALUES = 4_000_000
@@ -100,12 +97,10 @@ def label_pixels(
     if maps.ndim != 3:
         raise ShapeError(f"maps must be (N, h, w); got {tuple(maps.shape)}")
     kernel = cpu_kernel("labels", "label_cpu") if maps.device.type == "cpu" and maps.dtype == torch.float32 else None
-    if kernel is not None and maps.numel():
-        try:
-            return kernel(maps, resizes, thresholds, negative)
-        except OSError as error:  # numba could not write its cache: disk full
-            log.warning("labels fall back to their plain version, which is slower: %s", error)
-    return label_pixels_plain(maps, resizes, thresholds, negative)
+    if kernel is None or not maps.numel():
+        return label_pixels_plain(maps, resizes, thresholds, negative)
+    arguments = (maps, resizes, thresholds, negative)
+    return run_kernel(kernel, arguments, lambda: label_pixels_plain(*arguments), "labelling")
 
 
 def label_pixels_plain(

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from talk2dino.stages.kernels.pamr import FLOAT, compiled
+from talk2dino.stages.kernels.compiled import compiled
+from talk2dino.stages.kernels.pamr import FLOAT
 
 if TYPE_CHECKING:
     from talk2dino.stages.upsample import Resize
@@ -112,22 +113,45 @@ def mix_rows(row, maps, column, places, shares, y):
 
 @lru_cache(maxsize=64)
 def axis_taps(length: int, resizes: tuple[tuple[int, bool], ...]) -> Taps:
-    """What a chain of 1-D linear resizes of ``length`` values takes from where.
+    """What a chain of 1-D linear resizes of ``length`` values takes from where; memory goes with the result's length.
 
     Args:
         length: of the source.
         resizes: (new length, align_corners) of each, in order.
     """
-    matrix = torch.eye(length, dtype=torch.float64)
+    places, shares = np.arange(length)[:, None], np.ones((length, 1))
     for target, align_corners in resizes:
-        if target != matrix.shape[0]:
-            matrix = torch.nn.functional.interpolate(
-                matrix.T[None], target, mode="linear", align_corners=align_corners
-            )[0].T
-    dense = matrix.numpy()
-    taps = max(1, int((dense != 0).sum(1).max()))
-    places = np.argsort(dense == 0, axis=1, kind="stable")[:, :taps].astype(np.int64)
-    return np.ascontiguousarray(places), np.take_along_axis(dense, places, 1).astype(FLOAT)
+        if target != len(places):
+            rows, weights = linear_taps(len(places), target, align_corners)  # (target, 2) each
+            places = places[rows].reshape(target, -1)
+            shares = (weights[:, :, None] * shares[rows]).reshape(target, -1)
+            places, shares = _merged(places, shares)
+    return np.ascontiguousarray(places, np.int64), np.ascontiguousarray(shares, FLOAT)
+
+
+def linear_taps(source: int, target: int, align_corners: bool) -> tuple[np.ndarray, np.ndarray]:
+    """(target, 2) places and shares of one linear resize, as torch.nn.functional.interpolate takes them."""
+    index = np.arange(target, dtype=np.float64)
+    if align_corners:
+        position = index * ((source - 1) / (target - 1) if target > 1 else 0.0)
+    else:
+        position = np.maximum((index + 0.5) * (source / target) - 0.5, 0)
+    low = np.minimum(position.astype(np.int64), source - 1)
+    share = position - low
+    return np.stack([low, np.minimum(low + 1, source - 1)], 1), np.stack([1 - share, share], 1)
+
+
+def _merged(places: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(L, K) taps with those of one place added up, those without a share dropped, in the order of their places."""
+    order = np.argsort(places, axis=1, kind="stable")
+    places, shares = np.take_along_axis(places, order, 1), np.take_along_axis(shares, order, 1)
+    for tap in range(1, places.shape[1]):
+        same = places[:, tap] == places[:, tap - 1]
+        shares[:, tap] += np.where(same, shares[:, tap - 1], 0)
+        shares[:, tap - 1] = np.where(same, 0, shares[:, tap - 1])
+    kept = max(1, int((shares != 0).sum(1).max()))
+    order = np.argsort(shares == 0, axis=1, kind="stable")[:, :kept]
+    return np.take_along_axis(places, order, 1), np.take_along_axis(shares, order, 1)
 
 
 def label_cpu(maps: Tensor, resizes: Sequence[Resize], thresholds: Tensor | None, negative: int) -> Tensor:

@@ -17,7 +17,6 @@ import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import numba
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -25,6 +24,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 from torch import Tensor
+
+from talk2dino.stages.kernels.compiled import compiled
 
 LANES = 8  # classes of one vector
 BLOCK = 3  # vectors of one block of classes at most: PIXELS * BLOCK sums fit the 16 registers of AVX2
@@ -34,15 +35,6 @@ FLOAT = np.float32
 LOG2_E = FLOAT(1.4426950408889634)
 LN_2 = FLOAT(0.6931471805599453)
 SMALLEST = FLOAT(80)  # exp(-80) counts as nothing and stays clear of denormal numbers
-
-
-def compiled(function: Callable) -> Callable:
-    """Compile at the first call; keep the machine code on disk where some folder can be written."""
-    options = {"nogil": True, "fastmath": {"contract", "reassoc", "nsz", "arcp"}, "boundscheck": False}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # neither the package nor the user's cache folder is writable
-        return numba.njit(**options)(function)
 
 
 @intrinsic

@@ -86,3 +86,18 @@ def test_a_torch_without_the_operators(monkeypatch):
     plain = models("dinov2")[1]
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda *_: torch.zeros(3, 32), raising=False)
     assert fuse(plain) is None
+
+
+@pytest.mark.parametrize("kind", ["dinov2", "dinov2-registers"])
+def test_positions_are_resized_once_a_size(kind, monkeypatch):
+    plain = models(kind)[1]
+    embeddings = type(plain.backbone.embeddings)
+    resized = []
+    resize = embeddings.interpolate_pos_encoding
+    monkeypatch.setattr(embeddings, "interpolate_pos_encoding", lambda *a: resized.append(a[2:]) or resize(*a))
+    fast = FusedVision(plain)
+    sizes = [(28, 42), (42, 28), (28, 42), (42, 28), (42, 42)]
+    results = [fast(torch.ones(1, 3, *size)) for size in sizes]
+    assert resized == [(28, 42), (42, 28), (42, 42)]
+    for size, result in zip(sizes, results, strict=True):
+        assert torch.equal(result.patches, FusedVision(plain)(torch.ones(1, 3, *size)).patches)

@@ -33,6 +33,14 @@ def test_batch_equals_one_by_one():
         assert (together[i : i + 1] - refine(masks[i : i + 1], pixels[i : i + 1])).abs().max() < 1e-6
 
 
+def test_what_a_larger_picture_left_in_memory_does_not_matter():
+    generator = torch.Generator().manual_seed(1)
+    for classes, height, width in [(30, 61, 67), (3, 19, 23), (9, 30, 21)]:
+        masks = torch.rand(1, classes, height, width, generator=generator) * 1e6
+        pixels = torch.rand(1, 3, height, width, generator=generator) * 255
+        assert (refine(masks, pixels) / 1e6 - refine_plain(masks, pixels) / 1e6).abs().max() < 1e-5
+
+
 def test_constant_mask_stays_and_weights_sum_to_one():
     pixels = torch.rand(1, 3, 11, 13) * 255
     assert torch.allclose(refine(torch.full((1, 2, 11, 13), 0.37), pixels), torch.full((1, 2, 11, 13), 0.37), atol=1e-5)

@@ -1,9 +1,10 @@
 """The vision model in bfloat16 on a CPU, with the linear layers as oneDNN wants them.
 
-The transformers classes stay; three kinds of their parts are exchanged in a copy that shares all other weights:
+The transformers classes stay; four kinds of their parts are exchanged in a copy that shares all other weights:
 
     linear layer    weights laid out for the processor's matrix tiles once instead of at every call, bias added inside
     GELU            computed inside the linear layer before it, while its output is still in registers
+    positions       resized once a size of pictures
     layer scale     gamma * (W x + b) = (gamma W) x + gamma b: multiplied into the linear layer before it
 
 A batch goes through in pieces of :data:`PIECE_TOKENS`, so that what one layer hands to the next stays in memory that the
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 #: Tokens that go through the model at once (four pictures of 448 x 448); the result does not depend on it.
 PIECE_TOKENS = 4200
+#: Sizes of pictures whose position embeddings are kept.
+SIZES_KEPT = 16
 
 
 class PackedLinear(nn.Module):
@@ -52,6 +55,8 @@ class FusedVision:
         self.vision: VisionModel = copy.deepcopy(vision, shared)
         for block in _blocks(self.vision):
             _fuse_block(block)
+        if self.vision.family != "dinov3":  # which has no positions to resize
+            _remember_positions(self.vision.backbone.embeddings)
 
     @property
     def patch_size(self) -> int:
@@ -100,6 +105,21 @@ def _cannot_pack() -> str:
 def _blocks(vision: VisionModel) -> Any:
     backbone = vision.backbone
     return backbone.model.layer if vision.family == "dinov3" else backbone.encoder.layer
+
+
+def _remember_positions(embeddings: Any) -> None:
+    """Resize the position embeddings once a size of pictures: the weights never change."""
+    resize = embeddings.interpolate_pos_encoding
+    sizes: dict[tuple[int, int], Tensor] = {}
+
+    def interpolate(tokens: Tensor, height: int, width: int) -> Tensor:
+        if (height, width) not in sizes:
+            if len(sizes) == SIZES_KEPT:
+                sizes.clear()
+            sizes[height, width] = resize(tokens, height, width)
+        return sizes[height, width]
+
+    embeddings.interpolate_pos_encoding = interpolate
 
 
 def _fuse_block(block: Any) -> None:

@@ -96,8 +96,10 @@ def label_pixels(
     """
     if maps.ndim != 3:
         raise ShapeError(f"maps must be (N, h, w); got {tuple(maps.shape)}")
-    kernel = cpu_kernel("labels", "label_cpu") if maps.device.type == "cpu" and maps.dtype == torch.float32 else None
-    if kernel is None or not maps.numel():
+    suits = maps.device.type == "cpu" and maps.dtype == torch.float32 and maps.numel()
+    plainly = not resizes and thresholds is None  # nothing but a maximum, at which torch is faster
+    kernel = cpu_kernel("labels", "label_cpu") if suits and not plainly else None
+    if kernel is None:
         return label_pixels_plain(maps, resizes, thresholds, negative)
     arguments = (maps, resizes, thresholds, negative)
     return run_kernel(kernel, arguments, lambda: label_pixels_plain(*arguments), "labelling")

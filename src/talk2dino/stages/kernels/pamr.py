@@ -14,6 +14,7 @@ Classes pass in blocks of up to 24, all iterations of a block before the next: m
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -29,6 +30,7 @@ from talk2dino.stages.kernels.compiled import compiled
 
 LANES = 8  # classes of one vector
 BLOCK = 3  # vectors of one block of classes at most: PIXELS * BLOCK sums fit the 16 registers of AVX2
+LARGEST_SCRATCH = 16_000_000  # numbers of an array that is kept for the next call: 64 MB, enough for 640 x 480
 PIXELS = 4  # neighbouring pixels whose sums are kept in registers together
 
 FLOAT = np.float32
@@ -213,6 +215,25 @@ def update_rows(target, source, weights, offsets, reach, width, first_row, last_
     _continue_rows(target, weights.shape[0], width, reach, first_row, last_row)
 
 
+class _Scratch(threading.local):
+    """Memory that the next call of the same thread uses again: asking the system for it anew costs a tenth of a call."""
+
+    def __init__(self) -> None:
+        self.blocks: dict[str, np.ndarray] = {}
+
+    def array(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """An array with any content; kept for the next call unless it is larger than :data:`LARGEST_SCRATCH`."""
+        size = int(np.prod(shape))
+        if size > LARGEST_SCRATCH:
+            return np.empty(shape, FLOAT)
+        if name not in self.blocks or self.blocks[name].size < size:
+            self.blocks[name] = np.empty(size, FLOAT)
+        return self.blocks[name][:size].reshape(shape)
+
+
+_scratch = _Scratch()
+
+
 def refine_cpu(masks: Tensor, pixels: Tensor, offsets: Sequence[tuple[int, int]], iterations: int) -> Tensor:
     """PAMR of (B, N, H, W) masks by (B, 3, H, W) pixels, both float32 on the CPU; iterations >= 1.
 
@@ -221,9 +242,9 @@ def refine_cpu(masks: Tensor, pixels: Tensor, offsets: Sequence[tuple[int, int]]
     height, width = masks.shape[-2:]
     reach = max(abs(step) for offset in offsets for step in offset)
     dy, dx = np.array(offsets, dtype=np.int64).T.copy()
-    # The last group of PIXELS may reach past the picture: its weights are 0 there, and the border is written after it.
+    # The last group of PIXELS may reach past the picture: what it writes there is overwritten by the border.
     line = -(-width // PIXELS) * PIXELS
-    weights = np.zeros((height, line, len(offsets)), FLOAT)
+    weights = _scratch.array("weights", (height, line, len(offsets)))
     result = np.empty(masks.shape, FLOAT)
 
     threads = min(torch.get_num_threads(), height)
@@ -243,7 +264,7 @@ def refine_cpu(masks: Tensor, pixels: Tensor, offsets: Sequence[tuple[int, int]]
             for block in _blocks(len(scores)):
                 lanes = -(-(block.stop - block.start) // LANES) * LANES
                 shape = (height + 2 * reach, line + 2 * reach, lanes)
-                source, target = np.empty(shape, FLOAT), np.empty(shape, FLOAT)
+                source, target = _scratch.array("source", shape), _scratch.array("target", shape)
                 distances = (dy * shape[1] + dx) * lanes
                 share_rows(pack_rows, source, scores[block], reach)
                 for _ in range(iterations):

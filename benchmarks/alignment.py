@@ -4,18 +4,28 @@
     python benchmarks/alignment.py --json
 
 What is compared with what: benchmarks/extraction.py (extraction against the bare backbone) and benchmarks/training.py
-(the training loop, and the published loop's shape, against a bare loop). Options of either go to that file alone.
+(the training loop, and the published loop's shape, against a bare loop). Each is measured in a process of its own, as
+`extract` and `train` are: threads that the one leaves behind would slow the other's steps. Options of either go to that
+file alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-
-import torch
+import subprocess
+import sys
+from pathlib import Path
 
 import extraction
 import training
+
+
+def measured(file: str, given: list[str]) -> dict:
+    """What a benchmark beside this one prints with --json."""
+    call = [sys.executable, str(Path(__file__).parent / file), "--json", *given]
+    output = subprocess.run(call, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return json.loads(output.splitlines()[-1])
 
 
 def main() -> None:
@@ -24,12 +34,8 @@ def main() -> None:
     parser.add_argument("--turns", type=int, help="of each; else as their own commands have it")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     given = ["--threads", str(options.threads), *(["--turns", str(options.turns)] if options.turns else [])]
-    found = {
-        "extraction": extraction.speed(extraction.make_parser().parse_args(given)),
-        "training": training.measure(training.make_parser().parse_args(given)),
-    }
+    found = {"extraction": measured("extraction.py", given), "training": measured("training.py", given)}
     if options.json:
         print(json.dumps(found))
         return

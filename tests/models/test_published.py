@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from transformers import CLIPConfig, CLIPModel, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from talk2dino.errors import CheckpointError, ModelNotFoundError
-from talk2dino.models.loading import load_parts
+from talk2dino.models.loading import HubOptions, load_parts
 from talk2dino.models.published import below, read_tensors, vision_from_published, vision_to_published
 from talk2dino.models.vision import VisionModel, build_backbone
 from talk2dino.segmenter import Segmenter
@@ -128,3 +129,64 @@ def test_published_model_from_the_cache(reference, tmp_path, monkeypatch):
         assert segmenter.vision.dim == 128
     with pytest.raises(ModelNotFoundError, match="micro"):
         Segmenter.from_pretrained("vitl", cache_dir=tmp_path, local_files_only=True)
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """The hub's cache with the two repositories of dinov2-reg-base, tiny and random; gives the folder of each."""
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    models = {
+        "facebook/dinov2-with-registers-base": Dinov2WithRegistersModel(
+            Dinov2WithRegistersConfig(**shape, image_size=56, patch_size=14)
+        ),
+        "openai/clip-vit-base-patch16": CLIPModel(
+            CLIPConfig(
+                text_config={**shape, "intermediate_size": 32}, vision_config={**shape, "intermediate_size": 32}
+            )
+        ),
+    }
+    folders = {}
+    for repository, model in models.items():
+        place = tmp_path / f"models--{repository.replace('/', '--')}"
+        folders[repository] = place / "snapshots" / revision
+        model.save_pretrained(folders[repository])
+        (place / "refs").mkdir()
+        (place / "refs" / "main").write_text(revision)
+    torch.save({"linear_layer.weight": torch.randn(32, 512), "linear_layer.bias": torch.zeros(32)}, tmp_path / "psi.pth")
+
+    def load():
+        options = HubOptions(cache_dir=tmp_path, local_files_only=True)
+        return load_parts("dinov2-reg-base", mapping=tmp_path / "psi.pth", hub=options)
+
+    return load, folders
+
+
+def test_backbones_from_the_cache_say_nothing_of_the_other_tower(hub, caplog, capfd):
+    load, folders = hub
+    with caplog.at_level("WARNING"):
+        parts = load()
+    vision, text = (load_file(folder / "model.safetensors") for folder in folders.values())
+    assert torch.equal(parts.vision.backbone.layernorm.weight, vision["layernorm.weight"])
+    assert torch.equal(parts.text.model.text_projection.weight, text["text_projection.weight"])
+    assert "UNEXPECTED" not in caplog.text + capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("repository", "name"),
+    [
+        ("facebook/dinov2-with-registers-base", "encoder.layer.0.mlp.fc1.weight"),
+        ("openai/clip-vit-base-patch16", "text_projection.weight"),
+    ],
+)
+@pytest.mark.parametrize("how", ["missing", "another shape"])
+def test_a_weight_that_the_hub_does_not_have_is_not_made_up(hub, repository, name, how):
+    load, folders = hub
+    file = folders[repository] / "model.safetensors"
+    tensors = load_file(file)
+    weight = tensors.pop(name)
+    if how == "another shape":
+        tensors[name] = weight[:, :16].contiguous()
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=f"{repository} lacks 1 weights.*{name}"):
+        load()

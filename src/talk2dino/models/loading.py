@@ -216,17 +216,42 @@ def _from_backbones(spec: ModelSpec, hub: HubOptions, config: SegmenterConfig) -
     kind = read_json(hub.file(spec.repository, CONFIG)).get("model_type")
     if kind not in kinds:
         raise CheckpointError(f"{spec.repository} holds a {kind!r} model; accepted: {', '.join(kinds)}")
-    try:
-        backbone = kinds[kind].from_pretrained(spec.repository, revision=hub.revision, **options)
-        clip_text = CLIPTextModelWithProjection.from_pretrained(spec.text, **options)
-    except OSError as error:
-        raise ModelNotFoundError(f"{str(error).splitlines()[0]}. {WHAT_TO_DO}") from None
+
+    class TextTower(CLIPTextModelWithProjection):
+        """CLIP's repositories hold both towers: the other one is no news."""
+
+        _keys_to_ignore_on_load_unexpected = ["^vision_model", "^visual_projection", "^logit_scale"]  # noqa: RUF012
+
+    backbone = _pretrained(kinds[kind], spec.repository, revision=hub.revision, **options)
+    clip_text = _pretrained(TextTower, str(spec.text), **options)
     clip_text.config.eos_token_id = 49407  # some published configurations carry an outdated id
     vision = VisionModel(backbone, rotary_attention=config.rotary_attention)
     tokenizer = TextTokenizer.clip(clip_text.config.max_position_embeddings)
     text = TextEncoder(clip_text, tokenizer, config.templates, disk_cache=True)
     source = {"vision": spec.repository, "text": spec.text, "revision": hub.revision or "main"}
     return Parts(vision, text, None, replace(config, source=source))
+
+
+def _pretrained(kind: Any, repository: str, **options: Any) -> Any:
+    """A transformers model with every weight from the hub: transformers itself would make up what is missing.
+
+    Raises:
+        ModelNotFoundError: not in the cache and not to be had.
+        CheckpointError: with the weights that are missing or of another shape.
+    """
+    try:
+        model, found = kind.from_pretrained(repository, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+    except OSError as error:
+        raise ModelNotFoundError(f"{str(error).splitlines()[0]}. {WHAT_TO_DO}") from None
+    wrong = {name for name in found["missing_keys"] if not name.endswith("mask_token")}  # only pretraining masks patches
+    wrong |= {str(entry[0] if isinstance(entry, tuple) else entry) for entry in found["mismatched_keys"]}
+    if wrong:
+        names = sorted(wrong)
+        raise CheckpointError(
+            f"{repository} lacks {len(wrong)} weights of the model that its {CONFIG} describes, or has them in another shape: "
+            f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}; delete it from the cache to download it again"
+        )
+    return model
 
 
 def attach_mapping(parts: Parts, path: Path) -> None:

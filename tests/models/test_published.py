@@ -141,9 +141,7 @@ def hub(tmp_path):
             Dinov2WithRegistersConfig(**shape, image_size=56, patch_size=14)
         ),
         "openai/clip-vit-base-patch16": CLIPModel(
-            CLIPConfig(
-                text_config={**shape, "intermediate_size": 32}, vision_config={**shape, "intermediate_size": 32}
-            )
+            CLIPConfig(text_config={**shape, "intermediate_size": 32}, vision_config={**shape, "intermediate_size": 32})
         ),
     }
     folders = {}
@@ -153,7 +151,9 @@ def hub(tmp_path):
         model.save_pretrained(folders[repository])
         (place / "refs").mkdir()
         (place / "refs" / "main").write_text(revision)
-    torch.save({"linear_layer.weight": torch.randn(32, 512), "linear_layer.bias": torch.zeros(32)}, tmp_path / "psi.pth")
+    torch.save(
+        {"linear_layer.weight": torch.randn(32, 512), "linear_layer.bias": torch.zeros(32)}, tmp_path / "psi.pth"
+    )
 
     def load():
         options = HubOptions(cache_dir=tmp_path, local_files_only=True)

@@ -240,10 +240,14 @@ def _pretrained(kind: Any, repository: str, **options: Any) -> Any:
         CheckpointError: with the weights that are missing or of another shape.
     """
     try:
-        model, found = kind.from_pretrained(repository, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+        model, found = kind.from_pretrained(
+            repository, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
     except OSError as error:
         raise ModelNotFoundError(f"{str(error).splitlines()[0]}. {WHAT_TO_DO}") from None
-    wrong = {name for name in found["missing_keys"] if not name.endswith("mask_token")}  # only pretraining masks patches
+    wrong = {
+        name for name in found["missing_keys"] if not name.endswith("mask_token")
+    }  # only pretraining masks patches
     wrong |= {str(entry[0] if isinstance(entry, tuple) else entry) for entry in found["mismatched_keys"]}
     if wrong:
         names = sorted(wrong)

@@ -96,9 +96,16 @@ class Segmenter:
         self.vision_mapping = (
             None if parts.vision_mapping is None else parts.vision_mapping.to(self.device).eval().requires_grad_(False)
         )
-        self.clip_vision = parts.clip_vision  # for the comparison systems; float32 on the CPU until they take it
+        self._clip_vision, self._late_clip_vision = parts.clip_vision, parts.late_clip_vision
         self.engine = engine
         self.run_vision: Engine = InParts(make_engine(engine, self.vision, device=self.device, dtype=self.dtype))
+
+    @property
+    def clip_vision(self) -> Any:
+        """CLIP's image tower, for the systems compared with; float32 on the CPU until they take it. None if there is none."""
+        if self._clip_vision is None and self._late_clip_vision is not None:
+            self._clip_vision = self._late_clip_vision()
+        return self._clip_vision
 
     @classmethod
     def from_pretrained(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from talk2dino.errors import CheckpointError, ModelNotFoundError
+from talk2dino.methods import wrap_segmenter
 from talk2dino.models.loading import HubOptions, load_parts
 from talk2dino.models.published import below, read_tensors, vision_from_published, vision_to_published
 from talk2dino.models.vision import VisionModel, build_backbone
@@ -169,7 +171,24 @@ def test_backbones_from_the_cache_say_nothing_of_the_other_tower(hub, caplog, ca
     vision, text = (load_file(folder / "model.safetensors") for folder in folders.values())
     assert torch.equal(parts.vision.backbone.layernorm.weight, vision["layernorm.weight"])
     assert torch.equal(parts.text.model.text_projection.weight, text["text_projection.weight"])
+    clip = load_file(folders["openai/clip-vit-base-patch16"] / "model.safetensors")
+    segmenter = Segmenter(parts, dtype="float32", device="cpu")
+    assert segmenter.clip_vision is segmenter.clip_vision
+    assert torch.equal(segmenter.clip_vision.visual_projection.weight, clip["visual_projection.weight"])
     assert "UNEXPECTED" not in caplog.text + capfd.readouterr().err
+
+
+def test_dense_clip_with_a_backbone_of_the_hub(hub):
+    """Its image tower comes from the repository of the text tower, and is loaded when it is asked for."""
+    load, folders = hub
+    segmenter = Segmenter(load(), dtype="float32", device="cpu")
+    assert segmenter._clip_vision is None
+    picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    found = wrap_segmenter("clip-dense", segmenter, size=64).segment(picture, ["cat", "dog"])
+    assert found.labels.shape == (40, 60)
+    own = CLIPModel.from_pretrained(folders["openai/clip-vit-base-patch16"]).vision_model
+    tower = segmenter.clip_vision.vision_model
+    assert all(torch.equal(a, b) for a, b in zip(own.parameters(), tower.parameters(), strict=True))
 
 
 @pytest.mark.parametrize(

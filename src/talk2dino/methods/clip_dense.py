@@ -37,8 +37,8 @@ def need_clip_vision(segmenter: Any, what: str) -> Any:
     """The CLIP image tower that a model brings along."""
     if segmenter.clip_vision is None:
         raise ModelNotFoundError(
-            f"{what} needs CLIP's image tower, which the model {segmenter.name} does not hold; take micro or a whole "
-            "published model such as vitb"
+            f"{what} needs CLIP's image tower, which the model {segmenter.name} does not hold; take micro, a whole "
+            "published model such as vitb, or dinov2-base and others with --mapping"
         )
     return segmenter.clip_vision
 

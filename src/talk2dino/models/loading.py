@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -37,7 +38,11 @@ class MicroModelWarning(Talk2DinoWarning):
 
 @dataclass
 class Parts:
-    """What a Segmenter is made of."""
+    """What a Segmenter is made of.
+
+    Attributes:
+        late_clip_vision: loads CLIP's image tower, where only who asks for it should wait for it.
+    """
 
     vision: VisionModel
     text: TextEncoder
@@ -45,6 +50,7 @@ class Parts:
     config: SegmenterConfig
     clip_vision: nn.Module | None = None
     vision_mapping: Mapping | None = None
+    late_clip_vision: Callable[[], nn.Module] | None = None
 
 
 @dataclass(frozen=True)
@@ -202,7 +208,7 @@ def _from_weights(weights: Path, config: SegmenterConfig) -> Parts:
 
 def _from_backbones(spec: ModelSpec, hub: HubOptions, config: SegmenterConfig) -> Parts:
     """A vision model and CLIP in transformers' layout, for a mapping of one's own."""
-    from transformers.models.clip.modeling_clip import CLIPTextModelWithProjection
+    from transformers.models.clip.modeling_clip import CLIPTextModelWithProjection, CLIPVisionModelWithProjection
     from transformers.models.dinov2.modeling_dinov2 import Dinov2Model
     from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers import Dinov2WithRegistersModel
     from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTModel
@@ -222,6 +228,9 @@ def _from_backbones(spec: ModelSpec, hub: HubOptions, config: SegmenterConfig) -
 
         _keys_to_ignore_on_load_unexpected = ["^vision_model", "^visual_projection", "^logit_scale"]  # noqa: RUF012
 
+    class ImageTower(CLIPVisionModelWithProjection):
+        _keys_to_ignore_on_load_unexpected = ["^text_model", "^text_projection", "^logit_scale"]  # noqa: RUF012
+
     backbone = _pretrained(kinds[kind], spec.repository, revision=hub.revision, **options)
     clip_text = _pretrained(TextTower, str(spec.text), **options)
     clip_text.config.eos_token_id = 49407  # some published configurations carry an outdated id
@@ -229,7 +238,10 @@ def _from_backbones(spec: ModelSpec, hub: HubOptions, config: SegmenterConfig) -
     tokenizer = TextTokenizer.clip(clip_text.config.max_position_embeddings)
     text = TextEncoder(clip_text, tokenizer, config.templates, disk_cache=True)
     source = {"vision": spec.repository, "text": spec.text, "revision": hub.revision or "main"}
-    return Parts(vision, text, None, replace(config, source=source))
+    return Parts(
+        vision, text, None, replace(config, source=source),
+        late_clip_vision=lambda: _pretrained(ImageTower, str(spec.text), **options).eval().requires_grad_(False),
+    )  # fmt: skip
 
 
 def _pretrained(kind: Any, repository: str, **options: Any) -> Any:

@@ -5,7 +5,7 @@
 
 What is compared with what: benchmarks/extraction.py (extraction against the bare backbone) and benchmarks/training.py
 (the training loop, and the published loop's shape, against a bare loop). Each is measured in a process of its own, as
-`extract` and `train` are: threads that the one leaves behind would slow the other's steps. Options of either go to that
+`extract` and `train` are: threads that the one leaves behind could slow the other's steps. Options of either go to that
 file alone.
 """
 

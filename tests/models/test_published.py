@@ -178,7 +178,7 @@ def test_backbones_from_the_cache_say_nothing_of_the_other_tower(hub, caplog, ca
     assert "UNEXPECTED" not in caplog.text + capfd.readouterr().err
 
 
-def test_dense_clip_with_a_backbone_of_the_hub(hub):
+def test_dense_clip_with_a_backbone_of_the_hub(hub, tmp_path):
     """Its image tower comes from the repository of the text tower, and is loaded when it is asked for."""
     load, folders = hub
     segmenter = Segmenter(load(), dtype="float32", device="cpu")
@@ -189,6 +189,10 @@ def test_dense_clip_with_a_backbone_of_the_hub(hub):
     own = CLIPModel.from_pretrained(folders["openai/clip-vit-base-patch16"]).vision_model
     tower = segmenter.clip_vision.vision_model
     assert all(torch.equal(a, b) for a, b in zip(own.parameters(), tower.parameters(), strict=True))
+    again = Segmenter.from_pretrained(segmenter.save_pretrained(tmp_path / "saved"), dtype="float32", device="cpu")
+    assert np.array_equal(
+        wrap_segmenter("clip-dense", again, size=64).segment(picture, ["cat", "dog"]).labels, found.labels
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from talk2dino.catalog import CATALOG, ModelSpec, find_model
@@ -245,7 +246,7 @@ def _from_backbones(spec: ModelSpec, hub: HubOptions, config: SegmenterConfig) -
 
 
 def _pretrained(kind: Any, repository: str, **options: Any) -> Any:
-    """A transformers model with every weight from the hub: transformers itself would make up what is missing.
+    """A transformers model in float32, with every weight from the hub: transformers itself would make up what is missing.
 
     Raises:
         ModelNotFoundError: not in the cache and not to be had.
@@ -253,18 +254,15 @@ def _pretrained(kind: Any, repository: str, **options: Any) -> Any:
     """
     try:
         model, found = kind.from_pretrained(
-            repository, output_loading_info=True, ignore_mismatched_sizes=True, **options
+            repository, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
     except OSError as error:
         raise ModelNotFoundError(f"{str(error).splitlines()[0]}. {WHAT_TO_DO}") from None
-    wrong = {
-        name for name in found["missing_keys"] if not name.endswith("mask_token")
-    }  # only pretraining masks patches
-    wrong |= {str(entry[0] if isinstance(entry, tuple) else entry) for entry in found["mismatched_keys"]}
-    if wrong:
-        names = sorted(wrong)
+    needed = {name for name in found["missing_keys"] if not name.endswith("mask_token")}  # masks are for pretraining
+    names = sorted(needed | {name for name, *_ in found["mismatched_keys"]})
+    if names:
         raise CheckpointError(
-            f"{repository} lacks {len(wrong)} weights of the model that its {CONFIG} describes, or has them in another shape: "
+            f"{repository} lacks {len(names)} weights of the model that its {CONFIG} describes, or has them in another shape: "
             f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}; delete it from the cache to download it again"
         )
     return model

@@ -1,4 +1,4 @@
-"""Both speeds that training a mapping of one's own depends on: extraction's and the training loop's, each as a ratio.
+"""Both speeds that training a projection of one's own depends on: extraction's and the training loop's, each as a ratio.
 
     python benchmarks/alignment.py                # some minutes on two cores
     python benchmarks/alignment.py --json

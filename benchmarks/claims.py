@@ -6,7 +6,7 @@ Every psi is trained as recipes/micro trains the embedded one (micro's frozen ba
 and a cosine schedule, batch 128, 3,000 steps) on 5,000 training scenes (seeds 0 to 4,999). What is compared:
 
 - every head strategy of ``training.heads``;
-- an MLP against a linear mapping, on the text side, the vision side or both, for the published rule (max) and for
+- an MLP against a linear projection, on the text side, the vision side or both, for the published rule (max) and for
   pairwise-max;
 - no background cleaning, the published code's and the paper's, on scenes where only the objects are named and everything
   else is background. The threshold is tuned for each psi and each cleaning on 150 other scenes (seeds from 5,000,000).
@@ -37,18 +37,18 @@ import torch
 from PIL import Image
 
 from talk2dino import Segmenter
+from talk2dino.captions.source import CaptionSource, Record, Skipped, make_record
 from talk2dino.evaluation.metrics import ConfusionMatrix, Metrics
 from talk2dino.evaluation.report import versions
 from talk2dino.evaluation.world import BACKGROUND_CLASSES, OBJECT_CLASSES, held_out_seeds
+from talk2dino.features.encoders import load_encoders
+from talk2dino.features.extraction import FEATURES, ExtractOptions, extract
+from talk2dino.features.store import FeatureStore
 from talk2dino.io.atomic import atomic_path, write_atomically
 from talk2dino.models.loading import Parts, load_parts
-from talk2dino.training.captions import CaptionSource, Record, Skipped, make_record
-from talk2dino.training.config import FitConfig
-from talk2dino.training.encoders import load_encoders
-from talk2dino.training.extract import FEATURES, ExtractOptions, extract
+from talk2dino.stages.heads import STRATEGIES
 from talk2dino.training.fit import FitResult, fit
-from talk2dino.training.heads import STRATEGIES
-from talk2dino.training.store import FeatureStore
+from talk2dino.training.options import FitConfig
 from talk2dino.types import ImageFeatures
 from talk2dino.world import BACKGROUNDS, CLASS_NAMES, OBJECTS, render, sample_scene, write_captions
 
@@ -156,9 +156,9 @@ class Bench:
         return FeatureStore.open(folder)
 
     def segmenter(self, result: FitResult | None = None, cleaning: str = "published") -> Segmenter:
-        mapping, vision_mapping = (result.mapping, result.vision_mapping) if result else (None, None)
+        projection, vision_projection = (result.projection, result.vision_projection) if result else (None, None)
         config = replace(self.parts.config, variant="paper" if cleaning == "paper" else "published")
-        parts = Parts(self.parts.vision, self.parts.text, mapping, config, vision_mapping=vision_mapping)
+        parts = Parts(self.parts.vision, self.parts.text, projection, config, vision_projection=vision_projection)
         return Segmenter(parts, device="cpu", dtype="float32")
 
     @functools.cached_property

@@ -29,13 +29,13 @@ import torch
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
+from talk2dino.captions.layouts import open_source
+from talk2dino.captions.source import CaptionSource, FirstRecords
+from talk2dino.features.encoders import Encoders
+from talk2dino.features.extraction import ExtractOptions, extract
 from talk2dino.models.text import TextEncoder
 from talk2dino.models.tokenizer import TextTokenizer
 from talk2dino.models.vision import VisionModel, build_backbone
-from talk2dino.training.captions import CaptionSource, FirstRecords
-from talk2dino.training.encoders import Encoders
-from talk2dino.training.extract import ExtractOptions, extract
-from talk2dino.training.sources import open_source
 
 COCO_IMAGES = 82_783
 GOAL = 0.85  # of the bare backbone
@@ -151,7 +151,7 @@ def tiny_encoders() -> Encoders:
 
 def memory_child(source_path: Path, out: Path, count: int, encoders: str, per_shard: int) -> None:
     """Index a source, extract so many of its pictures, and print resident memory after each step, in MB."""
-    from talk2dino.training.encoders import load_encoders
+    from talk2dino.features.encoders import load_encoders
 
     if encoders in ("none", "random"):
         chosen = tiny_encoders() if encoders == "none" else random_encoders(torch.float32)

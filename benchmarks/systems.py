@@ -29,7 +29,7 @@ from talk2dino.evaluation.compare import (
 )
 from talk2dino.evaluation.report import versions
 from talk2dino.methods import METHODS, wrap_segmenter
-from talk2dino.methods.freeda_build import FIRST_WORLD_SEED, build_prototypes, world_source
+from talk2dino.methods.prototype_build import FIRST_WORLD_SEED, build_prototypes, world_source
 from talk2dino.segmenter import Segmenter
 
 

@@ -25,11 +25,11 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from talk2dino.features.store import FeatureStore
 from talk2dino.training.aligner import Aligner
 from talk2dino.training.batches import Batches
-from talk2dino.training.config import FitConfig
 from talk2dino.training.fit import fit, make_optimizer
-from talk2dino.training.store import FeatureStore
+from talk2dino.training.options import FitConfig
 
 COCO_IMAGES, COCO_CAPTIONS, EPOCHS = 82_783, 414_113, 100
 GOAL = 0.85  # of the bare loop
@@ -39,7 +39,7 @@ def random_store(folder: Path, pictures: int, shards: int, heads: int, vision_di
     """A store of random features in several shards, five captions a picture."""
     from safetensors.torch import save_file
 
-    from talk2dino.training.manifest import Manifest, Shard, checksum
+    from talk2dino.features.manifest import Manifest, Shard, checksum
 
     each = pictures // shards
     manifest = Manifest({"name": "random"}, {}, ["heads"], heads, vision_dim, text_dim)

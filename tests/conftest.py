@@ -19,7 +19,7 @@ DATA = Path(__file__).parent / "data"
 @pytest.fixture(scope="session")
 def reference():
     """(tensors, outputs) of a golden checkpoint: what the published code gives for it."""
-    from talk2dino.models.published import read_tensors
+    from talk2dino.models.checkpoint import read_tensors
 
     def load(name: str):
         outputs = np.load(DATA / "reference" / f"{name}_outputs.npz")

@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from talk2dino.models.mapping import from_published
+from talk2dino.models.checkpoint import below, clip_text_from_published, vision_from_published
 from talk2dino.models.preprocess import normalise
-from talk2dino.models.published import below, clip_text_from_published, vision_from_published
+from talk2dino.models.projection import from_published
 from talk2dino.models.text import TextEncoder
 from talk2dino.models.tokenizer import TextTokenizer
 from talk2dino.stages.background import clean_background
@@ -48,8 +48,8 @@ def test_text(golden):
     for tokens, word in zip(outputs["text_tokens"], CLASSES[name], strict=True):
         assert np.array_equal(text.tokenize([t.format(word) for t in text.templates]).numpy(), tokens)
     close(text.embed([text.templates[0].format(word) for word in CLASSES[name]]), outputs["clip_text_embedding"])
-    mapping = from_published(below(tensors, "proj."))
-    embedded = F.normalize(mapping(text.embed_classes([[word] for word in CLASSES[name]])), dim=-1, eps=1e-6)
+    projection = from_published(below(tensors, "proj."))
+    embedded = F.normalize(projection(text.embed_classes([[word] for word in CLASSES[name]])), dim=-1, eps=1e-6)
     close(embedded, outputs["class_embedding"])
 
 

@@ -13,9 +13,9 @@ import torch
 from transformers import CLIPModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection, Dinov2WithRegistersModel
 
 from talk2dino import Segmenter
-from talk2dino.config import SegmenterConfig
+from talk2dino.models.config import SegmenterConfig
 from talk2dino.models.loading import Parts
-from talk2dino.models.mapping import load_mapping
+from talk2dino.models.projection import load_projection
 from talk2dino.models.text import TextEncoder
 from talk2dino.models.tokenizer import TextTokenizer
 from talk2dino.models.vision import VisionModel
@@ -52,14 +52,14 @@ def main() -> None:
     options = parser.parse_args()
 
     parts = load_towers(options.work)
-    parts.mapping = load_mapping(options.work / "mapping")
-    settings = options.work / "settings.json"  # what mapping.py tuned on validation scenes: threshold, size
+    parts.projection = load_projection(options.work / "projection")
+    settings = options.work / "settings.json"  # what projection.py tuned on validation scenes: threshold, size
     if settings.is_file():
         from dataclasses import replace
 
         parts.config = replace(parts.config, **json.loads(settings.read_text()))
     segmenter = Segmenter(parts, device="cpu", dtype="float32")
-    for module in (segmenter.vision, segmenter.text, segmenter.mapping, segmenter.clip_vision):
+    for module in (segmenter.vision, segmenter.text, segmenter.projection, segmenter.clip_vision):
         module.to(torch.float16)
     segmenter.save_pretrained(options.out)
     size = sum(f.stat().st_size for f in options.out.iterdir())

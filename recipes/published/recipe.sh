@@ -1,5 +1,5 @@
 #!/bin/sh
-# COCO 2014 captions to a trained, evaluated mapping, for one vision model. README.md beside this file says more.
+# COCO 2014 captions to a trained, evaluated projection, for one vision model. README.md beside this file says more.
 #
 #   sh recipes/published/recipe.sh dinov2-reg-base     # or dinov2-reg-large, dinov3-base, dinov3-large
 #
@@ -29,20 +29,20 @@ talk2dino extract "$COCO" --split train --model "$model" --dtype float32 --out "
 talk2dino extract "$COCO" --split val --limit 5000 --model "$model" --dtype float32 --out "$WORK/features/$model/val"
 
 # 2. The published training: what it says by itself (Adam, lr 1e-4, batch 128, 100 epochs, temperature 0.07, seed 123;
-#    the head that the picture's own caption picks; an MLP with tanh on the text side). mapping.pth is the published layout.
+#    the head that the picture's own caption picks; an MLP with tanh on the text side). projection.pth is the published layout.
 talk2dino train "$WORK/features/$model/train" --val "$WORK/features/$model/val" --model "$model" \
     --published-scale --published --out "$WORK/psi/$model"
 
 # 3. The eight benchmarks with the published protocol; a threshold where there is a background class.
 for benchmark in voc20 context59 coco-stuff cityscapes ade20k; do
-    talk2dino evaluate --benchmark "$benchmark" --data "$DATA" --model "$model" --mapping "$WORK/psi/$model" \
+    talk2dino evaluate --benchmark "$benchmark" --data "$DATA" --model "$model" --projection "$WORK/psi/$model" \
         --out "$WORK/results/$model/$benchmark"
 done
 for benchmark in voc21 context60 coco-object; do
-    talk2dino evaluate --benchmark "$benchmark" --data "$DATA" --model "$model" --mapping "$WORK/psi/$model" \
+    talk2dino evaluate --benchmark "$benchmark" --data "$DATA" --model "$model" --projection "$WORK/psi/$model" \
         --background "$threshold" --out "$WORK/results/$model/$benchmark"
 done
 
 # 4. Pictures to look at.
-talk2dino segment "$PHOTOS" --prompts "sky, grass, tree, person, car" --model "$model" --mapping "$WORK/psi/$model" \
+talk2dino segment "$PHOTOS" --prompts "sky, grass, tree, person, car" --model "$model" --projection "$WORK/psi/$model" \
     --out "$WORK/pictures/$model"

@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from talk2dino.catalog import CATALOG, ModelSpec
 from talk2dino.evaluation.datasets import BENCHMARKS
 from talk2dino.evaluation.miniature import make_miniature
 from talk2dino.io.atomic import atomic_path, write_atomically
+from talk2dino.models.catalog import CATALOG, ModelSpec
 from talk2dino.world import render, sample_scene, write_captions
 
 RECIPE = Path(__file__).with_name("recipe.sh")
@@ -139,8 +139,8 @@ def look(work: Path, model: str, pictures: int) -> dict[str, Any]:
     Raises:
         AssertionError: something is missing or not as it should be.
     """
-    from talk2dino.models.mapping import load_mapping
-    from talk2dino.training.store import FeatureStore
+    from talk2dino.features.store import FeatureStore
+    from talk2dino.models.projection import load_projection
 
     store = FeatureStore.open(work / "features" / model / "train", verify=True)
     assert (store.num_images, store.num_captions) == (pictures, CAPTIONS * pictures), (
@@ -150,7 +150,7 @@ def look(work: Path, model: str, pictures: int) -> dict[str, Any]:
     made = (manifest.complete, manifest.model["name"], manifest.preprocessing["size"])
     assert made == (True, model, 448), f"the store was made otherwise: {made}"
     folder = work / "psi" / model
-    ours, published = load_mapping(folder), load_mapping(folder / "mapping.pth")
+    ours, published = load_projection(folder), load_projection(folder / "projection.pth")
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), published.parameters(), strict=True))
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     losses = [record["loss"] for record in records if "loss" in record]

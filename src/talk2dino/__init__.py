@@ -1,4 +1,4 @@
-"""Talk2DINO: open-vocabulary segmentation with a frozen CLIP, a frozen DINOv2 and a small learned mapping.
+"""Talk2DINO: open-vocabulary segmentation with a frozen CLIP, a frozen DINOv2 and a small learned projection.
 
 Start at :class:`talk2dino.Segmenter`. Importing the package loads nothing heavy; names load on first use.
 """
@@ -15,14 +15,14 @@ _HOMES = {
     "TextFeatures": "talk2dino.types",
     "Segmentation": "talk2dino.types",
     "Talk2DinoError": "talk2dino.errors",
-    "list_models": "talk2dino.catalog",
+    "list_models": "talk2dino.models.catalog",
 }
 
 __all__ = ["ImageFeatures", "Segmentation", "Segmenter", "Talk2DinoError", "TextFeatures", "__version__", "list_models"]
 
 if TYPE_CHECKING:
-    from talk2dino.catalog import list_models
     from talk2dino.errors import Talk2DinoError
+    from talk2dino.models.catalog import list_models
     from talk2dino.segmenter import Segmenter
     from talk2dino.types import ImageFeatures, Segmentation, TextFeatures
 

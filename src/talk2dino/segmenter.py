@@ -23,13 +23,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from talk2dino.config import SegmenterConfig
 from talk2dino.device import choose_device, choose_dtype
 from talk2dino.engines import IN_TORCH, Engine, check_engine, make_engine
 from talk2dino.engines.forward import InParts
 from talk2dino.errors import InputError, ShapeError
 from talk2dino.io.images import Picture, read_image
 from talk2dino.io.palette import class_palette
+from talk2dino.models.config import SegmenterConfig
 from talk2dino.models.loading import HubOptions, Parts, load_parts
 from talk2dino.models.preprocess import (
     check_mode,
@@ -92,9 +92,13 @@ class Segmenter:
         # Engines that export read float32 weights, whatever they compute in.
         self.vision = parts.vision.to(self.device, self.dtype if engine in IN_TORCH else torch.float32)
         self.text = parts.text.to(self.device)
-        self.mapping = None if parts.mapping is None else parts.mapping.to(self.device).eval().requires_grad_(False)
-        self.vision_mapping = (
-            None if parts.vision_mapping is None else parts.vision_mapping.to(self.device).eval().requires_grad_(False)
+        self.projection = (
+            None if parts.projection is None else parts.projection.to(self.device).eval().requires_grad_(False)
+        )
+        self.vision_projection = (
+            None
+            if parts.vision_projection is None
+            else parts.vision_projection.to(self.device).eval().requires_grad_(False)
         )
         self._clip_vision, self._late_clip_vision = parts.clip_vision, parts.late_clip_vision
         self.engine = engine
@@ -112,7 +116,7 @@ class Segmenter:
         cls,
         model: str | Path = "auto",
         *,
-        mapping: str | Path | None = None,
+        projection: str | Path | None = None,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
         engine: str = "torch",
@@ -125,7 +129,7 @@ class Segmenter:
         Args:
             model: a name of the catalog (``talk2dino models``), a local folder, a hub id, or "auto": vitb when it is
                 cached or can be downloaded, else the embedded micro with a warning.
-            mapping: a file or folder with a psi of one's own, instead of the model's.
+            projection: a file or folder with a psi of one's own, instead of the model's.
             device, dtype, engine: see the class.
             revision, cache_dir, local_files_only: as in the Hugging Face ecosystem. HF_HOME, HF_HUB_OFFLINE and HF_TOKEN
                 are honoured. No remote code is run and no untrusted file is unpickled.
@@ -139,7 +143,7 @@ class Segmenter:
         device = choose_device(device)
         chosen = choose_dtype(dtype, device, engine=engine)
         check_engine(engine, device, chosen)  # what is wrong is told before anything is loaded
-        return cls(load_parts(model, mapping=mapping, hub=hub), device=device, dtype=dtype, engine=engine)
+        return cls(load_parts(model, projection=projection, hub=hub), device=device, dtype=dtype, engine=engine)
 
     @property
     def name(self) -> str:
@@ -235,7 +239,7 @@ class Segmenter:
         """Run the text model and psi.
 
         Args:
-            prompts: a list of names, or a mapping from class to synonyms, whose embeddings are averaged.
+            prompts: a list of names, or a projection from class to synonyms, whose embeddings are averaged.
             negative: names whose pixels become background.
             templates: instead of the model's own; each with one ``{}``.
 
@@ -251,7 +255,7 @@ class Segmenter:
         if clash:
             raise InputError(f"{', '.join(sorted(clash))}: a name cannot be a prompt and a negative prompt at once")
         raw = self.text.embed_classes([*asked.synonyms, *against.synonyms], templates).to(self.device)
-        mapped = raw if self.mapping is None else self.mapping(raw)
+        mapped = raw if self.projection is None else self.projection(raw)
         embeddings = F.normalize(mapped, dim=-1, eps=1e-6)
         names = asked.names + against.names
         return TextFeatures(names, embeddings, len(against), self.name, asked.notes + against.notes)
@@ -274,7 +278,7 @@ class Segmenter:
         Args:
             image, text: from :meth:`encode_image` and :meth:`encode_text`.
             background: None or False: every pixel gets a class. True: the model's threshold. A number: the threshold
-                (sigmoid scale 0..1 for published models, cosine -1..1 for the "paper" variant). A mapping from class to
+                (sigmoid scale 0..1 for published models, cosine -1..1 for the "paper" variant). A projection from class to
                 threshold; classes that it does not name take the model's.
             clean: background cleaning; None: on exactly when a background is asked for. Cleaning in the published
                 variant couples classes: adding a prompt can change the scores of the others.
@@ -300,7 +304,7 @@ class Segmenter:
 
     def _maps(self, image: ImageFeatures, text: TextFeatures, options: DecodeOptions) -> tuple[Tensor, list[Resize]]:
         """(B, N, ., .) maps of the classes, and the resizes that still lead to the picture's size."""
-        patches = image.patches if self.vision_mapping is None else self.vision_mapping(image.patches.float())
+        patches = image.patches if self.vision_projection is None else self.vision_projection(image.patches.float())
         scores = cosine_similarity(patches, text.embeddings)
         if self.config.variant == "published":
             scores = torch.sigmoid(scores)
@@ -373,7 +377,7 @@ class Segmenter:
         self, text: TextFeatures, background: Background, clean: bool | None, refine: bool, return_scores: bool
     ) -> DecodeOptions:
         """Check what was asked and fill in the model's defaults."""
-        if text.embeddings.shape[1] != (self.mapping.vision_dim if self.mapping else self.text.dim):
+        if text.embeddings.shape[1] != (self.projection.vision_dim if self.projection else self.text.dim):
             raise ShapeError(
                 f"text features of {text.embeddings.shape[1]} dimensions do not belong to the model {self.name}"
             )

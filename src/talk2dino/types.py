@@ -123,7 +123,7 @@ class Segmentation:
         palette: (N, 3) uint8 RGB, one colour a name.
         background: index of the background in names, or None when every pixel belongs to a class.
         scores: (N, H, W) float32 on request, else None.
-        model: which model (and mapping) made it.
+        model: which model (and projection) made it.
         info: how it was made: method, mode, thresholds, cleaning, dtype, sizes.
     """
 

@@ -7,8 +7,8 @@ from typer.testing import CliRunner
 
 from talk2dino.cli import build_app
 from talk2dino.errors import DataError, InputError
-from talk2dino.methods import freeda_build
-from talk2dino.methods.freeda_build import MaskedPicture
+from talk2dino.methods import prototype_build as freeda_build
+from talk2dino.methods.prototype_build import MaskedPicture
 from talk2dino.methods.prototypes import PrototypeStore
 
 

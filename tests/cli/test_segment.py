@@ -111,7 +111,7 @@ def test_one_bad_picture_of_many(tmp_path):
         (["PICTURE", "-p", "sky", "--mode", "tiles"], 2, "whole, slide, square"),
         (["PICTURE", "-p", "sky", "--save", "gif"], 2, "overlay"),
         (["PICTURE", "-p", "sky", "--colour"], 2, "--colour"),
-        (["PICTURE", "-p", "sky", "--mapping", "none.pth"], 1, "none.pth"),
+        (["PICTURE", "-p", "sky", "--projection", "none.pth"], 1, "none.pth"),
         (["PICTURE", "-p", "sky", "-o", "/proc/nothing"], 1, "/proc/nothing"),
     ],
 )  # fmt: skip

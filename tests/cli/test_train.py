@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from talk2dino.cli import build_app
-from talk2dino.models.mapping import load_mapping
+from talk2dino.models.projection import load_projection
 from talk2dino.world import render, sample_scene, write_captions
 
 
@@ -75,11 +75,11 @@ def test_from_pictures_to_a_segmentation(scenes, store, tmp_path):
     assert (described["settings"]["lr"], described["settings"]["strategy"]) == (0.001, "pairwise-max")
     assert described["base_model"] == "micro"
     assert set(described["model"]["weights"]) == {"vision", "text"}
-    published, ours = load_mapping(out / "mapping.pth"), load_mapping(out)
+    published, ours = load_projection(out / "projection.pth"), load_projection(out)
     assert all(torch.equal(a, b) for a, b in zip(published.parameters(), ours.parameters(), strict=True))
     for arguments in (
-        ("-m", "micro", "--mapping", out),
-        ("-m", "micro", "--mapping", out / "mapping.pth"),
+        ("-m", "micro", "--projection", out),
+        ("-m", "micro", "--projection", out / "projection.pth"),
         ("-m", out),
     ):
         folder = tmp_path / f"seg{len(list(tmp_path.iterdir()))}"
@@ -171,7 +171,7 @@ def test_torchrun(store, tmp_path):
     done = run(*call, tmp_path / "two", prefix=(*launch, "-m", "talk2dino"))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("use it:") == 1
-    one, two = load_mapping(tmp_path / "one"), load_mapping(tmp_path / "two")
+    one, two = load_projection(tmp_path / "one"), load_projection(tmp_path / "two")
     for a, b in zip(one.parameters(), two.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 

@@ -12,7 +12,7 @@ def micro():
 @pytest.fixture(scope="session")
 def prototypes(micro, tmp_path_factory):
     """FreeDA's prototypes of a few scenes."""
-    from talk2dino.methods.freeda_build import build_prototypes, world_source
+    from talk2dino.methods.prototype_build import build_prototypes, world_source
 
     folder = tmp_path_factory.mktemp("prototypes")
     build_prototypes(micro, world_source(range(500_000, 500_020)), folder, what="20 scenes", index="exact")

@@ -8,7 +8,7 @@ from PIL import Image
 
 from talk2dino.errors import DataError, InputError, Talk2DinoError
 from talk2dino.evaluation import class_tables as tables
-from talk2dino.evaluation import labels as formats
+from talk2dino.evaluation import label_files as formats
 from talk2dino.evaluation.datasets import BENCHMARKS, open_benchmark
 from talk2dino.evaluation.metrics import ConfusionMatrix
 from talk2dino.evaluation.miniature import make_miniature, miniature_truth

@@ -22,7 +22,7 @@ from talk2dino.evaluation.datasets import get_benchmark, world_samples
 from talk2dino.evaluation.journal import PictureRecord
 from talk2dino.evaluation.metrics import ConfusionMatrix
 from talk2dino.evaluation.options import EvaluationOptions
-from talk2dino.evaluation.published import published_counterpart, published_results
+from talk2dino.evaluation.paper import published_counterpart, published_results
 from talk2dino.evaluation.report import make_report, terminal_table, write_report
 from talk2dino.evaluation.summary import ALL, choose_benchmarks, summary_rows, write_summary
 

@@ -19,9 +19,9 @@ from talk2dino.evaluation.matching import cluster_classes, final_metrics, final_
 from talk2dino.evaluation.metrics import ConfusionMatrix
 from talk2dino.evaluation.miniature import make_miniature
 from talk2dino.evaluation.options import EvaluationOptions, make_options, parse_shard, read_options_file
-from talk2dino.evaluation.run import evaluate, run
+from talk2dino.evaluation.protocol import evaluate, run
 from talk2dino.methods import wrap_segmenter
-from talk2dino.models.identity import weights_checksum
+from talk2dino.models.fingerprint import weights_checksum
 from talk2dino.world import CLASS_NAMES, render, sample_scene
 
 EIGHT = [name for name in BENCHMARKS if name != "world"]
@@ -233,10 +233,10 @@ def test_the_configuration_is_what_was_loaded(micro, tmp_path):
     assert config["labels"] == {"NAME.png": 1}
     assert config["pictures"]["count"] == 1
     assert config["fingerprints"] == {
-        name: weights_checksum(getattr(micro, name)) for name in ("vision", "text", "mapping")
+        name: weights_checksum(getattr(micro, name)) for name in ("vision", "text", "projection")
     }
     assert config["run"] == {
-        "model": "auto", "mapping": None, "source": micro.config.source, "data": str(tmp_path), "device": "cpu",
+        "model": "auto", "projection": None, "source": micro.config.source, "data": str(tmp_path), "device": "cpu",
         "engine": "torch", "batch_size": 5,
     }  # fmt: skip
     clip = evaluate(wrap_segmenter("clip-dense", micro), options.model_copy(update={"method": "clip-dense"})).config
@@ -258,10 +258,10 @@ def test_what_produced_the_results_must_stay_the_same(tmp_path, micro):
         run(options, tmp_path / "out", method=micro)
     (tmp_path / "renamed.txt").write_text("wall = wall | fence\n")
     other = copy.copy(micro)
-    other.mapping = copy.deepcopy(micro.mapping)
+    other.projection = copy.deepcopy(micro.projection)
     with torch.no_grad():
-        next(other.mapping.parameters())[0] += 1
-    with pytest.raises(InputError, match=r"another run \(fingerprints\.mapping: "):
+        next(other.projection.parameters())[0] += 1
+    with pytest.raises(InputError, match=r"another run \(fingerprints\.projection: "):
         run(options, tmp_path / "out", method=other)
     with pytest.raises(InputError, match=r"limit: 2 there, 3 now; pictures\.count: 2 there, 3 now; pict"):
         run(options.model_copy(update={"limit": 3}), tmp_path / "out", method=micro)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from talk2dino.errors import InputError
 from talk2dino.methods import attribution
-from talk2dino.methods.freeda_build import build_prototypes, diffusion_source, load_pipeline
+from talk2dino.methods.prototype_build import build_prototypes, diffusion_source, load_pipeline
 from talk2dino.methods.prototypes import PrototypeStore
 
 pytestmark = pytest.mark.long  # importing diffusers alone takes many seconds

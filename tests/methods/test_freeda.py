@@ -14,7 +14,13 @@ from talk2dino.methods.freeda import (
     superpixels,
     usable_nearest,
 )
-from talk2dino.methods.freeda_build import MaskedPicture, PrototypeMaker, build_prototypes, folder_source, world_source
+from talk2dino.methods.prototype_build import (
+    MaskedPicture,
+    PrototypeMaker,
+    build_prototypes,
+    folder_source,
+    world_source,
+)
 from talk2dino.methods.prototypes import PrototypeStore
 
 WORDS = ["sky", "ball", "grass", "water"]

@@ -131,7 +131,7 @@ def test_killed_build_and_resumed_build_equal_one_build(tmp_path):
     script = textwrap.dedent("""
         import sys, time
         from pathlib import Path
-        from talk2dino.methods.freeda_build import build_prototypes, world_source
+        from talk2dino.methods.prototype_build import build_prototypes, world_source
         from talk2dino.segmenter import Segmenter
         def slow(source):
             for name, load in source:

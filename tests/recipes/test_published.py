@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from talk2dino.training.captions import Record
-from talk2dino.training.sources import open_source
+from talk2dino.captions.layouts import open_source
+from talk2dino.captions.source import Record
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "published"
 

@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from talk2dino.training.store import FeatureStore
+from talk2dino.features.store import FeatureStore
 
 K, M, D, C = 61, 3, 13, 7
 
 
 def learnable_tensors(pictures=K, captions_each=2, seed=0):
-    """Head embeddings whose first head tells the captions: something that a mapping can learn."""
+    """Head embeddings whose first head tells the captions: something that a projection can learn."""
     generator = torch.Generator().manual_seed(seed)
     captions = torch.randn(pictures * captions_each, C, generator=generator)
     owner = torch.arange(pictures).repeat_interleave(captions_each)

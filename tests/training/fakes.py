@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from talk2dino.training.encoders import Encoders
+from talk2dino.features.encoders import Encoders
 
 M, D, C, SIZE = 3, 5, 7, 16
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 from talk2dino.errors import DataError
-from talk2dino.training.config import FitConfig
+from talk2dino.features.store import FeatureStore
 from talk2dino.training.fit import fit
+from talk2dino.training.options import FitConfig
 from talk2dino.training.processes import joined_processes
-from talk2dino.training.store import FeatureStore
 
 BASE = {"lr": 1e-3, "batch_size": 16, "epochs": 2, "log_every": 1}
 CONFIGS = {

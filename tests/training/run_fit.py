@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from talk2dino.training.config import FitConfig
+from talk2dino.features.store import FeatureStore
 from talk2dino.training.fit import fit
-from talk2dino.training.store import FeatureStore
+from talk2dino.training.options import FitConfig
 
 
 def main() -> None:

@@ -14,13 +14,13 @@ import torch
 from run_configs import BASE, CONFIGS, run_all
 
 from talk2dino.errors import CheckpointError, DataError, InputError, MissingExtraError, OutputError
+from talk2dino.features.store import FeatureStore
 from talk2dino.io.lock import folder_lock
-from talk2dino.models.mapping import load_mapping
+from talk2dino.models.projection import load_projection
+from talk2dino.stages.heads import STRATEGIES
 from talk2dino.training.aligner import Aligner
-from talk2dino.training.config import FitConfig
 from talk2dino.training.fit import _Run, fit, make_optimizer, set_rate
-from talk2dino.training.heads import STRATEGIES
-from talk2dino.training.store import FeatureStore
+from talk2dino.training.options import FitConfig
 
 C, D, M = 7, 13, 3  # as in conftest.py
 
@@ -29,7 +29,7 @@ FAST = {"batch_size": 16, "epochs": 4, "lr": 1e-2, "log_every": 3}
 
 
 def weights(folder):
-    return {name: value.clone() for name, value in load_mapping(folder).state_dict().items()}
+    return {name: value.clone() for name, value in load_projection(folder).state_dict().items()}
 
 
 def same(a, b, tolerance=0.0):
@@ -44,21 +44,21 @@ def test_every_strategy_learns(store, tmp_path, strategy):
     losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert losses[-1] < losses[0]
     assert result.steps == 4 * (122 // 16)
-    assert result.mapping.config() == {"text_dim": C, "vision_dim": D, "hidden": [D], "activation": "tanh"}
-    same(weights(tmp_path), result.mapping.state_dict())
+    assert result.projection.config() == {"text_dim": C, "vision_dim": D, "hidden": [D], "activation": "tanh"}
+    same(weights(tmp_path), result.projection.state_dict())
 
 
 def test_what_a_run_leaves(store, tmp_path):
     config = FitConfig(validation_share=0.2, **FAST)
     fit(store, config, tmp_path, published=True)
     names = {path.name for path in tmp_path.iterdir()}
-    assert names >= {"mapping.safetensors", "config.json", "metrics.jsonl", "curves.png", "heads.png", "README.md"}
-    assert names >= {"best", "checkpoint.pt", "mapping.pth"}
+    assert names >= {"projection.safetensors", "config.json", "metrics.jsonl", "curves.png", "heads.png", "README.md"}
+    assert names >= {"best", "checkpoint.pt", "projection.pth"}
     assert not [name for name in names if "tmp" in name]
     described = json.loads((tmp_path / "config.json").read_text())
     assert described["settings"]["strategy"] == "max"
     assert (tmp_path / "best" / "config.json").read_text() == (tmp_path / "config.json").read_text()
-    same(weights(tmp_path / "mapping.pth"), weights(tmp_path))
+    same(weights(tmp_path / "projection.pth"), weights(tmp_path))
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     validated = [record for record in records if "validation_loss" in record]
     assert len(validated) == 4
@@ -84,14 +84,14 @@ def test_other_sides(store, tmp_path, side):
     config = FitConfig(side=side, shared_dim=11 if side == "both" else None, strategy="pairwise-max", **FAST)
     result = fit(store, config, tmp_path)
     width = 11 if side == "both" else C
-    assert result.vision_mapping.config() == {
+    assert result.vision_projection.config() == {
         "text_dim": D,
         "vision_dim": width,
         "hidden": [width],
         "activation": "tanh",
     }
-    assert (result.mapping is None) == (side == "vision")
-    same(weights(tmp_path / "vision_mapping.safetensors"), result.vision_mapping.state_dict())
+    assert (result.projection is None) == (side == "vision")
+    same(weights(tmp_path / "vision_projection.safetensors"), result.vision_projection.state_dict())
     with pytest.raises(InputError, match="published layout"):
         fit(store, config, tmp_path, published=True)
 
@@ -451,7 +451,7 @@ def full_disk(path, mode, **options):
 def test_full_disk_keeps_the_last_checkpoint(store, tmp_path, monkeypatch):
     fit(store, FitConfig(**FAST), tmp_path)
     good = (tmp_path / "checkpoint.pt").read_bytes()
-    monkeypatch.setattr("talk2dino.training.state.open", full_disk, raising=False)
+    monkeypatch.setattr("talk2dino.training.checkpoint.open", full_disk, raising=False)
     with pytest.raises(OutputError, match=r"checkpoint.pt: the disk is full; free some space"):
         fit(store, FitConfig(**{**FAST, "epochs": 5}), tmp_path)
     assert (tmp_path / "checkpoint.pt").read_bytes() == good

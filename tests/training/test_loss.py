@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from talk2dino.errors import ShapeError
-from talk2dino.models.mapping import Mapping
+from talk2dino.models.projection import Projection
+from talk2dino.stages.heads import STRATEGIES, combine_heads
 from talk2dino.training.aligner import Aligner
-from talk2dino.training.config import FitConfig
-from talk2dino.training.heads import STRATEGIES, combine_heads
 from talk2dino.training.loss import info_nce, similarity
+from talk2dino.training.options import FitConfig
 
 B, M, D, C = 5, 3, 13, 7
 NOISE = torch.tensor([0.05, 0.4, 0.6, 0.99, 0.33], dtype=torch.float64)
@@ -25,7 +25,7 @@ def mapped(x, weights):
 
 
 def copied(psi):
-    """A mapping's own weights as the paper writes them, with gradients of their own."""
+    """A projection's own weights as the paper writes them, with gradients of their own."""
     return [
         p.detach().clone().requires_grad_()
         for p in (psi.layers[0].weight.T, psi.layers[0].bias, psi.layers[1].weight.T, psi.layers[1].bias)
@@ -84,7 +84,7 @@ def random_batch(strategy):
 def test_against_the_formula(strategy, masked, published):
     images, captions = random_batch(strategy)
     ids = torch.tensor([0, 1, 0, 2, 1]) if masked else None
-    psi = Mapping(C, D).double()
+    psi = Projection(C, D).double()
     weights = copied(psi)
     expected, expected_heads = reference(strategy, images, mapped(captions, weights), ids, published)
     expected.backward()
@@ -107,8 +107,8 @@ def test_the_other_sides_against_the_formula(strategy, side):
     torch.manual_seed(1)
     config = FitConfig(side=side, strategy=strategy, shared_dim=11 if side == "both" else None)
     aligner = Aligner(config, C, D).double()
-    of_images = copied(aligner.vision_mapping)
-    of_text = copied(aligner.text_mapping) if side == "both" else None
+    of_images = copied(aligner.vision_projection)
+    of_text = copied(aligner.text_projection) if side == "both" else None
     text = mapped(captions, of_text) if side == "both" else captions
     expected, expected_heads = reference(strategy, mapped(images, of_images), text)
     expected.backward()
@@ -118,9 +118,9 @@ def test_the_other_sides_against_the_formula(strategy, side):
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-9)
     if strategy not in ("mean", "average-attention", "cls", "mean-patch"):
         assert chosen.tolist() == expected_heads
-    assert_gradients(aligner.vision_mapping, of_images)
+    assert_gradients(aligner.vision_projection, of_images)
     if side == "both":
-        assert_gradients(aligner.text_mapping, of_text)
+        assert_gradients(aligner.text_projection, of_text)
 
 
 def test_similarity_takes_the_largest_head_of_each_pair():

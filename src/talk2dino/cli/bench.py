@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from talk2dino.bench.figures import BenchOptions, Note, Results
+    from talk2dino.speed.figures import BenchOptions, Note, Results
 
 
 def bench(
@@ -50,10 +50,10 @@ def bench(
     The whole takes about a quarter of an hour on two cores. bench.json is written after every section. Exit code 1: a
     section could not be measured to the end.
     """
-    from talk2dino.bench.figures import SECTIONS, BenchOptions, make_plan
     from talk2dino.device import choose_device
     from talk2dino.engines import ENGINES
     from talk2dino.errors import InputError
+    from talk2dino.speed.figures import SECTIONS, BenchOptions, make_plan
 
     sections = _items(only, "--only") if only is not None else [s for s in SECTIONS if not (quick and s == "memory")]
     batches = None if batch is None else _numbers(batch)
@@ -77,11 +77,11 @@ def _measure(options: BenchOptions, out: Path, as_json: bool) -> int:
     import json
     import sys
 
-    from talk2dino.bench.figures import Figure
-    from talk2dino.bench.report import draw, line, note_line, record, table, title_of
-    from talk2dino.bench.run import run_bench
     from talk2dino.device import choose_device
     from talk2dino.io.atomic import write_atomically
+    from talk2dino.speed.figures import Figure
+    from talk2dino.speed.suite import run_bench
+    from talk2dino.speed.tables import draw, line, note_line, record, table, title_of
 
     device = choose_device(options.device)
 
@@ -107,8 +107,8 @@ def _measure(options: BenchOptions, out: Path, as_json: bool) -> int:
 
 def _check_model(model: str) -> None:
     """Say now, not after minutes, that there is no such model."""
-    from talk2dino.bench.parts import RANDOM_MODELS
     from talk2dino.models.loading import load_parts
+    from talk2dino.speed.parts import RANDOM_MODELS
 
     if model not in RANDOM_MODELS:
         load_parts(model)

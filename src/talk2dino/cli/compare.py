@@ -15,7 +15,7 @@ _Benchmark = Annotated[str | None, typer.Option("--benchmark", "-b", help="Compa
 _Data = Annotated[Path | None, typer.Option(help="Data of the benchmark.")]
 _Methods = Annotated[str, typer.Option(help="Systems, separated by commas.")]
 _Model = Annotated[str, typer.Option("--model", "-m", help="Model whose towers all systems use.")]
-_Mapping = Annotated[Path | None, typer.Option(help="A psi of your own, or a folder that 'talk2dino train' made.")]
+_Projection = Annotated[Path | None, typer.Option(help="A psi of your own, or a folder that 'talk2dino train' made.")]
 _Mode = Annotated[str | None, typer.Option(help="slide, whole or square; a picture whole, a benchmark as published.")]
 _Synonyms = Annotated[Path | None, typer.Option(help="Benchmark: file with 'class = synonym | synonym' lines.")]
 _Prototypes = Annotated[Path | None, typer.Option(help="freeda: prototype folder; for world it is made when missing.")]
@@ -47,7 +47,7 @@ def compare(
     data: _Data = None,
     methods: _Methods = "talk2dino,clip-dense,dino-clusters,freeda",
     model: _Model = "auto",
-    mapping: _Mapping = None,
+    projection: _Projection = None,
     mode: _Mode = None,
     synonyms: _Synonyms = None,
     prototypes: _Prototypes = None,
@@ -87,11 +87,11 @@ def compare(
             check_options(name, [key for key in options.get(name, {}) if key != "background"])
         check_mode(mode or "whole")
     base: dict[str, Any] = {
-        "benchmark": benchmark, "data": data, "model": model, "mapping": mapping, "mode": mode, "synonyms": synonyms,
+        "benchmark": benchmark, "data": data, "model": model, "projection": projection, "mode": mode, "synonyms": synonyms,
         "limit": limit, "held_out": held_out, "device": device, "dtype": dtype,
     }  # fmt: skip
     _check_inputs(picture, prompts, base)
-    segmenter = Segmenter.from_pretrained(model, mapping=mapping, device=device, dtype=dtype)
+    segmenter = Segmenter.from_pretrained(model, projection=projection, device=device, dtype=dtype)
     # Systems that can be refused are made first; prototypes take minutes.
     if "freeda" in names and prototypes is None:
         wrap_all(segmenter, [name for name in names if name != "freeda"], options, None)
@@ -111,7 +111,7 @@ def _check_inputs(picture: Path | None, prompts: str | None, base: dict[str, Any
     """What is wrong with the picture, the words or the data is told before a model is loaded or anything is made."""
     from talk2dino.cli.usage import usage
     from talk2dino.evaluation.options import make_options
-    from talk2dino.evaluation.run import benchmark_prompts, open_samples
+    from talk2dino.evaluation.protocol import benchmark_prompts, open_samples
     from talk2dino.io.images import read_image
     from talk2dino.prompts import parse_prompts
 
@@ -142,7 +142,7 @@ def _prototypes_for(
     import sys
 
     from talk2dino.cli.progress import progress
-    from talk2dino.methods.freeda_build import FIRST_WORLD_SEED, build_prototypes, world_source
+    from talk2dino.methods.prototype_build import FIRST_WORLD_SEED, build_prototypes, world_source
 
     if benchmark != "world" and segmenter.name != "micro":
         print("freeda is left out: it needs --prototypes DIR (talk2dino freeda build)", file=sys.stderr)

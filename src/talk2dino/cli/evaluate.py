@@ -17,7 +17,7 @@ _Benchmark = Annotated[list[str] | None, typer.Option("--benchmark", "-b", help=
 _Data = Annotated[Path | None, typer.Option("--data", help="mmsegmentation's data folder, or the data set's own.")]
 _Method = Annotated[str | None, typer.Option(help="talk2dino, clip-dense, dino-clusters or freeda.")]
 _Model = Annotated[str | None, typer.Option("--model", "-m", help="As in 'talk2dino models', a folder, or a hub id.")]
-_Mapping = Annotated[Path | None, typer.Option(help="A psi of your own, or a folder that 'talk2dino train' made.")]
+_Projection = Annotated[Path | None, typer.Option(help="A psi of your own, or a folder that 'talk2dino train' made.")]
 _Out = Annotated[Path | None, typer.Option("--out", "-o", help=_OUT)]
 _Mode = Annotated[str | None, typer.Option(help="slide (published; default), whole or square.")]
 _Background = Annotated[
@@ -54,7 +54,7 @@ def evaluate(
     data: _Data = None,
     method: _Method = None,
     model: _Model = None,
-    mapping: _Mapping = None,
+    projection: _Projection = None,
     out: _Out = None,
     mode: _Mode = None,
     background: _Background = None,
@@ -87,7 +87,7 @@ def evaluate(
     from talk2dino.evaluation.summary import choose_benchmarks
 
     flags = {
-        "data": data, "method": method, "model": model, "mapping": mapping, "mode": mode, "background": background,
+        "data": data, "method": method, "model": model, "projection": projection, "mode": mode, "background": background,
         "clean": clean, "refine": refine, "synonyms": synonyms, "prompts": prompts, "held_out": held_out, "limit": limit,
         "device": device, "dtype": dtype,
     }  # fmt: skip
@@ -122,8 +122,8 @@ def _evaluate_all(runs: list[Any], out: Path | None, part: tuple[int, int], batc
     """One benchmark after the other with one system; what is wrong with any of the data is told before the first."""
     from talk2dino.evaluation.cases import draw_cases
     from talk2dino.evaluation.journal import read_journals
+    from talk2dino.evaluation.protocol import open_samples, run
     from talk2dino.evaluation.report import make_report
-    from talk2dino.evaluation.run import open_samples, run
 
     for options in runs:
         open_samples(options)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from talk2dino.training.captions import CaptionSource
-    from talk2dino.training.manifest import Manifest
+    from talk2dino.captions.source import CaptionSource
+    from talk2dino.features.manifest import Manifest
 
 _SOURCES = (
     "COCO captions .json (or COCO's folder), a folder with metadata.jsonl / metadata.csv or a .txt a picture, "
@@ -46,7 +46,7 @@ def extract(
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16, of the vision model.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
-    """Extract features of pictures and captions into a store, from which 'talk2dino train' trains a mapping.
+    """Extract features of pictures and captions into a store, from which 'talk2dino train' trains a projection.
 
     What is complete is never done twice, whatever stopped the run. Unreadable records are listed in skipped.jsonl.
     """
@@ -86,8 +86,8 @@ def extract(
 
 
 def _source(sources: list[Path], images: Path | None, split: str, limit: int | None) -> CaptionSource:
-    from talk2dino.training.captions import FirstRecords, Several
-    from talk2dino.training.sources import open_source
+    from talk2dino.captions.layouts import open_source
+    from talk2dino.captions.source import FirstRecords, Several
 
     opened = [open_source(source, images=images, split=split) for source in sources]
     source = opened[0] if len(opened) == 1 else Several(opened)
@@ -98,9 +98,9 @@ def _run(
     source: CaptionSource, folder: Path, model: str, device: str, dtype: str, settings: dict[str, Any]
 ) -> Manifest:
     from talk2dino.cli.progress import progress
-    from talk2dino.training.encoders import load_encoders
-    from talk2dino.training.extract import ExtractOptions
-    from talk2dino.training.extract import extract as run_extract
+    from talk2dino.features.encoders import load_encoders
+    from talk2dino.features.extraction import ExtractOptions
+    from talk2dino.features.extraction import extract as run_extract
 
     encoders = load_encoders(model, device=device, dtype=dtype)
     options = ExtractOptions(**{"size": encoders.size, **settings})
@@ -131,7 +131,7 @@ def _part(text: str) -> tuple[int, int]:
 
 
 def _features(text: str) -> tuple[str, ...]:
-    from talk2dino.training.heads import STRATEGIES
+    from talk2dino.stages.heads import STRATEGIES
 
     known = dict.fromkeys(STRATEGIES.values())
     names = tuple(name.strip() for name in text.split(",") if name.strip())

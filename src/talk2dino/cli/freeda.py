@@ -67,7 +67,7 @@ def build(
 
     from talk2dino.cli.progress import progress
     from talk2dino.io.find import find_images
-    from talk2dino.methods import freeda_build as making
+    from talk2dino.methods import prototype_build as making
     from talk2dino.methods.prototypes import check_index_kind
     from talk2dino.segmenter import Segmenter
 

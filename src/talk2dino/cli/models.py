@@ -12,7 +12,7 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print the table
     import json
     from dataclasses import asdict
 
-    from talk2dino.catalog import list_models
+    from talk2dino.models.catalog import list_models
     from talk2dino.models.hub import is_cached
 
     rows = [(spec, is_cached(spec)) for spec in list_models()]

@@ -142,7 +142,7 @@ class SegmentRun:
 
         s = self.settings
         self.model = self.segmenter or Segmenter.from_pretrained(
-            s["model"], mapping=s["mapping"], device=s["device"], dtype=s["dtype"], engine=s["engine"]
+            s["model"], projection=s["projection"], device=s["device"], dtype=s["dtype"], engine=s["engine"]
         )
         self.system = wrap_segmenter(s["method"], self.model, **s["method_options"])
         text = self.system.encode_text(asked, negative=against) if against else self.system.encode_text(asked)

@@ -27,10 +27,10 @@ def segment(
     model: Annotated[
         str, typer.Option("--model", "-m", help="auto, a name of 'talk2dino models', a folder, or a hub id.")
     ] = "auto",
-    mapping: Annotated[
+    projection: Annotated[
         Path | None,
         typer.Option(
-            help="A psi of your own: mapping.safetensors, a published .pth, or a folder of 'talk2dino train'."
+            help="A psi of your own: projection.safetensors, a published .pth, or a folder of 'talk2dino train'."
         ),
     ] = None,
     background: Annotated[
@@ -109,7 +109,7 @@ def segment(
         raise typer.BadParameter(f"{save!r}; accepted, separated by commas: {', '.join(SAVES)}", param_hint="--save")
 
     settings: dict[str, Any] = {
-        "model": model, "mapping": mapping, "background": _threshold(background), "thresholds": _thresholds(threshold or []),
+        "model": model, "projection": projection, "background": _threshold(background), "thresholds": _thresholds(threshold or []),
         "clean": clean, "refine": refine, "mode": mode, "dtype": dtype, "device": device, "engine": engine,
         "method": method, "method_options": of_method,
     }  # fmt: skip

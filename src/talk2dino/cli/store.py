@@ -19,7 +19,7 @@ def check(
     import json
 
     from talk2dino.errors import DataError
-    from talk2dino.training.manifest import Manifest, check_lines, check_shard
+    from talk2dino.features.manifest import Manifest, check_lines, check_shard
 
     damaged: list[str] = []
     for folder in folders:
@@ -47,7 +47,7 @@ def merge(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the whole store.")],
 ) -> None:
     """Make one store of the parts of an extraction; files are linked, not copied, where that is possible."""
-    from talk2dino.training.shards import merge_stores
+    from talk2dino.features.writer import merge_stores
 
     folders = sorted(parts[0].glob("part-*-of-*")) if len(parts) == 1 else parts
     manifest = merge_stores(folders or parts, out)
@@ -64,7 +64,7 @@ def convert(
     ] = None,
 ) -> None:
     """Make a store of the published code's features ('images' and 'annotations')."""
-    from talk2dino.training.convert import convert_published
+    from talk2dino.features.conversion import convert_published
 
     pairs = dict(entry.partition("=")[::2] for entry in name or [])
     if any(not key or not value for key, value in pairs.items()):

@@ -1,4 +1,4 @@
-"""``talk2dino train``: a feature store in, a mapping out."""
+"""``talk2dino train``: a feature store in, a projection out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Model = Annotated[str | None, typer.Option("--model", "-m", help="Refuse stores
 _Strategy = Annotated[str | None, typer.Option(help=_STRATEGY)]
 _HeadTemperature = Annotated[float | None, typer.Option(help="Of softmax and sampled [1.0].")]
 _Side = Annotated[str | None, typer.Option(help="Which side is mapped: text (published), vision or both.")]
-_Depth = Annotated[int | None, typer.Option(help="Layers of the mapping, 1 is linear [2].")]
+_Depth = Annotated[int | None, typer.Option(help="Layers of the projection, 1 is linear [2].")]
 _Width = Annotated[int | None, typer.Option(help="Width of hidden layers [as the output].")]
 _Activation = Annotated[str | None, typer.Option(help="tanh (published), relu, gelu or sigmoid.")]
 _SharedDim = Annotated[int | None, typer.Option(help="Width of the space where both sides meet, with --side both.")]
@@ -39,7 +39,7 @@ _Share = Annotated[float | None, typer.Option(help="Share of the pictures kept o
 _Every = Annotated[int | None, typer.Option(help="Steps between validations [an epoch].")]
 _SaveEvery = Annotated[int | None, typer.Option(help="Steps between checkpoints [an epoch].")]
 _Verify = Annotated[bool, typer.Option("--verify/--no-verify", help="Compare the store with its checksums first.")]
-_Published = Annotated[bool, typer.Option("--published", help="Write mapping.pth in the published layout, too.")]
+_Published = Annotated[bool, typer.Option("--published", help="Write projection.pth in the published layout, too.")]
 _Board = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard logs, too (extra 'log').")]
 _Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 _AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
@@ -80,7 +80,7 @@ def train(
     device: _Device = "auto",
     as_json: _AsJson = False,
 ) -> None:
-    """Train a mapping between text and vision on extracted features; by default the published recipe.
+    """Train a projection between text and vision on extracted features; by default the published recipe.
 
     Ctrl-C saves; the same command goes on from there, exactly. Several processes: torchrun --nproc-per-node N -m
     talk2dino train ...
@@ -101,9 +101,9 @@ def _run(
 
     from talk2dino.cli.progress import progress
     from talk2dino.errors import DataError, InputError
-    from talk2dino.training.config import FitConfig
+    from talk2dino.features.store import FeatureStore
     from talk2dino.training.fit import fit
-    from talk2dino.training.store import FeatureStore
+    from talk2dino.training.options import FitConfig
 
     try:
         settings = FitConfig.build(**{**_read_yaml(config), **flags})
@@ -148,7 +148,7 @@ def _run(
     else:
         loss = result.metrics.get("loss")
         typer.echo(f"{out}: {result.steps:,} steps{'' if loss is None else f', loss {loss:.4f}'}")
-        typer.echo(f'use it: talk2dino segment PICTURES --mapping {out} --model {made_by} --prompts "..."')
+        typer.echo(f'use it: talk2dino segment PICTURES --projection {out} --model {made_by} --prompts "..."')
 
 
 def _read_yaml(path: Path | None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 from talk2dino.engines.export import export_onnx
 from talk2dino.io.atomic import write_atomically
 from talk2dino.io.cache import VARIABLE, cache_folder
-from talk2dino.models.identity import weights_checksum
+from talk2dino.models.fingerprint import weights_checksum
 from talk2dino.models.vision import VisionModel
 
 #: Goes up when the exported graph changes, so that older files are not taken.

@@ -10,11 +10,11 @@ from typing import Any
 from talk2dino.errors import InputError
 from talk2dino.evaluation.charts import case_grid
 from talk2dino.evaluation.datasets import get_benchmark
-from talk2dino.evaluation.identity import resolved_config
 from talk2dino.evaluation.journal import PictureRecord, add_up, check_same
 from talk2dino.evaluation.matching import cluster_classes, final_records, matched_over_benchmark
 from talk2dino.evaluation.options import EvaluationOptions, make_options
-from talk2dino.evaluation.run import Predictor, load_system, open_samples
+from talk2dino.evaluation.protocol import Predictor, load_system, open_samples
+from talk2dino.evaluation.provenance import resolved_config
 from talk2dino.io.atomic import write_atomically
 
 

@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw
 from talk2dino.evaluation.datasets import Benchmark, Sample
 from talk2dino.evaluation.journal import PictureRecord
 from talk2dino.evaluation.metrics import IGNORE, Metrics
+from talk2dino.io.fonts import draw_text, ellipsise, text_width
 from talk2dino.io.legend import draw_grid
-from talk2dino.io.text import draw_text, ellipsise, text_width
 
 _PAPER, _INK, _FAINT, _LINE = (255, 255, 255), (24, 24, 27), (113, 113, 122), (228, 228, 231)
 _BAR, _MEAN = (0, 114, 178), (213, 94, 0)

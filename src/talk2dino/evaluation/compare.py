@@ -14,9 +14,9 @@ from talk2dino.errors import InputError
 from talk2dino.evaluation.matching import cluster_classes, matched_over_benchmark
 from talk2dino.evaluation.metrics import Metrics
 from talk2dino.evaluation.options import EvaluationOptions, make_options
-from talk2dino.evaluation.published import published_results
+from talk2dino.evaluation.paper import published_results
+from talk2dino.evaluation.protocol import Predictor, open_samples, run
 from talk2dino.evaluation.report import EvaluationReport, make_report, versions
-from talk2dino.evaluation.run import Predictor, open_samples, run
 from talk2dino.methods import METHODS, wrap_segmenter
 
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from talk2dino.errors import DataError, InputError
 from talk2dino.evaluation import class_tables as tables
-from talk2dino.evaluation import labels as formats
-from talk2dino.evaluation.labels import LabelReader
+from talk2dino.evaluation import label_files as formats
+from talk2dino.evaluation.label_files import LabelReader
 from talk2dino.evaluation.metrics import IGNORE
 from talk2dino.io.palette import class_palette
 from talk2dino.world import CLASS_NAMES as WORLD_NAMES

@@ -49,7 +49,7 @@ class Journal:
 
     Args:
         folder: where config.json and the records lie.
-        config: what decides the result (:func:`talk2dino.evaluation.identity.resolved_config`); must equal what the
+        config: what decides the result (:func:`talk2dino.evaluation.provenance.resolved_config`); must equal what the
             folder holds, unless that holds no record yet.
         shard: (number from 1, of how many).
         names: pictures of the shard, if known; records of others, and repeated ones, are dropped.
@@ -143,7 +143,7 @@ def check_same(found: dict[str, Any], config: dict[str, Any], folder: Path) -> N
 
 def _what_decides(config: dict[str, Any]) -> dict[str, Any]:
     """Without where things lay and what it ran on; files count by their content, not by their path."""
-    values = {key: value for key, value in config.items() if key not in ("run", "mapping", "synonyms")}
+    values = {key: value for key, value in config.items() if key not in ("run", "projection", "synonyms")}
     own = values.get("method_options")
     if isinstance(own, dict):
         values["method_options"] = {key: value for key, value in own.items() if key != "prototypes"}

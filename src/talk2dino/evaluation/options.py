@@ -25,7 +25,7 @@ class EvaluationOptions(BaseModel):
     method: str = Field("talk2dino", description="talk2dino, clip-dense, dino-clusters or freeda")
     method_options: dict[str, Any] = Field(default_factory=dict, description="such as prototypes, variant, segments")
     model: str = Field("auto", description="as in Segmenter.from_pretrained")
-    mapping: Path | None = None
+    projection: Path | None = None
     mode: Literal["slide", "whole", "square"] | None = Field(None, description="None: as published (slide)")
     background: float | None = Field(
         None, ge=-1, le=1, description="None: the model's threshold, if there is a background"

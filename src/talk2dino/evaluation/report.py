@@ -12,10 +12,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from talk2dino.catalog import METHOD_THRESHOLDS
 from talk2dino.evaluation.metrics import Metrics
-from talk2dino.evaluation.published import published_counterpart, published_results
+from talk2dino.evaluation.paper import published_counterpart, published_results
 from talk2dino.io.atomic import write_atomically
+from talk2dino.models.catalog import METHOD_THRESHOLDS
 
 _PACKAGES = ("talk2dino", "torch", "transformers", "numpy", "pillow", "scikit-image", "faiss-cpu", "scipy")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from talk2dino.evaluation.datasets import BENCHMARKS, get_benchmark
-from talk2dino.evaluation.published import published_row, published_rows
+from talk2dino.evaluation.paper import published_row, published_rows
 from talk2dino.evaluation.report import EvaluationReport
 from talk2dino.io.atomic import write_atomically
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from talk2dino.errors import InputError
-from talk2dino.io.text import Colour, draw_text, ellipsise, text_width, wrap
+from talk2dino.io.fonts import Colour, draw_text, ellipsise, text_width, wrap
 from talk2dino.types import Segmentation
 
 LISTED = 20

@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 
 from talk2dino.errors import InputError
+from talk2dino.io.fonts import draw_text, ellipsise, text_width
 from talk2dino.io.images import read_image
 from talk2dino.io.legend import add_legend, draw_grid
 from talk2dino.io.placement import best_spot, edge_distance, reduce_labels
-from talk2dino.io.text import draw_text, ellipsise, text_width
 from talk2dino.types import Segmentation
 
 __all__ = ["draw_grid", "draw_overlay"]

@@ -46,7 +46,7 @@ def load_method(name: str, model: str | Path = "auto", **options: Any) -> Any:
     Args:
         name: one of :data:`METHODS`.
         model: the model whose vision, text and CLIP towers are used: as in ``Segmenter.from_pretrained``.
-        options: ``device``, ``dtype``, ``mapping``, ``local_files_only`` and the like go to the model, others to the
+        options: ``device``, ``dtype``, ``projection``, ``local_files_only`` and the like go to the model, others to the
             system (``prototypes`` for freeda, ``variant`` for clip-dense, ``segments`` for dino-clusters).
 
     Raises:
@@ -54,7 +54,7 @@ def load_method(name: str, model: str | Path = "auto", **options: Any) -> Any:
     """
     from talk2dino.segmenter import Segmenter
 
-    of_model = ("mapping", "device", "dtype", "revision", "cache_dir", "local_files_only")
+    of_model = ("projection", "device", "dtype", "revision", "cache_dir", "local_files_only")
     check_method(name)
     segmenter = Segmenter.from_pretrained(model, **{key: options.pop(key) for key in of_model if key in options})
     return wrap_segmenter(name, segmenter, **options)

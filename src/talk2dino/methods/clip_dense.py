@@ -38,7 +38,7 @@ def need_clip_vision(segmenter: Any, what: str) -> Any:
     if segmenter.clip_vision is None:
         raise ModelNotFoundError(
             f"{what} needs CLIP's image tower, which the model {segmenter.name} does not hold; take micro, a whole "
-            "published model such as vitb, or dinov2-base and others with --mapping"
+            "published model such as vitb, or dinov2-base and others with --projection"
         )
     return segmenter.clip_vision
 

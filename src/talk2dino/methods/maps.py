@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from talk2dino.catalog import METHOD_THRESHOLDS
 from talk2dino.errors import InputError
 from talk2dino.io.images import Picture, read_image
 from talk2dino.io.palette import class_palette
+from talk2dino.models.catalog import METHOD_THRESHOLDS
 from talk2dino.models.preprocess import check_mode, grid_size, resize_image, slide_size, to_pixels, window_pixels
 from talk2dino.stages.refine import refine as refine_masks
 from talk2dino.stages.upsample import Resize, label_pixels, resized_rows, upsample
@@ -160,7 +160,7 @@ def read_thresholds(
     background: bool | float | Mapping[str, float] | None, names: Sequence[str], what: str
 ) -> Tensor | None:
     """(N,) thresholds of a ``background=`` argument, or None. True, and classes that a mapping leaves out, take the
-    system's own threshold of :data:`talk2dino.catalog.METHOD_THRESHOLDS`."""
+    system's own threshold of :data:`talk2dino.models.catalog.METHOD_THRESHOLDS`."""
     if background is None or background is False:
         return None
     default = METHOD_THRESHOLDS[what].value

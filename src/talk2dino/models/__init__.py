@@ -1,1 +1,1 @@
-"""The networks: frozen vision and text encoders, and the mapping between their spaces."""
+"""The networks: frozen vision and text encoders, and the projection between their spaces."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-from talk2dino.catalog import ModelSpec
 from talk2dino.errors import ModelNotFoundError
+from talk2dino.models.catalog import ModelSpec
 
 WEIGHTS = "model.safetensors"
 WHAT_TO_DO = (

@@ -12,13 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from talk2dino.catalog import CATALOG, ModelSpec, find_model
-from talk2dino.config import SegmenterConfig
 from talk2dino.errors import CheckpointError, ModelNotFoundError, Talk2DinoWarning
-from talk2dino.models.hub import WHAT_TO_DO, hub_file
-from talk2dino.models.identity import same_weights
-from talk2dino.models.mapping import Mapping, from_published, load_mapping
-from talk2dino.models.published import (
+from talk2dino.models.catalog import CATALOG, ModelSpec, find_model
+from talk2dino.models.checkpoint import (
     below,
     clip_text_from_published,
     clip_vision_from_published,
@@ -26,6 +22,10 @@ from talk2dino.models.published import (
     read_tensors,
     vision_from_published,
 )
+from talk2dino.models.config import SegmenterConfig
+from talk2dino.models.fingerprint import same_weights
+from talk2dino.models.hub import WHAT_TO_DO, hub_file
+from talk2dino.models.projection import Projection, from_published, load_projection
 from talk2dino.models.text import TextEncoder
 from talk2dino.models.tokenizer import TextTokenizer
 from talk2dino.models.vision import VisionModel
@@ -47,10 +47,10 @@ class Parts:
 
     vision: VisionModel
     text: TextEncoder
-    mapping: Mapping | None
+    projection: Projection | None
     config: SegmenterConfig
     clip_vision: nn.Module | None = None
-    vision_mapping: Mapping | None = None
+    vision_projection: Projection | None = None
     late_clip_vision: Callable[[], nn.Module] | None = None
 
 
@@ -70,29 +70,29 @@ class HubOptions:
         )
 
 
-def load_parts(name: str | Path, *, mapping: str | Path | None = None, hub: HubOptions = HubOptions()) -> Parts:
-    """Load a model by catalog name, ``auto``, local folder or hub id; ``mapping`` replaces its psi.
+def load_parts(name: str | Path, *, projection: str | Path | None = None, hub: HubOptions = HubOptions()) -> Parts:
+    """Load a model by catalog name, ``auto``, local folder or hub id; ``projection`` replaces its psi.
 
     Raises:
         ModelNotFoundError: unknown name, folder or repository, or hub unreachable.
-        CheckpointError: damaged or foreign weights, or a mapping whose sizes do not fit or that another model's features
+        CheckpointError: damaged or foreign weights, or a projection whose sizes do not fit or that another model's features
             trained.
     """
-    if mapping is not None and not Path(mapping).exists():
-        raise CheckpointError(f"no mapping file or folder at {mapping}")
+    if projection is not None and not Path(projection).exists():
+        raise CheckpointError(f"no projection file or folder at {projection}")
     if str(name) == "auto":
         parts = _auto(hub)
     elif Path(name).is_dir():
         parts = _from_folder(Path(name), hub)
     elif str(name) in CATALOG:
-        parts = _from_spec(CATALOG[str(name)], hub, has_mapping=mapping is not None)
+        parts = _from_spec(CATALOG[str(name)], hub, has_projection=projection is not None)
     elif _looks_like_hub_id(str(name)):
         parts = _from_repository(str(name), hub, SegmenterConfig(name=str(name)))
     else:
         find_model(str(name))  # raises, with near names
         raise AssertionError("unreachable")
-    if mapping is not None:
-        attach_mapping(parts, Path(mapping))
+    if projection is not None:
+        attach_projection(parts, Path(projection))
     return parts
 
 
@@ -103,7 +103,7 @@ def _looks_like_hub_id(name: str) -> bool:
 def _auto(hub: HubOptions) -> Parts:
     """vitb when it is cached or can be downloaded, else micro with one loud line."""
     try:
-        return _from_spec(CATALOG["vitb"], hub, has_mapping=False)
+        return _from_spec(CATALOG["vitb"], hub, has_projection=False)
     except ModelNotFoundError:
         warnings.warn(
             "the published model vitb is neither cached nor downloadable, so the embedded stand-in 'micro' is used: it "
@@ -111,19 +111,19 @@ def _auto(hub: HubOptions) -> Parts:
             MicroModelWarning,
             stacklevel=4,
         )
-        return _from_spec(CATALOG["micro"], hub, has_mapping=False)
+        return _from_spec(CATALOG["micro"], hub, has_projection=False)
 
 
-def _from_spec(spec: ModelSpec, hub: HubOptions, *, has_mapping: bool) -> Parts:
+def _from_spec(spec: ModelSpec, hub: HubOptions, *, has_projection: bool) -> Parts:
     if spec.kind == "embedded":
         return _from_folder(Path(str(resources.files("talk2dino") / spec.repository)), hub)
     config = SegmenterConfig(spec.name, spec.size, spec.threshold, spec.variant)
     hub = replace(hub, revision=hub.revision or spec.revision)
     if spec.kind == "published":
         return _from_repository(spec.repository, hub, config)
-    if not has_mapping:
+    if not has_projection:
         raise ModelNotFoundError(
-            f"{spec.name} is a vision model alone: name the mapping to use with it (--mapping FILE, or mapping=), or take "
+            f"{spec.name} is a vision model alone: name the projection to use with it (--projection FILE, or projection=), or take "
             "a complete model such as vitb"
         )
     return _from_backbones(spec, hub, config)
@@ -147,9 +147,9 @@ def _from_folder(folder: Path, hub: HubOptions) -> Parts:
     """Our own folder, a published whole model in a folder, or what ``talk2dino train`` made."""
     config_file = folder / CONFIG
     values = read_json(config_file) if config_file.is_file() else {}
-    if "base_model" in values:  # a mapping with the name of the model that it was trained for
+    if "base_model" in values:  # a projection with the name of the model that it was trained for
         parts = load_parts(values["base_model"], hub=hub)
-        attach_mapping(parts, folder)
+        attach_projection(parts, folder)
         parts.config = replace(parts.config, name=folder.resolve().name, source={"folder": str(folder)})
         return parts
     candidates = [folder / WEIGHTS, *sorted(folder.glob("*.safetensors")), *sorted(folder.glob("*.pth"))]
@@ -175,7 +175,7 @@ def _from_weights(weights: Path, config: SegmenterConfig) -> Parts:
         raise CheckpointError(
             f"{weights} is not a whole Talk2DINO model: expected keys model.*, clip_model.* and proj.*; "
             f"{'unexpected: ' + ', '.join(sorted(foreign)[:5]) if foreign else 'it lacks some of them'}"
-            + (" (a mapping alone goes with --mapping)" if "linear_layer.weight" in tensors else "")
+            + (" (a projection alone goes with --projection)" if "linear_layer.weight" in tensors else "")
         )
     try:
         vision = vision_from_published(groups["model."], heads=config.heads, rotary_attention=config.rotary_attention)
@@ -197,18 +197,18 @@ def _from_weights(weights: Path, config: SegmenterConfig) -> Parts:
             clip_vision = clip_vision_from_published(
                 groups["clip_model."], heads=config.clip_vision_heads, activation=config.text_activation
             ).eval().requires_grad_(False)  # fmt: skip
-        mapping = from_published(groups["proj."]) if groups["proj."] else None
-        vision_mapping = from_published(groups["vision_proj."]) if groups["vision_proj."] else None
+        projection = from_published(groups["proj."]) if groups["proj."] else None
+        vision_projection = from_published(groups["vision_proj."]) if groups["vision_proj."] else None
     except CheckpointError as error:
         raise CheckpointError(f"{weights}: {error}") from None
     text = TextEncoder(clip_text, tokenizer, config.templates, disk_cache=True)
-    parts = Parts(vision, text, mapping, config, clip_vision, vision_mapping)
+    parts = Parts(vision, text, projection, config, clip_vision, vision_projection)
     check_sizes(parts, str(weights))
     return parts
 
 
 def _from_backbones(spec: ModelSpec, hub: HubOptions, config: SegmenterConfig) -> Parts:
-    """A vision model and CLIP in transformers' layout, for a mapping of one's own."""
+    """A vision model and CLIP in transformers' layout, for a projection of one's own."""
     from transformers.models.clip.modeling_clip import CLIPTextModelWithProjection, CLIPVisionModelWithProjection
     from transformers.models.dinov2.modeling_dinov2 import Dinov2Model
     from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers import Dinov2WithRegistersModel
@@ -268,24 +268,24 @@ def _pretrained(kind: Any, repository: str, **options: Any) -> Any:
     return model
 
 
-def attach_mapping(parts: Parts, path: Path) -> None:
-    """Replace psi by the one in a file or folder; a folder may also hold vision_mapping.safetensors.
+def attach_projection(parts: Parts, path: Path) -> None:
+    """Replace psi by the one in a file or folder; a folder may also hold vision_projection.safetensors.
 
     A folder that ``talk2dino train`` made says which weights its features came from: others are refused.
     """
-    parts.mapping, parts.vision_mapping = None, None
-    vision_file = path / "vision_mapping.safetensors"
+    parts.projection, parts.vision_projection = None, None
+    vision_file = path / "vision_projection.safetensors"
     if path.is_dir() and vision_file.is_file():
-        parts.vision_mapping = load_mapping(vision_file)
-    if not path.is_dir() or (path / "mapping.safetensors").is_file() or parts.vision_mapping is None:
-        parts.mapping = load_mapping(path)
-    parts.config = replace(parts.config, source={**parts.config.source, "mapping": path.name})
+        parts.vision_projection = load_projection(vision_file)
+    if not path.is_dir() or (path / "projection.safetensors").is_file() or parts.vision_projection is None:
+        parts.projection = load_projection(path)
+    parts.config = replace(parts.config, source={**parts.config.source, "projection": path.name})
     check_sizes(parts, str(path))
     _check_trained_for(parts, path)
 
 
 def _check_trained_for(parts: Parts, folder: Path) -> None:
-    """Refuse a mapping that another model's features trained, where its folder says which weights those were.
+    """Refuse a projection that another model's features trained, where its folder says which weights those were.
 
     Raises:
         CheckpointError: with the model that it belongs to.
@@ -293,14 +293,14 @@ def _check_trained_for(parts: Parts, folder: Path) -> None:
     config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     model = config.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("weights"), dict):
-        return  # a mapping alone, or a run on features that do not say
+        return  # a projection alone, or a run on features that do not say
     for tower, network in (("vision", parts.vision), ("text", parts.text.model)):
         recorded = model["weights"].get(tower)
         if isinstance(recorded, dict) and not same_weights(network, recorded):
             raise CheckpointError(
-                f"the mapping in {folder} was trained on features of {model.get('name', 'another model')}, whose {tower} "
+                f"the projection in {folder} was trained on features of {model.get('name', 'another model')}, whose {tower} "
                 f"weights are not those of {parts.config.name}: take the model that it was trained for (--model "
-                f"{model.get('name', 'NAME')}), or name the mapping's file itself if it is to be used all the same"
+                f"{model.get('name', 'NAME')}), or name the projection's file itself if it is to be used all the same"
             )
 
 
@@ -311,21 +311,21 @@ def check_sizes(parts: Parts, origin: str) -> None:
         CheckpointError: with the sizes that do not fit.
     """
     text_out, vision_out = parts.text.dim, parts.vision.dim
-    if parts.mapping is not None:
-        if parts.mapping.text_dim != text_out:
+    if parts.projection is not None:
+        if parts.projection.text_dim != text_out:
             raise CheckpointError(
-                f"the mapping in {origin} reads {parts.mapping.text_dim} text dimensions, but the text model of "
+                f"the projection in {origin} reads {parts.projection.text_dim} text dimensions, but the text model of "
                 f"{parts.config.name} gives {text_out}"
             )
-        text_out = parts.mapping.vision_dim
-    if parts.vision_mapping is not None:
-        if parts.vision_mapping.text_dim != vision_out:
+        text_out = parts.projection.vision_dim
+    if parts.vision_projection is not None:
+        if parts.vision_projection.text_dim != vision_out:
             raise CheckpointError(
-                f"the vision mapping in {origin} reads {parts.vision_mapping.text_dim} dimensions, but the vision model of "
+                f"the vision projection in {origin} reads {parts.vision_projection.text_dim} dimensions, but the vision model of "
                 f"{parts.config.name} gives {vision_out}"
             )
-        vision_out = parts.vision_mapping.vision_dim
-    if (parts.mapping is not None or parts.vision_mapping is not None) and text_out != vision_out:
+        vision_out = parts.vision_projection.vision_dim
+    if (parts.projection is not None or parts.vision_projection is not None) and text_out != vision_out:
         raise CheckpointError(
-            f"the mapping in {origin} leads to {text_out} dimensions, but the vision model of {parts.config.name} has {vision_out}"
+            f"the projection in {origin} leads to {text_out} dimensions, but the vision model of {parts.config.name} has {vision_out}"
         )

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from talk2dino.errors import CheckpointError, ModelNotFoundError
 from talk2dino.io.atomic import write_atomically
-from talk2dino.models import mapping as psi
-from talk2dino.models.published import clip_text_to_published, clip_vision_to_published, vision_to_published
+from talk2dino.models import projection as psi
+from talk2dino.models.checkpoint import clip_text_to_published, clip_vision_to_published, vision_to_published
 
 if TYPE_CHECKING:
     from talk2dino.segmenter import Segmenter
@@ -26,11 +26,13 @@ def published_tensors(segmenter: Segmenter) -> dict[str, Tensor]:
     }
     if segmenter.clip_vision is not None:
         groups["clip_model."] |= clip_vision_to_published(segmenter.clip_vision)
-    for prefix, mapping in (("proj.", segmenter.mapping), ("vision_proj.", segmenter.vision_mapping)):
-        if mapping is not None:
-            if mapping.activation != "tanh":
-                raise CheckpointError(f"a mapping with the activation {mapping.activation} has no published layout")
-            groups[prefix] = psi.to_published(mapping)
+    for prefix, projection in (("proj.", segmenter.projection), ("vision_proj.", segmenter.vision_projection)):
+        if projection is not None:
+            if projection.activation != "tanh":
+                raise CheckpointError(
+                    f"a projection with the activation {projection.activation} has no published layout"
+                )
+            groups[prefix] = psi.to_published(projection)
     return {
         prefix + name: tensor.cpu().contiguous() for prefix, group in groups.items() for name, tensor in group.items()
     }

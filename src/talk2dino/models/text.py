@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from talk2dino.errors import PromptError
 from talk2dino.io.cache import cache_folder
-from talk2dino.models.identity import weights_checksum
+from talk2dino.models.fingerprint import weights_checksum
 from talk2dino.models.text_cache import TextCache
 from talk2dino.models.tokenizer import TextTokenizer
 

@@ -7,41 +7,41 @@ import math
 import torch
 from torch import Tensor, nn
 
-from talk2dino.models.mapping import Mapping
-from talk2dino.training.config import FitConfig
-from talk2dino.training.heads import combine_heads
+from talk2dino.models.projection import Projection
+from talk2dino.stages.heads import combine_heads
 from talk2dino.training.loss import info_nce
+from talk2dino.training.options import FitConfig
 
 
 class Aligner(nn.Module):
     """Brings captions (C) and pictures (D) into one space.
 
     Attributes:
-        text_mapping: C -> D for side "text", C -> shared for "both", None for "vision".
-        vision_mapping: D -> C for side "vision", D -> shared for "both", None for "text".
+        text_projection: C -> D for side "text", C -> shared for "both", None for "vision".
+        vision_projection: D -> C for side "vision", D -> shared for "both", None for "text".
     """
 
     def __init__(self, config: FitConfig, text_dim: int, vision_dim: int) -> None:
         super().__init__()
         self.config = config
         shared = {"text": vision_dim, "vision": text_dim, "both": config.shared_dim or vision_dim}[config.side]
-        self.text_mapping = None if config.side == "vision" else self._mapping(text_dim, shared)
-        self.vision_mapping = None if config.side == "text" else self._mapping(vision_dim, shared)
+        self.text_projection = None if config.side == "vision" else self._projection(text_dim, shared)
+        self.vision_projection = None if config.side == "text" else self._projection(vision_dim, shared)
         self.log_scale = nn.Parameter(
             torch.tensor(math.log(1 / config.temperature)), requires_grad=config.learned_temperature
         )
 
-    def _mapping(self, width_in: int, width_out: int) -> Mapping:
+    def _projection(self, width_in: int, width_out: int) -> Projection:
         hidden = (self.config.width or width_out,) * (self.config.depth - 1)
-        return Mapping(width_in, width_out, hidden=hidden, activation=self.config.activation)
+        return Projection(width_in, width_out, hidden=hidden, activation=self.config.activation)
 
     def text(self, captions: Tensor) -> Tensor:
         """(..., C) -> (..., shared)."""
-        return captions if self.text_mapping is None else self.text_mapping(captions)
+        return captions if self.text_projection is None else self.text_projection(captions)
 
     def vision(self, features: Tensor) -> Tensor:
         """(..., D) -> (..., shared)."""
-        return features if self.vision_mapping is None else self.vision_mapping(features)
+        return features if self.vision_projection is None else self.vision_projection(features)
 
     @property
     def scale(self) -> Tensor | float:

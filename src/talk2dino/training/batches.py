@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from talk2dino.errors import DataError, InputError
-from talk2dino.training.config import FitConfig
-from talk2dino.training.heads import feature_of
+from talk2dino.features.store import FeatureStore
+from talk2dino.stages.heads import feature_of
+from talk2dino.training.options import FitConfig
 from talk2dino.training.processes import Processes
-from talk2dino.training.store import FeatureStore
 
 
 @dataclass(frozen=True)

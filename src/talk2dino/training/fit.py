@@ -17,17 +17,15 @@ import torch
 from torch import Tensor
 
 from talk2dino.errors import DataError, OutputError
+from talk2dino.features.manifest import NAME
+from talk2dino.features.store import FeatureStore
 from talk2dino.io.atomic import remove_leftovers, write_atomically
 from talk2dino.io.lock import folder_lock
-from talk2dino.models.mapping import Mapping
+from talk2dino.models.projection import Projection
+from talk2dino.stages.heads import feature_of
 from talk2dino.training.aligner import Aligner
 from talk2dino.training.batches import Batches
-from talk2dino.training.config import FitConfig
-from talk2dino.training.heads import feature_of
-from talk2dino.training.manifest import NAME
-from talk2dino.training.processes import Processes, joined_processes, own_device
-from talk2dino.training.report import check_published, describe, write_report
-from talk2dino.training.state import (
+from talk2dino.training.checkpoint import (
     CHECKPOINT,
     MetricsLog,
     Progress,
@@ -35,15 +33,17 @@ from talk2dino.training.state import (
     load_checkpoint,
     need_tensorboard,
     save_checkpoint,
-    save_mappings,
+    save_projections,
 )
-from talk2dino.training.store import FeatureStore
-from talk2dino.training.validate import validate
+from talk2dino.training.options import FitConfig
+from talk2dino.training.processes import Processes, joined_processes, own_device
+from talk2dino.training.run_report import check_published, describe, write_report
+from talk2dino.training.validation import validate
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a run left: its folder, the mapping of the text side (None for side "vision"), and its last figures.
+    """What a run left: its folder, the projection of the text side (None for side "vision"), and its last figures.
 
     Attributes:
         metrics: the last value of each figure; None where it was not finite.
@@ -51,8 +51,8 @@ class FitResult:
     """
 
     folder: Path
-    mapping: Mapping | None
-    vision_mapping: Mapping | None
+    projection: Projection | None
+    vision_projection: Projection | None
     steps: int
     metrics: dict[str, Any]
     drawn: bool
@@ -69,14 +69,14 @@ def fit(
     tensorboard: bool = False,
     watch: Callable[[dict[str, Any]], None] | None = None,
 ) -> FitResult:
-    """Train an alignment and leave a folder: mapping.safetensors, config.json, metrics.jsonl, curves, card.
+    """Train an alignment and leave a folder: projection.safetensors, config.json, metrics.jsonl, curves, card.
 
     A folder that already holds a checkpoint of the same settings is gone on with, exactly. Ctrl-C saves first.
 
     Args:
         store: features of pictures and captions; :meth:`FeatureStore.open` or :meth:`FeatureStore.from_tensors`.
         validation: a store to validate on; else a share of the pictures when the configuration says so.
-        published: write mapping.pth in the published layout, too.
+        published: write projection.pth in the published layout, too.
         watch: called with each record of metrics.jsonl, and total_steps and first_step (where this run began) besides.
 
     Raises:
@@ -110,7 +110,7 @@ def fit(
             )
             processes.wait()
     aligner = run.aligner.cpu().eval().requires_grad_(False)
-    return FitResult(out, aligner.text_mapping, aligner.vision_mapping, run.progress.step, metrics, drawn)
+    return FitResult(out, aligner.text_projection, aligner.vision_projection, run.progress.step, metrics, drawn)
 
 
 class _Run:
@@ -197,7 +197,7 @@ class _Run:
                 record(step=progress.step, **figures)
                 if figures["validation_loss"] < progress.best:
                     progress.best, progress.at_best = figures["validation_loss"], progress.step
-                    save_mappings(self.out / "best", self.aligner, progress.step)
+                    save_projections(self.out / "best", self.aligner, progress.step)
                     write_atomically(self.out / "best" / "config.json", (self.out / "config.json").read_bytes())
                 started = time.perf_counter()
             stop = self._anybody(interrupted())

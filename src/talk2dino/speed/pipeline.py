@@ -1,0 +1,93 @@
+"""The vision model against the bound of the matrix product, and the whole against the vision model."""
+
+from __future__ import annotations
+
+import functools
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from talk2dino.errors import Talk2DinoError
+from talk2dino.models.preprocess import normalise, to_pixels
+from talk2dino.speed.figures import Figure, Note, Pair, Plan
+from talk2dino.speed.measure import gpu_peak, matmul_rate, ratio, restart_gpu_peak, take_turns, vision_flops
+from talk2dino.speed.parts import class_names, load, photograph
+from talk2dino.types import Segmentation
+
+
+def pipeline(plan: Plan) -> Iterator[Figure | Note]:
+    """Every model of the plan with every pair of dtype and engine, at every batch size."""
+    for model in plan.models:
+        for pair in plan.pairs:
+            try:
+                yield from _one(plan, model, pair)
+            except Talk2DinoError as error:
+                yield Note("pipeline", f"{model} with {pair}: {error}", failed=True)
+
+
+def _one(plan: Plan, model: str, pair: Pair) -> Iterator[Figure]:
+    bound = matmul_rate(pair.dtype, plan.device)
+    segmenter = load(model, device=plan.device, dtype=pair.dtype, engine=pair.engine)
+    side, _ = segmenter.seen_size(segmenter.config.size, segmenter.config.size)
+    names = class_names(plan.options.classes)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{n}.jpg" for n in range(max(plan.batches))]
+        for n, path in enumerate(paths):
+            Image.fromarray(photograph(side, side, seed=n)).save(path, quality=90)
+        for batch in plan.batches:
+            pixels = torch.stack([to_pixels(photograph(side, side, seed=n)) for n in range(batch)])
+            seen = normalise(pixels.to(plan.device))
+            works: dict[str, Callable[[], Any]] = {
+                "backbone": functools.partial(_forward, segmenter, seen),
+                "whole": functools.partial(_segment, segmenter, paths[:batch], names, side, refine=False),
+                "refined": functools.partial(_segment, segmenter, paths[:batch], names, side, refine=True),
+            }
+            restart_gpu_peak(plan.device)
+            times = take_turns(works, plan.options.turns, plan.device)
+            flops = vision_flops(segmenter.vision, side, side)
+            yield from _figures(plan, model, pair, batch, times, flops, bound)
+
+
+def _forward(segmenter: Any, seen: torch.Tensor) -> None:
+    with torch.inference_mode():
+        segmenter.run_vision(seen)
+
+
+def _segment(segmenter: Any, paths: Sequence[Path], names: Sequence[str], side: int, *, refine: bool) -> None:
+    """From JPEGs to labels, and that there are labels: what does nothing is not fast."""
+    results: list[Segmentation] = segmenter.segment_batch(paths, names, refine=refine, batch_size=len(paths))
+    if [result.labels.shape for result in results] != [(side, side)] * len(paths):
+        raise Talk2DinoError(f"segmenting {len(paths)} pictures gave no labels; nothing was measured")
+
+
+def _figures(
+    plan: Plan, model: str, pair: Pair, batch: int, times: dict[str, list[float]], flops: int, bound: float
+) -> Iterator[Figure]:
+    settings = ({"model": model} if len(plan.models) > 1 else {}) | pair.settings | {"batch": batch}
+    bars = model == "random-vitb" and plan.options.classes == 20
+    alone, whole, refined = (statistics.median(times[name]) / batch for name in ("backbone", "whole", "refined"))
+    yield Figure("pipeline", "vision model", 1 / alone, "pictures/s", None, settings)
+    yield Figure(
+        "pipeline", "vision model / bound of the matrix product", alone * bound / flops, "x",
+        ("<=", 2.0) if bars and pair.dtype == torch.bfloat16 else None, settings,
+        f"{alone:.4g} s a picture, {flops / 1e9:.0f} GFLOP at {bound / 1e9:.0f} GFLOP/s",
+    )  # fmt: skip
+    yield Figure(
+        "pipeline", "JPEG to labels / vision model", ratio(times, "whole", "backbone"), "x",
+        ("<=", 1.15) if bars else None, settings, f"{whole:.4g} s a picture",
+    )  # fmt: skip
+    yield Figure(
+        "pipeline", "the same with refinement / vision model", ratio(times, "refined", "backbone"), "x",
+        ("<=", 1.8) if bars else None, settings, f"{refined:.4g} s a picture",
+    )  # fmt: skip
+    if plan.device.type == "cuda":
+        share = flops / (alone * bound)
+        yield Figure("pipeline", "vision model, share of the matrix product's rate", share, "share", None, settings)
+        spent = statistics.median(b - a for a, b in zip(times["whole"], times["refined"], strict=True))
+        yield Figure("pipeline", "refinement of a picture", 1000 * spent / batch, "ms", None, settings)
+        yield Figure("pipeline", "most GPU memory in use", gpu_peak(plan.device) / 1e9, "GB", None, settings)

@@ -1,0 +1,91 @@
+import json
+
+import pytest
+
+from talk2dino.captions import compact
+from talk2dino.captions.compact import Texts, json_entries
+from talk2dino.errors import DataError
+
+CONTENT = {
+    "info": {"images": [{"id": "inner"}], "year": 2014, "nothing": None},
+    "images": [
+        {"id": 1, "file_name": 'a "b" \\ é 汽车 \U0001f697.jpg', "more": [1, 2.5e-3, [], {}]},
+        12345,
+        "text",
+        [],
+    ],
+    "number": -12.5,
+    "licenses": [],
+    "annotations": [{"caption": "x" * 100, "image_id": 1}, 678, True, None],
+    "empty": [],
+}
+
+
+def entries(path, lists=("images", "annotations")):
+    found = set()
+    return list(json_entries(path, lists, found)), found
+
+
+def test_texts():
+    given = ["", "one", "汽车", "", "half \ud800", "x" * 1000]
+    texts = Texts(given[:2])
+    for text in given[2:]:
+        texts.append(text)
+    assert list(texts) == given
+    assert texts[1:5:2] == given[1:5:2]
+    for place in (6, -1):
+        with pytest.raises(IndexError):
+            texts[place]
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 7, 64, 1 << 20])
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_entries_are_those_of_the_whole(tmp_path, monkeypatch, piece, indent, ascii_only):
+    monkeypatch.setattr(compact, "PIECE", piece)
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(CONTENT, indent=indent, ensure_ascii=ascii_only), encoding="utf-8")
+    told, found = entries(path)
+    assert told == [(name, entry) for name in ("images", "annotations") for entry in CONTENT[name]]
+    assert found == {"images", "annotations"}
+    assert entries(path, ["empty", "number", "none"]) == ([], {"empty"})
+
+
+def test_a_file_that_was_cut_off_anywhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(compact, "PIECE", 16)
+    path = tmp_path / "x.json"
+    content = json.dumps({"images": CONTENT["images"], "annotations": [1, 2]}, ensure_ascii=False).encode()
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        with pytest.raises(DataError, match=r"cannot be read as JSON: .|is not UTF-8 \(byte \d+\)"):
+            entries(path)
+    path.write_bytes(content)
+    assert len(entries(path)[0]) == 6
+
+
+def test_what_is_not_utf8_or_no_object(tmp_path, monkeypatch):
+    monkeypatch.setattr(compact, "PIECE", 8)
+    path = tmp_path / "x.json"
+    content = '{"images": ["汽车", "汽车", "汽车"]}'.encode()
+    path.write_bytes(b"\xef\xbb\xbf" + content)
+    assert len(entries(path)[0]) == 3
+    for mark in (b"", b"\xef\xbb\xbf"):
+        for place in (12, 22, 23, 32):
+            path.write_bytes(mark + content[:place] + b"\xff" + content[place:])
+            with pytest.raises(DataError, match=rf"is not UTF-8 \(byte {len(mark) + place}\)"):
+                entries(path)
+    for text in ("[1]", '"text"', "5"):
+        path.write_text(text)
+        assert entries(path) == ([], set())
+    for text in (
+        '{"images": [1 2]}',
+        '{"images": [1,]}',
+        '{"images" [1]}',
+        "{1: 2}",
+        '{"a": nul}',
+        '{"images": [1]',
+        '{"a": 1} x',
+    ):
+        path.write_text(text)
+        with pytest.raises(DataError, match="cannot be read as JSON"):
+            entries(path)

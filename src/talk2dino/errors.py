@@ -6,6 +6,9 @@ non-zero exit. Those that also are a ``ValueError`` (or another built-in) can be
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class Talk2DinoError(Exception):
     """Base of all errors that this package raises on purpose."""
@@ -53,3 +56,10 @@ class MissingExtraError(Talk2DinoError, ImportError):
     @classmethod
     def of(cls, package: str, extra: str, purpose: str) -> MissingExtraError:
         return cls(f"{purpose} needs the package '{package}', which is not installed: pip install 'talk2dino[{extra}]'")
+
+
+def suggestion(given: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
+    """``"; did you mean vitb or vitl?"`` for a name that is not among ``known``; empty when nothing is near."""
+    near = {name.lower(): name for name in known}
+    found = difflib.get_close_matches(given.lower(), near, n=3, cutoff=cutoff)
+    return f"; did you mean {' or '.join(near[name] for name in found)}?" if found else ""

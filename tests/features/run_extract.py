@@ -4,6 +4,8 @@ import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
+
 from fakes import SIZE, fake_encoders
 
 from talk2dino.captions.layouts import open_source

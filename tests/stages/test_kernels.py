@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from talk2dino.progress import warn_when_slow
 from talk2dino.stages.kernels import cpu_kernel, plain_versions, run_kernel
-from talk2dino.telling import say_when_slow
 
 PLAIN = torch.zeros(1)
 
@@ -74,12 +74,12 @@ def test_plain_versions_can_be_asked_for(monkeypatch):
 
 def test_who_waits_is_told(caplog):
     log = logging.getLogger("waiting")
-    with say_when_slow(log, lambda: "quick", after=5):
+    with warn_when_slow(log, lambda: "quick", after=5):
         pass
-    with say_when_slow(log, lambda: None, after=0):
+    with warn_when_slow(log, lambda: None, after=0):
         time.sleep(0.05)
     assert not caplog.text
-    with say_when_slow(log, lambda: "this takes long", after=0.01):
+    with warn_when_slow(log, lambda: "this takes long", after=0.01):
         time.sleep(0.2)
     assert "this takes long" in caplog.text
 
@@ -93,7 +93,7 @@ def test_compiling_is_told_once_while_it_lasts(monkeypatch, caplog, compiles):
     count = iter(range(100)) if compiles else iter([5] * 100)
     monkeypatch.setattr(compiled, "compilations", lambda: next(count))
     monkeypatch.setattr(kernels, "_said", False)
-    monkeypatch.setattr(kernels, "say_when_slow", lambda log, message: say_when_slow(log, message, after=0.01))
+    monkeypatch.setattr(kernels, "warn_when_slow", lambda log, message: warn_when_slow(log, message, after=0.01))
     for _ in range(2):
 
         def slow():

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from talk2dino.errors import InputError
 from talk2dino.models.vision import VisionModel, VisionOutput
-from talk2dino.telling import say_when_slow
+from talk2dino.progress import warn_when_slow
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class CompiledEngine:
             if not self.seen:
                 log.warning("%s", wait)
             try:
-                with say_when_slow(log, lambda: wait if self.seen else None):  # later sizes may need no compiling
+                with warn_when_slow(log, lambda: wait if self.seen else None):  # later sizes may need no compiling
                     out = self._run(pixels)
             except Exception as error:  # the compiler's own classes are many and private
                 if not type(error).__module__.startswith("torch._"):

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from talk2dino.errors import OutputError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space or choose another folder",
@@ -67,6 +72,17 @@ def write_atomically(path: str | Path, content: bytes | str) -> Path:
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
     return path
+
+
+def save_png(image: Image.Image, path: str | Path, *, compress_level: int = 6) -> Path:
+    """Write a picture as PNG: whole or not at all.
+
+    Raises:
+        OutputError: as :func:`atomic_path`.
+    """
+    content = io.BytesIO()
+    image.save(content, "PNG", compress_level=compress_level)
+    return write_atomically(path, content.getvalue())
 
 
 def remove_leftovers(folder: str | Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from talk2dino.telling import say_when_slow
+from talk2dino.progress import warn_when_slow
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def run_kernel(kernel: Kernel, arguments: tuple[Any, ...], plain: Callable[[], T
     if kernel in _ran:
         return kernel(*arguments)
     try:
-        with say_when_slow(log, _compiling()):
+        with warn_when_slow(log, _compiling()):
             result = kernel(*arguments)
     except Exception as error:
         if not (isinstance(error, OSError) or _from_the_disk_cache(error)):

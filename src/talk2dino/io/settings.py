@@ -1,0 +1,125 @@
+"""Settings from files and flags, and what differs between two runs.
+
+Every verb fills a frozen model of options from YAML and flags, writes the settings that it used beside its results, and
+refuses to resume a run that was made with others.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from talk2dino.errors import DataError, InputError, suggestion
+
+Options = TypeVar("Options", bound=BaseModel)
+
+
+def read_yaml(path: str | Path, what: str = "configuration") -> dict[str, Any]:
+    """Read a YAML (or JSON) file of ``name: value`` lines.
+
+    Raises:
+        InputError: the file cannot be read, is not valid YAML, or does not hold ``name: value`` lines.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise InputError(f"cannot read the {what} {path}: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise InputError(f"the {what} {path} must contain 'name: value' lines; got a {type(values).__name__}")
+    return values
+
+
+def read_json(path: str | Path, what: str = "file") -> dict[str, Any]:
+    """Read a JSON file that holds one object.
+
+    Raises:
+        DataError: the file cannot be read or does not hold one JSON object.
+    """
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"cannot read the {what} {path}: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise DataError(f"the {what} {path} must hold a JSON object; got a {type(values).__name__}")
+    return values
+
+
+def build_options(kind: type[Options], values: Mapping[str, Any], what: str = "option") -> Options:
+    """Validate ``values`` with a pydantic model.
+
+    Raises:
+        InputError: one sentence per refused value: the option, what is accepted, and what was given.
+    """
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise InputError("; ".join(_sentence(item, kind, what) for item in error.errors())) from None
+
+
+def _sentence(item: Any, kind: type[BaseModel], what: str) -> str:
+    message, name = item["msg"].removeprefix("Value error, "), ".".join(map(str, item["loc"]))
+    if not name:
+        return message
+    if item["type"] == "extra_forbidden":
+        return f"unknown {what} {name!r}{suggestion(name, kind.model_fields)}"
+    return f"{what} {name}: {message} (got {item['input']!r})"
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], *, ignore: Collection[str] = ()) -> list[str]:
+    """What differs between two settings, one ``"name: 1 before, 2 now"`` per entry.
+
+    Nested mappings are compared entry by entry (``"model.weights"``). Values are compared as JSON holds them, so a tuple
+    equals a list and a path equals its text.
+
+    Args:
+        ignore: names that may differ, at any depth: ``"run"`` leaves out the whole entry, ``"run.device"`` one value of it.
+    """
+    old, new = (_flat(json.loads(json.dumps(dict(one), default=str)), ignore) for one in (before, now))
+    return [
+        f"{name}: {_short(old.get(name, None))} before, {_short(new.get(name, None))} now"
+        for name in dict.fromkeys([*old, *new])
+        if old.get(name) != new.get(name)
+    ]
+
+
+def check_same_settings(
+    before: Mapping[str, Any], now: Mapping[str, Any], folder: Path, *, ignore: Collection[str] = ()
+) -> None:
+    """Refuse to resume the run in ``folder`` with settings that change its results.
+
+    Raises:
+        InputError: lists the settings that differ.
+    """
+    found = differences(before, now, ignore=ignore)
+    if found:
+        more = f"; and {len(found) - 6} more" if len(found) > 6 else ""
+        raise InputError(
+            f"{folder} holds a run with other settings ({'; '.join(found[:6])}{more}): use the same settings to resume it, "
+            "or choose another output folder"
+        )
+
+
+def _flat(values: Mapping[str, Any], ignore: Collection[str], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        full = prefix + name
+        if full in ignore:
+            continue
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, ignore, full + ".")
+        elif value not in (None, {}):
+            flat[full] = value
+    return flat
+
+
+def _short(value: Any, longest: int = 120) -> str:
+    text = "unset" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= longest else text[: longest - 4] + " ..."

@@ -146,9 +146,9 @@ def folder_source(
 
     Names that are empty or "background" are left out.
     """
-    from talk2dino.evaluation.label_files import read_index_png
     from talk2dino.io.find import find_images
     from talk2dino.io.images import read_image
+    from talk2dino.io.index_png import read_index_png
 
     def load(path: Path) -> MaskedPicture:
         labels = read_index_png(masks / f"{path.stem}.png")

@@ -115,7 +115,7 @@ def get_benchmark(name: str) -> Benchmark:
     """
     if name in BENCHMARKS:
         return BENCHMARKS[name]
-    near = suggestion(name.replace("_", "-"), BENCHMARKS, cutoff=0.4)
+    near = suggestion(name.replace("_", "-"), BENCHMARKS, cutoff=0.6)
     raise InputError(f"unknown benchmark {name!r}{near or ';'} known benchmarks: {', '.join(BENCHMARKS)}")
 
 

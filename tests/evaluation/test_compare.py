@@ -28,7 +28,11 @@ def cache(tmp_path, monkeypatch):
 
 def test_rows_of_a_comparison_on_scenes(micro, tmp_path):
     options = CompareOptions(
-        benchmark="world", limit=3, out=tmp_path, plain=True, systems="talk2dino,clip-dense:variant=residual,dino-clusters"
+        benchmark="world",
+        limit=3,
+        out=tmp_path,
+        plain=True,
+        systems="talk2dino,clip-dense:variant=residual,dino-clusters",
     )
     result = compare_benchmark(options, segmenter=micro)
     table = result.table()
@@ -40,7 +44,12 @@ def test_rows_of_a_comparison_on_scenes(micro, tmp_path):
     text = result.markdown()
     assert "| talk2dino | off | off |" in text
     assert "upper bound" in text
-    assert [path.name for path in result.written] == ["comparison.md", "comparison.json", "comparison.png", "images.png"]
+    assert [path.name for path in result.written] == [
+        "comparison.md",
+        "comparison.json",
+        "comparison.png",
+        "images.png",
+    ]
     with Image.open(tmp_path / "images.png") as image:
         assert image.width > 5 * 240
     kept = json.loads((tmp_path / "comparison.json").read_text())
@@ -80,7 +89,9 @@ def test_ready_systems_are_shown_before_prototypes_are_built(micro, scene, tmp_p
         compare_images(options, segmenter=micro, progress=interrupt)
     first = read_size(grid)  # with the systems that need nothing
     (message,) = [record.getMessage() for record in caplog.records if record.name.startswith("talk2dino.evaluation")]
-    assert message.startswith(f"{grid} shows talk2dino, clip-dense, dino-clusters; freeda needs prototypes from 8 drawn")
+    assert message.startswith(
+        f"{grid} shows talk2dino, clip-dense, dino-clusters; freeda needs prototypes from 8 drawn"
+    )
     assert str(cache / "prototypes") in message
     caplog.clear()
     assert compare_images(options, segmenter=micro) == [grid]

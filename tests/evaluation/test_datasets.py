@@ -186,7 +186,9 @@ def test_values_outside_the_class_list(tmp_path):
         open_benchmark("voc21", tmp_path)[1][1].load()
     make_miniature("ade20k", tmp_path)
     path = tmp_path / "ade/ADEChallengeData2016/annotations/validation/000000000285.png"
-    Image.fromarray(np.full((61, 43), 151, np.uint8)).save(path)  # reduced by one when read; the message has the file's value
+    Image.fromarray(np.full((61, 43), 151, np.uint8)).save(
+        path
+    )  # reduced by one when read; the message has the file's value
     with pytest.raises(DataError, match=r"000000000285.*1\.\.150: 151"):
         open_benchmark("ade20k", tmp_path)[1][1].load()
     make_miniature("coco-stuff", tmp_path, "pixel-maps")

@@ -38,7 +38,9 @@ def ade(tmp_path, oracle):
 
     def go(folder=None, **values):
         segmenter = oracle(truth.values(), spoiled)
-        outcome = run(segmenter, None if folder is None else tmp_path / folder, benchmark="ade20k", data=tmp_path, **values)
+        outcome = run(
+            segmenter, None if folder is None else tmp_path / folder, benchmark="ade20k", data=tmp_path, **values
+        )
         return outcome, segmenter
 
     go.names = sorted(truth)
@@ -112,7 +114,9 @@ def test_one_image_in_two_shards_of_an_incomplete_merge_is_refused(tmp_path, ade
 def test_only_folders_of_one_run_merge(tmp_path, ade):
     ade("out")
     ade("other", refine=True)
-    with pytest.raises(InputError, match=r"other and .*out belong to different runs \(refine: false before, true now\)"):
+    with pytest.raises(
+        InputError, match=r"other and .*out belong to different runs \(refine: false before, true now\)"
+    ):
         read_run([tmp_path / "out", tmp_path / "other"])
     with pytest.raises(DataError, match="holds no evaluation"):
         read_run([tmp_path])

@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from talk2dino.evaluation.matching import assign, cluster_classes, final_metrics, final_records, match_segments, permuted
+from talk2dino.evaluation.matching import (
+    assign,
+    cluster_classes,
+    final_metrics,
+    final_records,
+    match_segments,
+    permuted,
+)
 from talk2dino.evaluation.metrics import ConfusionMatrix
 from talk2dino.evaluation.options import EvaluationOptions
 from talk2dino.evaluation.protocol import run_benchmark

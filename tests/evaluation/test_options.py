@@ -66,7 +66,10 @@ def test_systems_of_a_comparison():
     with pytest.raises(InputError, match="clip-dense has no option 'matching'"):
         parse_system("clip-dense:matching=image")
     options = CompareOptions(
-        benchmark="voc21", systems="freeda,clip-dense", prototypes="folder", method_options={"clip-dense": {"background": 0.1}}
+        benchmark="voc21",
+        systems="freeda,clip-dense",
+        prototypes="folder",
+        method_options={"clip-dense": {"background": 0.1}},
     )
     assert options.system("freeda") == ("freeda", {"prototypes": "folder"})
     assert options.system("clip-dense:variant=patches") == ("clip-dense", {"background": 0.1, "variant": "patches"})

@@ -87,7 +87,9 @@ def test_windows_of_several_images_share_forward_passes(micro, monkeypatch):
     names = ["sky", "grass"]
     alone = [segmenter.segment(image, names, mode="slide", return_scores=True) for image in images]
     sizes, encode = [], segmenter.method.encode_pixels
-    monkeypatch.setattr(segmenter.method, "encode_pixels", lambda pixels: (sizes.append(len(pixels)), encode(pixels))[1])
+    monkeypatch.setattr(
+        segmenter.method, "encode_pixels", lambda pixels: (sizes.append(len(pixels)), encode(pixels))[1]
+    )
     together = segmenter.segment_batch(images, names, mode="slide", return_scores=True)
     assert sizes == [7]  # two, two and three windows
     for one, result in zip(alone, together, strict=True):
@@ -137,7 +139,7 @@ def test_overriding_the_protocol(tmp_path, oracle):
     file.write_text("kat = cat\n")
     with pytest.raises(PromptError, match="voc21 lacks: kat"):
         run(segmenter, **voc, synonyms=file)
-    with pytest.raises(InputError, match="must be from 0 to 1; got -0.5"):
+    with pytest.raises(InputError, match=r"must be from 0 to 1; got -0\.5"):
         run(segmenter, **voc, background=-0.5)
 
 
@@ -189,7 +191,9 @@ def test_progress_counts_the_images_of_all_benchmarks(tmp_path, oracle):
     truths = [labels for name in ("voc21", "ade20k") for labels in make_miniature(name, tmp_path).values()]
     seen = []
     options = EvaluationOptions(benchmark="voc21,ade20k", data=tmp_path, batch_size=2)
-    result = evaluate(options, segmenter=oracle(truths), progress=lambda done, total, note="": seen.append((done, total, note)))
+    result = evaluate(
+        options, segmenter=oracle(truths), progress=lambda done, total, note="": seen.append((done, total, note))
+    )
     assert [one[:2] for one in seen] == [(2, 6), (3, 6), (5, 6), (6, 6)]
     assert seen[0][2].startswith("voc21, mIoU ")
     assert [report.config["benchmark"] for report in result.reports] == ["voc21", "ade20k"]

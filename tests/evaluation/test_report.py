@@ -92,7 +92,9 @@ def test_which_published_row_stands_beside_a_run(values, title):
 def test_what_differs_from_the_published_system_is_said():
     metrics = ConfusionMatrix(get_benchmark("voc21").names).metrics()
     notes = make_report(config("voc21", model="vitb", method="freeda"), metrics, 1).notes
-    assert "published row FreeDA ViT-B: FreeDA's published code pairs DINOv2 ViT-L/14 without registers" in " ".join(notes)
+    assert "published row FreeDA ViT-B: FreeDA's published code pairs DINOv2 ViT-L/14 without registers" in " ".join(
+        notes
+    )
     settings = config("voc21", model="vitb", method="clip-dense") | {"system": {"variant": "residual"}}
     assert "averages 85 normalised templates" in " ".join(make_report(settings, metrics, 1).notes)
 

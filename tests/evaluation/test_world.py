@@ -12,7 +12,10 @@ from talk2dino.evaluation.world import PROMPT_VARIANTS, held_out_seeds, world_pr
 def test_perfect_and_constant_predictor(oracle):
     truths = [sample.load()[1] for sample in world_samples(held_out_seeds(1))]
     options = EvaluationOptions(benchmark="world", limit=1)
-    for change, background, objects in ((lambda labels: labels, 100.0, 100.0), (lambda labels: labels * 0 + 15, 0.0, 0.0)):
+    for change, background, objects in (
+        (lambda labels: labels, 100.0, 100.0),
+        (lambda labels: labels * 0 + 15, 0.0, 0.0),
+    ):
         outcome = run_benchmark(oracle(truths, change), get_benchmark("world"), options)
         details = make_report(outcome.config, outcome.metrics, 1).details
         assert details == {"background_miou": background, "object_miou": objects}

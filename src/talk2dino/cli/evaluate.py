@@ -74,8 +74,8 @@ def evaluate(
     from talk2dino.cli.progress import ProgressBar
     from talk2dino.cli.usage import method_options, usage
     from talk2dino.evaluation.options import EvaluationOptions
-    from talk2dino.evaluation.runs import merge_runs
     from talk2dino.evaluation.runs import evaluate as run
+    from talk2dino.evaluation.runs import merge_runs
     from talk2dino.io.settings import build_options, read_yaml
     from talk2dino.io.shards import parse_shard
 

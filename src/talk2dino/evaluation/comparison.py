@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from talk2dino.evaluation.cases import case_row
 from talk2dino.evaluation.charts import Bar, bar_chart
 from talk2dino.evaluation.matching import cluster_classes, matched_over_benchmark
@@ -124,7 +126,7 @@ def write_comparison(comparison: Comparison) -> list[Path]:
     ]
 
 
-def draw_first_images(rows: Sequence[Row], count: int = CASES, labels: Sequence[str] | None = None):
+def draw_first_images(rows: Sequence[Row], count: int = CASES, labels: Sequence[str] | None = None) -> Image.Image:
     """The first images of the benchmark with the labels of each system, without cleaning and refinement."""
     plain = {row.label: row for row in rows if not row.clean and not row.refine}
     shown = [plain[label] for label in labels or plain]

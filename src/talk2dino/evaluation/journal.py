@@ -52,7 +52,9 @@ class ImageRecord:
             return cls(line["name"], np.array(line["counts"], dtype=np.int64).reshape(-1, 3), line["miou"])
         except (ValueError, KeyError, TypeError):
             name = line.get("name")
-            raise DataError(f"{path}: the record of {name!r} is damaged: remove its line to evaluate it again") from None
+            raise DataError(
+                f"{path}: the record of {name!r} is damaged: remove its line to evaluate it again"
+            ) from None
 
     def as_json(self) -> Record:
         return {"name": self.name, "counts": self.counts.tolist(), "miou": self.miou}
@@ -213,7 +215,9 @@ def read_run(folders: Sequence[str | Path]) -> Run:
         raise InputError("no folder to merge")
     totals = {total for _, total in shards}
     if len(totals) != 1:
-        raise InputError(f"the folders hold runs with different numbers of shards: {', '.join(map(str, sorted(totals)))}")
+        raise InputError(
+            f"the folders hold runs with different numbers of shards: {', '.join(map(str, sorted(totals)))}"
+        )
     found_records = {number: records for (number, _), (_, records) in sorted(shards.items())}
     missing = _missing(config, found_records, totals.pop())
     return Run(config, [record for records in found_records.values() for record in records.values()], missing)

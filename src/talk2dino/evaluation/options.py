@@ -29,7 +29,7 @@ Threshold = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 
 
 def split_names(given: Any) -> tuple[str, ...]:
-    """"voc21,ade20k" or ["voc21,ade20k", "world"] to separate names, each once."""
+    """ "voc21,ade20k" or ["voc21,ade20k", "world"] to separate names, each once."""
     several = [given] if isinstance(given, str) else given or ()
     return tuple(dict.fromkeys(name.strip() for one in several for name in str(one).split(",") if name.strip()))
 
@@ -45,7 +45,9 @@ class SystemOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = Field("auto", description="a name of 'talk2dino models', a folder, or a hub id")
-    projection: Path | None = Field(None, description="projection to use with the model, or a folder of 'talk2dino train'")
+    projection: Path | None = Field(
+        None, description="projection to use with the model, or a folder of 'talk2dino train'"
+    )
     mode: Mode | None = Field(None, description="slide, whole or square; None: as published")
     background: Threshold | None = Field(None, description="background threshold; None: the method's default")
     clean: bool | None = Field(None, description="background cleaning; None: as published")
@@ -55,7 +57,9 @@ class SystemOptions(BaseModel):
     held_out: Literal["one", "all"] | None = Field(None, description="world: objects in colours training never showed")
     limit: int | None = Field(None, ge=1, description="only the first images")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
-    dtype: Dtype = Field("float32", description="float32 as in the published evaluation; auto is faster on most devices")
+    dtype: Dtype = Field(
+        "float32", description="float32 as in the published evaluation; auto is faster on most devices"
+    )
     out: Path | None = None
 
     @model_validator(mode="after")
@@ -73,7 +77,8 @@ class EvaluationOptions(SystemOptions):
     method: str = "talk2dino"
     method_options: dict[str, Any] = Field(default_factory=dict, description="such as prototypes, variant, segments")
     matching: Literal["benchmark", "image"] = Field(
-        "benchmark", description="for segments without classes: matched over the whole run, or in each image (upper bound)"
+        "benchmark",
+        description="for segments without classes: matched over the whole run, or in each image (upper bound)",
     )
     prompts: str = Field("names", description=f"world: {', '.join(PROMPT_VARIANTS)}")
     shard: tuple[int, int] = Field((1, 1), description="(i, n): every n-th image from the i-th on")
@@ -203,7 +208,9 @@ def row_options(
 ) -> EvaluationOptions:
     """The evaluation of one row of a comparison; ``own`` may also hold "background" and "matching"."""
     special = {name: own[name] for name in ("background", "matching") if own.get(name) is not None}
-    shared = options.model_dump(include={"model", "projection", "data", "synonyms", "held_out", "limit", "device", "dtype"})
+    shared = options.model_dump(
+        include={"model", "projection", "data", "synonyms", "held_out", "limit", "device", "dtype"}
+    )
     return build_options(EvaluationOptions, shared | special | {
         "benchmark": options.benchmark, "method": method, "clean": clean, "refine": refine,
         "method_options": {name: value for name, value in own.items() if name not in ("background", "matching")},

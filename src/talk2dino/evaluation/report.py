@@ -64,9 +64,7 @@ class EvaluationReport:
         return [cell(values[name]) for name in MEANS]
 
 
-def make_report(
-    config: dict[str, Any], metrics: Metrics, images: int, missing: str | None = None
-) -> EvaluationReport:
+def make_report(config: dict[str, Any], metrics: Metrics, images: int, missing: str | None = None) -> EvaluationReport:
     """A report with the notes that belong to its figures; ``missing`` is what an incomplete run lacks."""
     details: dict[str, float | None] = {}
     if not get_benchmark(config["benchmark"]).on_disk:
@@ -212,12 +210,13 @@ def terminal_table(report: EvaluationReport) -> str:
 
 
 def write_report(report: EvaluationReport, folder: Path, *, not_drawn: str | None = None) -> list[Path]:
-    """Write results.json, summary.csv, classes.csv, report.md and classes.png; returns their paths.
+    """Write results.json, summary.csv, classes.csv, report.md and classes.png beside images.png; returns their paths.
 
     Args:
         not_drawn: why there is no images.png.
     """
-    page = markdown_page(report, drawn=(folder / "images.png").is_file(), not_drawn=not_drawn)
+    images = folder / "images.png"
+    page = markdown_page(report, drawn=images.is_file(), not_drawn=not_drawn)
     summary = _summary(report)
     classes = [[c["name"], cell(c["iou"]), cell(c["accuracy"]), str(c["pixels"])] for c in _classes(report)]
     return [
@@ -226,6 +225,7 @@ def write_report(report: EvaluationReport, folder: Path, *, not_drawn: str | Non
         write_atomically(folder / "classes.csv", csv_table(["class", "iou", "accuracy", "pixels"], classes)),
         write_atomically(folder / "report.md", page),
         save_png(class_chart(report.metrics, summary_line(report)), folder / "classes.png"),
+        *([images] if images.is_file() else []),
     ]
 
 

@@ -81,13 +81,13 @@ def load_segmenter(options: EvaluationOptions) -> Segmenter:
     )  # fmt: skip
 
 
-def part_of(progress: ProgressCallback | None, start: int, total: int, name: str) -> ProgressCallback | None:
-    """Report one part of a longer count: ``start`` items came before it."""
+def part_of(progress: ProgressCallback | None, start: int, whole: int, name: str) -> ProgressCallback | None:
+    """Report one part of a longer count of ``whole`` items, of which ``start`` came before it."""
     if progress is None:
         return None
 
-    def report(done: int, _: int, note: str = "") -> None:
-        progress(start + done, total, f"{name}, {note}" if name else note)
+    def report(done: int, total: int, note: str = "") -> None:
+        progress(start + done, whole, f"{name}, {note}" if name else note)
 
     return report
 

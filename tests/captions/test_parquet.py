@@ -1,0 +1,88 @@
+import os
+
+import pytest
+from caption_files import RECORDS, ROWS_PER_CAPTION, jpeg, listed
+
+from talk2dino.captions import open_source
+from talk2dino.errors import DataError
+
+
+@pytest.mark.parametrize("struct", [True, False])
+def test_parquet(tmp_path, struct):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    pictures = [jpeg((50 * n, 0, 0)) for n in range(5)]
+    images = [{"bytes": p, "path": "x"} for p in pictures] if struct else pictures
+    captions = [["a", "b"], ["c"], [], ["d"], None]
+    table = pa.table({"image": images, "captions": captions})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=2)
+    pq.write_table(table, tmp_path / "b.parquet")
+    source = open_source(tmp_path)
+    found = listed(source)
+    assert len(source) == 10
+    assert [value for _, _, value in found[:5]] == [
+        ("a", "b"), ("c",), "no caption that is not empty", ("d",), "no caption that is not empty",
+    ]  # fmt: skip
+    assert [number for number, _, _ in found] == list(range(10))
+    some = list(source.records(lambda number: number in (3, 6)))
+    assert [number for number, _ in some] == [3, 6]
+    assert some[0][1].read() == pictures[3]
+    pq.write_table(pa.table({"other": [1]}), tmp_path / "c.parquet")
+    with pytest.raises(DataError, match=r"c.parquet has the columns other; expected one of image"):
+        open_source(tmp_path / "c.parquet")
+    (tmp_path / "d.parquet").write_bytes(b"PAR1 cut")
+    with pytest.raises(DataError, match="cannot be read as parquet"):
+        open_source(tmp_path / "d.parquet")
+
+
+def test_parquet_with_a_damaged_page(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    captions = pa.array([b"zero", b"one", b"two", b"\xff\xfe", b"four", b"five"], pa.binary()).view(pa.utf8())
+    table = pa.table({"image": [os.urandom(900) for _ in range(6)], "caption": captions})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=2, compression="none", use_dictionary=False)
+    group = pq.ParquetFile(tmp_path / "a.parquet").metadata.row_group(0).column(0)
+    content = bytearray((tmp_path / "a.parquet").read_bytes())
+    content[group.data_page_offset : group.data_page_offset + 20] = b"\xff" * 20
+    (tmp_path / "a.parquet").write_bytes(content)
+    source = open_source(tmp_path / "a.parquet")
+    found = listed(source)
+    assert [number for number, _, _ in found] == [0, 1, 2, 3, 4, 5]
+    assert all("its part of a.parquet is damaged" in reason for _, _, reason in found[:2])
+    assert [value for _, _, value in found[2:]] == [("two",), "its captions are not UTF-8", ("four",), ("five",)]
+    assert [n for n, _, _ in listed(source, lambda n: n in (1, 4))] == [1, 4]
+
+
+@pytest.mark.parametrize("column", ["image_id", "file_name", "image.path"])
+def test_one_row_per_caption(tmp_path, column):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    pictures = {name: jpeg((60 * n, 0, 0)) for n, (_, name, _) in enumerate(RECORDS)}
+    rows = [(name, pictures[name], caption) for name, caption in ROWS_PER_CAPTION]
+    images = [{"bytes": data, "path": name if column == "image.path" else None} for name, data, _ in rows]
+    values = {"image": images, "caption": [caption for _, _, caption in rows]}
+    if column != "image.path":
+        values[column] = [name for name, _, _ in rows]
+    table = pa.table(values)
+    pq.write_table(table.slice(0, 4), tmp_path / "0.parquet", row_group_size=1)
+    pq.write_table(table.slice(4), tmp_path / "1.parquet")
+    source = open_source(tmp_path)
+    found = listed(source)
+    assert [(number, captions) for number, _, captions in found[:3]] == [(n, c) for n, _, c in RECORDS]
+    assert found[3:] == [(3, "1.parquet:4", "repeats the image and captions of an earlier row")]
+    assert len(source) == 4
+    for number, name in enumerate(("a.jpg", "b.jpg", "c.jpg")):
+        [(_, record)] = source.records(lambda n, number=number: n == number)
+        assert record.read() == pictures[name]
+
+
+def test_equal_paths_with_other_bytes_are_other_images(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    images = [{"bytes": jpeg((90 * n, 0, 0)), "path": "0.jpg"} for n in range(2)]
+    pq.write_table(pa.table({"image": images, "text": ["dark", "red"]}), tmp_path / "a.parquet")
+    assert [captions for _, _, captions in listed(open_source(tmp_path))] == [("dark",), ("red",)]

@@ -4,6 +4,7 @@ import pytest
 from caption_files import coco_file, jpeg, listed
 
 from talk2dino.captions import open_source
+from talk2dino.captions.coco import find_coco_images
 from talk2dino.errors import DataError
 
 
@@ -96,3 +97,42 @@ def test_entries_without_content(tmp_path):
         "captions_train2014.json: annotations left out because they have no text as their caption: 1",
         "captions_train2014.json: annotations left out because they are repeated: 1",
     ]
+
+
+def test_captions_in_their_order_and_images_elsewhere(tmp_path):
+    """Captions of interleaved images, ids as numbers and as text, and annotations before images."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "b.jpg").write_bytes(b"image b")
+    captions = [(7, "7 a"), ("7", "text a"), (3, "3 a"), (7, "7 b"), (3, "3 b"), (7, "7 c")]
+    content = {
+        "annotations": [{"id": n, "image_id": i, "caption": c} for n, (i, c) in enumerate(captions)],
+        "images": [{"id": i, "file_name": name} for i, name in ((3, "a.jpg"), (7, "b.jpg"), ("7", "c.jpg"))],
+    }
+    source = open_source(coco_file(tmp_path, content), images=tmp_path / "elsewhere")
+    assert source.description["images"] == "elsewhere"
+    assert listed(source) == [(0, "3", ("3 a", "3 b")), (1, "7", ("7 a", "7 b", "7 c")), (2, "7", ("text a",))]
+    [(_, record)] = source.records(lambda number: number == 1)
+    assert record.read() == b"image b"
+
+
+@pytest.mark.parametrize("place", ["train2014", "images/train2014", "annotations/train2014", "annotations/images"])
+def test_image_folders(tmp_path, place):
+    file = coco_file(tmp_path, {"images": [], "annotations": []})
+    (tmp_path / "train2014").rmdir()
+    (tmp_path / place).mkdir(parents=True)
+    assert find_coco_images(file) == tmp_path / place
+
+
+def test_a_caption_that_pandas_left_empty(tmp_path):
+    """NaN is not text; the rest of the file is read."""
+    content = b'{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "caption": NaN}, '
+    source = open_source(coco_file(tmp_path, content + b'{"image_id": 1, "caption": "one"}]}'))
+    assert listed(source) == [(0, "1", ("one",))]
+    assert source.notes == [
+        "captions_train2014.json: annotations left out because they have no text as their caption: 1"
+    ]
+
+
+def test_missing_lists_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"is not a COCO captions file: it has no list annotations; expected"):
+        open_source(coco_file(tmp_path, {"images": []}))

@@ -1,4 +1,6 @@
 import json
+import math
+import tracemalloc
 
 import pytest
 
@@ -77,3 +79,43 @@ def test_what_is_not_utf8_or_no_object(tmp_path, monkeypatch):
         path.write_text(text)
         with pytest.raises(DataError, match="cannot be read as JSON"):
             entries(path)
+
+
+def test_values_are_those_of_the_standard_library(tmp_path):
+    """What json.dump writes is accepted: NaN, integers of any size, half a surrogate pair."""
+    path = tmp_path / "x.json"
+    content = {"images": [{"id": 2**70, "score": float("inf"), "half": "a \ud800"}, -0.0, 1e-7]}
+    path.write_text(json.dumps(content))
+    assert [entry for _, entry in entries(path)[0]] == content["images"]
+    path.write_text('{"images": [NaN]}')
+    [(_, value)], _ = entries(path)
+    assert math.isnan(value)
+
+
+def test_nested_brackets(tmp_path):
+    path = tmp_path / "x.json"
+    for text in ('{"images": ' + "[" * 100_000, '{"other": ' + "[" * 100_000 + "]" * 100_000 + "}"):
+        path.write_text(text)
+        with pytest.raises(DataError, match=r"cannot be read as JSON: (too many nested brackets|.*cut off)"):
+            entries(path)
+
+
+def test_a_list_that_occurs_twice_and_one_that_is_none(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text(' {"images" : [1 , 2] , "annotations" : {"images": [3]}, "images" : [ ] , "images": [4]} \n')
+    assert entries(path) == ([("images", 1), ("images", 2), ("images", 4)], {"images"})
+
+
+def test_memory_holds_a_few_pieces(tmp_path, monkeypatch):
+    """Not the file: 3 MB of entries are read in pieces of 4 kB."""
+    monkeypatch.setattr(json_lists, "PIECE", 4096)
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps({"images": [{"id": n, "text": "x" * 100} for n in range(23_000)]}))
+    tracemalloc.start()
+    try:
+        count = sum(1 for _ in json_entries(path, ["images"], set()))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert count == 23_000
+    assert peak < 200_000 < path.stat().st_size / 10

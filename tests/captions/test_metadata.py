@@ -91,3 +91,36 @@ def test_one_line_per_caption(tmp_path, ending):
     assert listed(source) == [*RECORDS, (3, "a.jpg", "repeats the file name and captions of an earlier line")]
     assert len(source) == 4
     assert listed(source, lambda number: number == 2) == RECORDS[2:]
+
+
+def test_fields_in_their_order_and_empty_ones(tmp_path):
+    lines = [
+        {"text": "second", "captions": ["first"], "file_name": "a.jpg", "image": "b.jpg"},
+        {"captions": [], "caption": "", "sentences": ["third"], "filename": "c.jpg"},
+        {"txt": "last", "file_name": 5, "filepath": "d.jpg"},
+        ["a list"],
+        {"file_name": "", "text": "no name"},
+    ]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n" + "[" * 100_000)
+    assert listed(open_source(tmp_path)) == [
+        (0, "a.jpg", ("first",)),
+        (1, "c.jpg", ("third",)),
+        (2, "d.jpg", ("last",)),
+        (3, "metadata.jsonl:4", "not a JSON object"),
+        (4, "metadata.jsonl:5", "no field file_name, filename, image, path, filepath"),
+        (5, "metadata.jsonl:6", "not JSON"),
+    ]
+
+
+def test_jsonl_is_preferred_to_csv(tmp_path):
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.jpg,csv\n")
+    assert listed(open_source(tmp_path)) == [(0, "a.jpg", ("csv",))]
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.jpg", "text": "jsonl"}')
+    assert listed(open_source(tmp_path)) == [(0, "a.jpg", ("jsonl",))]
+
+
+@pytest.mark.parametrize("heading", ["file_name,title", "title,text"])
+def test_csv_needs_both_columns(tmp_path, heading):
+    (tmp_path / "metadata.csv").write_text(f"{heading}\na,b\n")
+    with pytest.raises(DataError, match=rf"has the columns {heading.replace(',', ', ')} in its first line"):
+        open_source(tmp_path)

@@ -86,3 +86,57 @@ def test_equal_paths_with_other_bytes_are_other_images(tmp_path):
     images = [{"bytes": jpeg((90 * n, 0, 0)), "path": "0.jpg"} for n in range(2)]
     pq.write_table(pa.table({"image": images, "text": ["dark", "red"]}), tmp_path / "a.parquet")
     assert [captions for _, _, captions in listed(open_source(tmp_path))] == [("dark",), ("red",)]
+
+
+def test_rows_that_cannot_be_used_and_several_files(tmp_path):
+    """Rows of one file name across files; missing names and bytes; a plain column of bytes beside the name."""
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    def write(file, rows):
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        types = (pa.binary(), pa.utf8(), pa.utf8())
+        values = [pa.array(column, kind) for column, kind in zip(columns, types, strict=True)]
+        pq.write_table(pa.table(dict(zip(("jpg", "file_name", "txt"), values, strict=True))), file, row_group_size=3)
+
+    write(tmp_path / "0.parquet", [(b"A", "a", "1"), (b"X", None, "2"), (None, "c", "3"), (b"Y", None, "2")])
+    write(tmp_path / "1.parquet", [(b"B", "b", "4"), (b"A", "a", "5"), (b"C", "d", " ")])
+    source = open_source(tmp_path)
+    expected = [
+        (0, "0.parquet:0", ("1", "5")),
+        (1, "0.parquet:1", ("2",)),
+        (2, "0.parquet:2", "no image bytes in its row"),
+        (3, "0.parquet:3", ("2",)),
+        (4, "1.parquet:4", ("4",)),
+        (5, "1.parquet:6", "no caption that is not empty"),
+    ]
+    assert listed(source) == expected
+    for number in range(6):
+        assert listed(source, lambda n, number=number: n == number) == expected[number : number + 1]
+    assert [record.read() for _, record in source.records(lambda n: n in (0, 1, 3, 4))] == [b"A", b"X", b"Y", b"B"]
+
+
+def test_files_without_wanted_records_are_not_opened(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    for n in range(3):
+        pq.write_table(pa.table({"image": [b"%d" % n], "text": [str(n)]}), tmp_path / f"{n}.parquet")
+    source = open_source(tmp_path)
+    for n in (0, 2):
+        (tmp_path / f"{n}.parquet").unlink()
+    assert listed(source, lambda number: number == 1) == [(1, "1.parquet:1", ("1",))]
+
+
+def test_more_rows_than_a_batch(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    table = pa.table({"image": [b"%d" % n for n in range(211)], "text": [str(n) for n in range(211)]})
+    pq.write_table(table, tmp_path / "0.parquet", row_group_size=101)
+    source = open_source(tmp_path)
+    chosen = {0, 63, 64, 100, 101, 165, 210}
+    found = list(source.records(chosen.__contains__))
+    assert [(number, record.captions, record.read()) for number, record in found] == [
+        (number, (str(number),), b"%d" % number) for number in sorted(chosen)
+    ]

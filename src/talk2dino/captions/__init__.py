@@ -9,8 +9,7 @@ In reading order:
   :mod:`~talk2dino.captions.metadata`, :mod:`~talk2dino.captions.webdataset`, :mod:`~talk2dino.captions.parquet`.
 - What the layouts share: :mod:`~talk2dino.captions.files` reads one file, :mod:`~talk2dino.captions.fingerprint`
   recognises a changed source, :mod:`~talk2dino.captions.image_rows` groups the rows of one image, and
-  :mod:`~talk2dino.captions.duplicates`, :mod:`~talk2dino.captions.text_list` and :mod:`~talk2dino.captions.json_lists`
-  keep the index of a million images small.
+  :mod:`~talk2dino.captions.index` and :mod:`~talk2dino.captions.json_lists` keep the index of a million images small.
 """
 
 from talk2dino.captions.layouts import open_source, open_sources

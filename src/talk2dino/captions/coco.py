@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from talk2dino.captions.duplicates import hash64, is_repeated
 from talk2dino.captions.files import file_reader, printable
 from talk2dino.captions.fingerprint import Fingerprint
+from talk2dino.captions.index import TextList, hash64, is_repeated
 from talk2dino.captions.json_lists import json_entries
 from talk2dino.captions.source import CaptionSource, Numbered, Record, Skipped, Wanted, always, make_record
-from talk2dino.captions.text_list import TextList
 from talk2dino.errors import DataError
 
 _EXPECTED = "expected 'images' (id, file_name) and 'annotations' (image_id, caption)"

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from talk2dino.captions.duplicates import first_places, hash64, is_repeated, is_shared
-from talk2dino.captions.text_list import TextList
+from talk2dino.captions.index import TextList, first_places, hash64, is_repeated, is_shared
+from talk2dino.captions.source import Wanted
 
 #: Captions of some rows: from a mask (N,) of the rows to (row, captions) of each of them, in order.
 ReadCaptions = Callable[[np.ndarray], Iterable[tuple[int, object]]]
@@ -57,14 +57,14 @@ class ImageRows:
         """How many rows have a number."""
         return int(self._numbers[-1])
 
-    def number(self, row: int) -> int | None:
-        """The record number of a row; None for a further row."""
-        number, after = self._numbers[row : row + 2]
-        return int(number) if after > number else None
+    def number(self, row: int) -> int:
+        """The record number of a row; for a further row, that of the next numbered one."""
+        return int(self._numbers[row])
 
-    def numbers(self, start: int, stop: int) -> range:
-        """The record numbers of the rows from ``start`` to before ``stop``."""
-        return range(int(self._numbers[start]), int(self._numbers[stop]))
+    def is_wanted(self, row: int, wanted: Wanted) -> bool:
+        """Whether a row has a number, and it is wanted."""
+        number, after = self._numbers[row : row + 2].tolist()
+        return number < after and wanted(number)
 
     def is_repeated(self, row: int) -> bool:
         return bool(self._repeated[row])

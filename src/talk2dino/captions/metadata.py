@@ -13,11 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from talk2dino.captions.duplicates import hash64
 from talk2dino.captions.files import file_reader, printable
 from talk2dino.captions.fingerprint import Fingerprint
 from talk2dino.captions.image_rows import ImageRows
-from talk2dino.captions.source import CAPTION_FIELDS, CaptionSource, Numbered, Skipped, Wanted, always, make_record
+from talk2dino.captions.index import hash64
+from talk2dino.captions.source import (
+    CAPTION_FIELDS,
+    CaptionSource,
+    Numbered,
+    Skipped,
+    Wanted,
+    always,
+    find_captions,
+    make_record,
+)
 from talk2dino.errors import DataError
 
 FILE_FIELDS = ("file_name", "filename", "image", "path", "filepath")
@@ -56,9 +65,9 @@ class MetadataSource(CaptionSource):
 
     def records(self, wanted: Wanted = always) -> Numbered:
         for row, (name, captions) in enumerate(self._rows()):
-            number = self._groups.number(row)
-            if number is None or not wanted(number):
+            if not self._groups.is_wanted(row, wanted):
                 continue
+            number = self._groups.number(row)
             if isinstance(name, Skipped):
                 yield number, name
             elif self._groups.is_repeated(row):
@@ -76,8 +85,7 @@ class MetadataSource(CaptionSource):
                 yield Skipped(key, entry), None
                 continue
             name = next((entry[field] for field in FILE_FIELDS if isinstance(entry.get(field), str)), None)
-            captions = next((entry[field] for field in CAPTION_FIELDS if entry.get(field)), None)
-            yield name or Skipped(key, f"no field {', '.join(FILE_FIELDS)}"), captions
+            yield name or Skipped(key, f"no field {', '.join(FILE_FIELDS)}"), find_captions(entry)
 
 
 def _check_columns(file: Path) -> None:

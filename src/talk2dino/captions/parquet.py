@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from talk2dino.captions.duplicates import hash64, is_shared
 from talk2dino.captions.files import printable
 from talk2dino.captions.fingerprint import Fingerprint
 from talk2dino.captions.image_rows import ImageRows
+from talk2dino.captions.index import hash64, is_shared
 from talk2dino.captions.source import (
     CAPTION_FIELDS,
     CaptionSource,
@@ -88,16 +88,13 @@ class ParquetSource(CaptionSource):
 
     def records(self, wanted: Wanted = always) -> Numbered:
         for table, start in zip(self._tables, self._starts, strict=True):
-            if not any(map(wanted, self._groups.numbers(start, start + table.rows))):
-                continue
-            numbers = map(self._groups.number, range(start, start + table.rows))
-            mask = np.fromiter((number is not None and wanted(number) for number in numbers), bool, table.rows)
+            mask = np.fromiter((self._groups.is_wanted(start + row, wanted) for row in range(table.rows)), bool)
             for row, cells in table.read([table.image, table.captions], mask):
-                yield self._groups.number(start + row), self._record(table, row, start + row, cells)  # type: ignore[misc]
+                yield self._groups.number(start + row), self._record(table, start + row, cells)
 
-    def _record(self, table: _Table, row: int, place: int, cells: Cells) -> Record | Skipped:
-        key = f"{printable(table.path.name)}:{place}"
-        if self._groups.is_repeated(place):
+    def _record(self, table: _Table, row: int, cells: Cells) -> Record | Skipped:
+        key = f"{printable(table.path.name)}:{row}"
+        if self._groups.is_repeated(row):
             return Skipped(key, "repeats the image and captions of an earlier row")
         if isinstance(cells, Exception):
             return Skipped(key, f"its part of {table.path.name} is damaged ({' '.join(str(cells).split())})")
@@ -108,7 +105,7 @@ class ParquetSource(CaptionSource):
         content = image.get("bytes") if isinstance(image, dict) else image
         if not isinstance(content, bytes):
             return Skipped(key, "no image bytes in its row")
-        return make_record(key, self._groups.captions(place, captions), lambda: content)
+        return make_record(key, self._groups.captions(row, captions), lambda: content)
 
 
 class _Table:
@@ -157,6 +154,8 @@ class _Table:
         import pyarrow.parquet
 
         first = 0
+        if not mask.any():
+            return
         with pyarrow.parquet.ParquetFile(self.path) as opened:
             for group, count in enumerate(self._group_rows):
                 rows = np.flatnonzero(mask[first : first + count])

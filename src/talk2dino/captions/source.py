@@ -102,6 +102,11 @@ class FirstRecords(CaptionSource):
         return islice(numbered, sum(map(wanted, range(len(self)))))  # or the source is read to its end
 
 
+def find_captions(fields: Mapping[str, object]) -> object:
+    """The first of :data:`CAPTION_FIELDS` that is not empty, or None."""
+    return next((fields[name] for name in CAPTION_FIELDS if fields.get(name)), None)
+
+
 def make_record(key: str, captions: object, read: Callable[[], bytes]) -> Record | Skipped:
     """Make a record from one caption or a list of captions, with whitespace normalised.
 

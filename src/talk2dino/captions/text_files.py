@@ -7,8 +7,8 @@ from pathlib import Path
 
 from talk2dino.captions.files import file_reader, printable, read_file
 from talk2dino.captions.fingerprint import Fingerprint
+from talk2dino.captions.index import TextList
 from talk2dino.captions.source import CaptionSource, Numbered, Record, Skipped, Wanted, always, make_record
-from talk2dino.captions.text_list import TextList
 from talk2dino.errors import DataError
 from talk2dino.io.images import IMAGE_ENDINGS
 

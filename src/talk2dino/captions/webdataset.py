@@ -8,20 +8,19 @@ from array import array
 from collections.abc import Sequence
 from pathlib import Path
 
-from talk2dino.captions.duplicates import hash64, is_repeated
 from talk2dino.captions.files import printable
 from talk2dino.captions.fingerprint import Fingerprint
+from talk2dino.captions.index import TextList, hash64, is_repeated
 from talk2dino.captions.source import (
-    CAPTION_FIELDS,
     CaptionSource,
     Numbered,
     Record,
     Skipped,
     Wanted,
     always,
+    find_captions,
     make_record,
 )
-from talk2dino.captions.text_list import TextList
 from talk2dino.errors import DataError
 from talk2dino.io.images import IMAGE_ENDINGS
 
@@ -104,11 +103,10 @@ class _TarIndex:
                 for member in tar:
                     self._add(member, numbers)
                     tar.members = []  # type: ignore[attr-defined]  # it would remember every header
-                end = tar.offset  # where no further header was found
+                if not _ends_at(path, tar.offset):
+                    raise EOFError("no end mark where the next header should be")
         except (tarfile.TarError, EOFError, OSError) as error:
             self.damage = f"the tar is truncated or damaged after {len(self.names)} samples ({error})"
-        if self.damage is None and not _ends_at(path, end):
-            self.damage = f"the tar is truncated or damaged after {len(self.names)} samples"
 
     def _add(self, member: tarfile.TarInfo, numbers: dict[str, int]) -> None:
         folder, _, base = member.name.rpartition("/")
@@ -142,10 +140,8 @@ class _TarIndex:
             return Skipped(key, f"no image of that name in {self.path.name}")
         captions: object = None
         try:
-            if entry:
-                fields = json.loads(self._read(entry, entry_size).decode("utf-8-sig"))
-                if isinstance(fields, dict):
-                    captions = next((fields[name] for name in CAPTION_FIELDS if fields.get(name)), None)
+            if entry and isinstance(fields := json.loads(self._read(entry, entry_size).decode("utf-8-sig")), dict):
+                captions = find_captions(fields)
             if captions is None and txt:
                 captions = self._read(txt, txt_size).decode("utf-8-sig").splitlines()
         except UnicodeDecodeError:

@@ -21,6 +21,7 @@ def test_coco_layouts(tmp_path, year, name):
             {"id": 3, "image_id": 9, "caption": "红色"},
             {"id": 4, "image_id": 5, "caption": "  "},
             {"id": 5, "image_id": 77, "caption": "nobody's"},
+            {"id": 6, "image_id": 77, "caption": "nobody's either"},
         ],
     }
     file = tmp_path / "annotations" / f"captions_train{year}.json"
@@ -136,3 +137,12 @@ def test_a_caption_that_pandas_left_empty(tmp_path):
 def test_missing_lists_are_named(tmp_path):
     with pytest.raises(DataError, match=r"is not a COCO captions file: it has no list annotations; expected"):
         open_source(coco_file(tmp_path, {"images": []}))
+
+
+def test_many_captions_keep_their_order(tmp_path):
+    annotations = [{"id": n, "image_id": n % 3, "caption": str(n)} for n in range(101)]
+    images = [{"id": n, "file_name": f"{n}.jpg"} for n in (2, 0, 1)]
+    source = open_source(coco_file(tmp_path, {"images": images, "annotations": annotations}))
+    assert [captions for _, _, captions in listed(source)] == [
+        tuple(map(str, range(first, 101, 3))) for first in (2, 0, 1)
+    ]

@@ -10,6 +10,7 @@ def grouped(rows):
     asked = []
 
     def read(mask):
+        assert mask.any()  # the captions of other tables are not read a second time
         for row in mask.nonzero()[0].tolist():
             asked.append(row)
             yield row, rows[row][1]

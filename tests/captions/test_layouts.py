@@ -115,3 +115,12 @@ def test_several_paths_are_one_source(tmp_path):
     assert listed(open_sources([one, two])) == [(0, "a.jpg", ("x",)), (1, "a.jpg", ("y",))]
     assert listed(open_sources([one, two], limit=1)) == [(0, "a.jpg", ("x",))]
     assert open_sources([one]).description == open_source(one).description
+
+
+def test_a_split_of_another_name(tmp_path):
+    for name in ("x-train-0", "x-minival-0"):
+        make_tar(tmp_path / f"{name}.tar", [("0.jpg", jpeg()), ("0.txt", name.encode())])
+    assert listed(open_source(tmp_path, split="minival")) == [(0, "0", ("x-minival-0",))]
+    assert listed(open_source(tmp_path)) == [(0, "0", ("x-train-0",))]
+    with pytest.raises(DataError, match="holds the splits train, not other: choose one with --split"):
+        open_source(tmp_path, split="other")

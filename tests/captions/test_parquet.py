@@ -140,3 +140,19 @@ def test_more_rows_than_a_batch(tmp_path):
     assert [(number, record.captions, record.read()) for number, record in found] == [
         (number, (str(number),), b"%d" % number) for number in sorted(chosen)
     ]
+
+
+def test_names_decide_where_there_are_some(tmp_path):
+    """Rows of one file name are one record although their bytes differ; names that are not UTF-8 belong to no group."""
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    names = pa.array([b"a", b"\xff", b"a", b"\xff"], pa.binary()).view(pa.utf8())
+    images = [{"bytes": b"image %d" % n, "path": "x"} for n in range(4)]
+    table = pa.table({"image": images, "file_name": names, "text": ["one", "two", "three", "two"]})
+    pq.write_table(table, tmp_path / "0.parquet", use_dictionary=False)
+    source = open_source(tmp_path)
+    assert [(number, captions) for number, _, captions in listed(source)] == [
+        (0, ("one", "three")), (1, ("two",)), (2, ("two",)),
+    ]  # fmt: skip
+    assert next(source.records())[1].read() == b"image 0"

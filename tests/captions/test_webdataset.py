@@ -1,5 +1,6 @@
 import json
 import os
+import tarfile
 
 import pytest
 from caption_files import jpeg, listed, make_tar
@@ -153,6 +154,7 @@ def test_numbers_after_a_damaged_tar(tmp_path):
     assert len(source) == 5
     assert [number for number, _ in source.records()] == [0, 1, 2, 3, 4]
     assert [(number, key) for number, key, _ in listed(source, lambda number: number >= 3)] == [(3, "0.tar"), (4, "x")]
+    assert [number for number, _ in source.records(lambda number: number == 4)] == [4]
 
 
 def test_a_tar_that_was_cut_after_it_was_indexed(tmp_path):
@@ -162,3 +164,12 @@ def test_a_tar_that_was_cut_after_it_was_indexed(tmp_path):
     os.truncate(tmp_path / "0.tar", 2500)
     with pytest.raises(DataError, match=r"^0\.tar ends inside it$"):
         record.read()
+
+
+def test_only_regular_members_count(tmp_path):
+    make_tar(tmp_path / "0.tar", [("a.jpg", b"image"), ("a.txt", b"one"), ("b.txt", b"two")])
+    with tarfile.open(tmp_path / "0.tar", "a") as tar:
+        folder = tarfile.TarInfo("b.jpg")
+        folder.type = tarfile.DIRTYPE
+        tar.addfile(folder)
+    assert listed(open_source(tmp_path)) == [(0, "a", ("one",)), (1, "b", "no image of that name in 0.tar")]

@@ -40,9 +40,9 @@ class TextList(Sequence[str]):
 
 
 def hash64(key: str) -> int:
-    """A 64-bit hash of a text, never 0: in the functions below, 0 stands for a missing key and equals nothing."""
+    """A 64-bit hash of a text. In the functions below, 0 stands for a missing key, which equals no other key."""
     digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little") or 1
+    return int.from_bytes(digest, "little")
 
 
 def is_repeated(hashes: array | np.ndarray) -> np.ndarray:

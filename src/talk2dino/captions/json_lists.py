@@ -77,18 +77,16 @@ class _JsonReader:
         """The next whole value."""
         self.peek()
         while True:
-            start = self.place
             try:
-                value, end = self.parse(self.text, start)
-                if self.text[end : end + 1] in _DELIMITERS:
+                value, end = self.parse(self.text, self.place)
+                if self.text[end : end + 1] in _DELIMITERS:  # otherwise a number may go on in the next piece
                     self.place = end
                     return value
-                if not self.read_on():  # a number may go on in the next piece
-                    self.place = end - start
-                    return value
+                problem = "expected a comma or bracket after a value"
             except json.JSONDecodeError as error:
-                if not self.read_on():
-                    raise ValueError(f"{error.msg}, or the file is cut off") from None
+                problem = error.msg
+            if not self.read_on():
+                raise ValueError(f"{problem}, or the file is cut off")
 
     def lists(self, names: Collection[str], found: set[str]) -> Iterator[tuple[str, Any]]:
         if not self.peek():

@@ -98,8 +98,7 @@ class FirstRecords(CaptionSource):
         return min(self._limit, len(self._source))
 
     def records(self, wanted: Wanted = always) -> Numbered:
-        numbered = self._source.records(lambda number: number < self._limit and wanted(number))
-        return islice(numbered, sum(map(wanted, range(len(self)))))  # or the source is read to its end
+        return islice(self._source.records(wanted), sum(map(wanted, range(len(self)))))
 
 
 def find_captions(fields: Mapping[str, object]) -> object:

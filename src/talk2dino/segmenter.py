@@ -377,7 +377,7 @@ class Segmenter:
         self, text: TextFeatures, background: Background, clean: bool | None, refine: bool, return_scores: bool
     ) -> DecodeOptions:
         """Check what was asked and fill in the model's defaults."""
-        if text.embeddings.shape[1] != (self.projection.vision_dim if self.projection else self.text.dim):
+        if text.embeddings.shape[1] != (self.projection.out_dim if self.projection else self.text.dim):
             raise ShapeError(
                 f"text features of {text.embeddings.shape[1]} dimensions do not belong to the model {self.name}"
             )
@@ -504,12 +504,12 @@ class Segmenter:
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write model.safetensors (published layout), config.json and, if it has its own, tokenizer.json."""
-        from talk2dino.models.saving import save_segmenter
+        from talk2dino.models.saving import save_model
 
-        return save_segmenter(self, Path(folder))
+        return save_model(self, Path(folder))
 
     def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload what :meth:`save_pretrained` writes to a hub repository; returns its address."""
-        from talk2dino.models.saving import push_segmenter
+        from talk2dino.models.saving import push_model
 
-        return push_segmenter(self, repository, private=private, token=token)
+        return push_model(self, repository, private=private, token=token)

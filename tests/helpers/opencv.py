@@ -23,9 +23,6 @@ def opencv_resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
             if left < 0 or left >= columns - 1:  # outside the outermost centres: the border pixel
                 left, a0, a1 = min(max(left, 0), columns - 1), 2048, 0
             right = min(left + 1, columns - 1)
-            if (rows, columns) == (2 * height, 2 * width):
-                resized[y, x] = (upper[left] + upper[right] + lower[left] + lower[right] + 2) >> 2
-                continue
             s0, s1 = (row[left] * a0 + row[right] * a1 for row in (upper, lower))
             resized[y, x] = ((b0 * (s0 >> 4) >> 16) + (b1 * (s1 >> 4) >> 16) + 2) >> 2
     return resized

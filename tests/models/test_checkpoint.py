@@ -156,6 +156,26 @@ def test_parts_are_saved_like_a_segmenter(tmp_path):
     assert saved.vision.num_heads == 6
 
 
+def test_towers_of_clip_must_agree(tmp_path):
+    tensors = whole_model_tensors(load_parts("micro"))
+    saved = save_model(load_parts("micro"), tmp_path / "saved")
+    tensors["clip_model.visual.proj"] = tensors["clip_model.visual.proj"][:, 1:].contiguous()
+    save_file(tensors, saved / "model.safetensors")
+    with pytest.raises(CheckpointError, match="CLIP's image tower has 191 dimensions, its text tower 192"):
+        load_parts(saved)
+
+
+@pytest.mark.parametrize(("width", "threshold"), [(1024, 0.54), (128, 0.55)])
+def test_a_whole_model_without_a_configuration_takes_the_threshold_of_its_size(folder, width, threshold):
+    path, tensors = folder
+    backbone = build_backbone("dinov2", hidden_size=width, num_hidden_layers=1, num_attention_heads=16, image_size=42)
+    vision = {f"model.{name}": value.bfloat16() for name, value in vision_to_original(VisionModel(backbone)).items()}
+    save_file(
+        vision | {f"clip_model.{n}": v for n, v in below(tensors, "clip_model.").items()}, path / "model.safetensors"
+    )
+    assert load_parts(path).config.threshold == threshold
+
+
 def test_thresholds_follow_the_size_of_the_vision_model(hub):
     assert CATALOG["dinov2-reg-large"].threshold == CATALOG["vitl"].threshold == 0.54
     assert CATALOG["dinov2-reg-base"].threshold == CATALOG["vitb"].threshold == 0.55

@@ -106,10 +106,9 @@ def dump_original(module: nn.Module, rules: list[Rule]) -> dict[str, Tensor]:
 
 
 def _depth(tensors: Tensors, prefix: str) -> int:
+    """Number of blocks; never more than there are tensors, so that an absurd number is an unexpected key."""
     numbers = {name[len(prefix) :].split(".")[0] for name in tensors if name.startswith(prefix)}
-    return min(
-        max((int(n) + 1 for n in numbers if n.isdigit()), default=0), len(tensors)
-    )  # an absurd number is unexpected
+    return min(max((int(n) + 1 for n in numbers if n.isdigit()), default=0), len(tensors))
 
 
 def _require(tensors: Tensors, dimensions: Mapping[str, int], what: str) -> None:
@@ -118,9 +117,10 @@ def _require(tensors: Tensors, dimensions: Mapping[str, int], what: str) -> None
     if absent:
         found = f"found: {_names(tensors)}" if tensors else "no tensor of this kind was found"
         raise CheckpointError(f"this file does not hold {what}: missing: {_names(absent)} ({found})")
-    wrong = [f"{name} {tuple(tensors[name].shape)}" for name, ndim in dimensions.items() if tensors[name].ndim != ndim]
+    wrong = [name for name, ndim in dimensions.items() if tensors[name].ndim != ndim or not tensors[name].numel()]
     if wrong:
-        raise CheckpointError(f"this file does not hold {what}: wrong number of dimensions: {', '.join(wrong)}")
+        shapes = ", ".join(f"{name} {tuple(tensors[name].shape)}" for name in wrong)
+        raise CheckpointError(f"this file does not hold {what}: wrong shape: {shapes}")
 
 
 def heads_for(width: int, heads: int | None) -> int:
@@ -144,11 +144,10 @@ def vision_from_original(tensors: Tensors, *, heads: int | None = None, rotary_a
     """A VisionModel from ``model.*`` tensors (prefix removed) in DINOv2's or DINOv3's original naming."""
     from talk2dino.models.vision import VisionModel, build_backbone
 
-    _require(
-        tensors,
-        {"cls_token": 3, "patch_embed.proj.weight": 4, "blocks.0.attn.qkv.weight": 2, "blocks.0.mlp.fc1.weight": 2},
-        "a DINO vision model",
-    )
+    needed = {"cls_token": 3, "patch_embed.proj.weight": 4, "blocks.0.attn.qkv.weight": 2, "blocks.0.mlp.fc1.weight": 2}
+    needed |= {name: 3 for name in ("storage_tokens", "register_tokens") if name in tensors}
+    needed |= {} if "storage_tokens" in tensors else {"pos_embed": 3}
+    _require(tensors, needed, "a DINO vision model")
     width, patch = tensors["patch_embed.proj.weight"].shape[0], tensors["patch_embed.proj.weight"].shape[-1]
     depth = _depth(tensors, "blocks.")
     hidden = tensors["blocks.0.mlp.fc1.weight"].shape[0]
@@ -157,28 +156,20 @@ def vision_from_original(tensors: Tensors, *, heads: int | None = None, rotary_a
     )
     ignored: tuple[str, ...] = ()
     if "storage_tokens" in tensors:
-        _require(tensors, {"storage_tokens": 3}, "a DINOv3 vision model")
         family = "dinov3"
         sizes |= dict(
             intermediate_size=hidden, num_register_tokens=tensors["storage_tokens"].shape[1], image_size=patch * 14
         )
         ignored = DINOV3_IGNORED + tuple(name.format(i) for i in range(depth) for name in DINOV3_IGNORED_BLOCK)
     else:
-        _require(tensors, {"pos_embed": 3}, "a DINO vision model")
         side = math.isqrt(tensors["pos_embed"].shape[1] - 1)
         sizes |= dict(mlp_ratio=hidden // width, image_size=side * patch)
         family = "dinov2-registers" if "register_tokens" in tensors else "dinov2"
         if family == "dinov2-registers":
-            _require(tensors, {"register_tokens": 3}, "a DINO vision model")
             sizes["num_register_tokens"] = tensors["register_tokens"].shape[1]
     backbone = build_backbone(family, **sizes)
-    load_original(
-        backbone,
-        tensors,
-        vision_rules(family, depth),
-        f"a {family} vision model of width {width} and depth {depth}",
-        ignored,
-    )
+    what = f"a {family} vision model of width {width} and depth {depth}"
+    load_original(backbone, tensors, vision_rules(family, depth), what, ignored)
     return VisionModel(backbone, rotary_attention=rotary_attention)
 
 
@@ -199,16 +190,10 @@ def clip_text_from_original(
         for k, v in tensors.items()
         if not k.startswith("visual.") and k not in ("logit_scale", "input_resolution", "context_length", "vocab_size")
     }
-    _require(
-        text,
-        {
-            "token_embedding.weight": 2,
-            "positional_embedding": 2,
-            "text_projection": 2,
-            "transformer.resblocks.0.mlp.c_fc.weight": 2,
-        },
-        "a CLIP text model",
-    )
+    names = (
+        "token_embedding.weight", "positional_embedding", "text_projection", "transformer.resblocks.0.mlp.c_fc.weight"
+    )  # fmt: skip
+    _require(text, dict.fromkeys(names, 2), "a CLIP text model")
     vocabulary, width = text["token_embedding.weight"].shape
     depth = _depth(text, "transformer.resblocks.")
     config = CLIPTextConfig(
@@ -218,12 +203,8 @@ def clip_text_from_original(
         bos_token_id=end_token - 1, eos_token_id=end_token, pad_token_id=end_token,
     )  # fmt: skip
     model = CLIPTextModelWithProjection(config)
-    load_original(
-        model,
-        text,
-        _expand(CLIP_TEXT_STEM, CLIP_TEXT_BLOCK, depth),
-        f"a CLIP text model of width {width} and depth {depth}",
-    )
+    what = f"a CLIP text model of width {width} and depth {depth}"
+    load_original(model, text, _expand(CLIP_TEXT_STEM, CLIP_TEXT_BLOCK, depth), what)
     return model
 
 
@@ -233,16 +214,8 @@ def clip_vision_from_original(tensors: Tensors, *, heads: int | None = None, act
     from transformers.models.clip.modeling_clip import CLIPVisionModelWithProjection
 
     visual = {k: v for k, v in tensors.items() if k.startswith("visual.")}
-    _require(
-        visual,
-        {
-            "visual.conv1.weight": 4,
-            "visual.positional_embedding": 2,
-            "visual.proj": 2,
-            "visual.transformer.resblocks.0.mlp.c_fc.weight": 2,
-        },
-        "a CLIP vision transformer",
-    )
+    names = ("visual.positional_embedding", "visual.proj", "visual.transformer.resblocks.0.mlp.c_fc.weight")
+    _require(visual, {"visual.conv1.weight": 4} | dict.fromkeys(names, 2), "a CLIP vision transformer")
     width, patch = visual["visual.conv1.weight"].shape[0], visual["visual.conv1.weight"].shape[-1]
     depth = _depth(visual, "visual.transformer.resblocks.")
     config = CLIPVisionConfig(
@@ -251,12 +224,8 @@ def clip_vision_from_original(tensors: Tensors, *, heads: int | None = None, act
         image_size=math.isqrt(visual["visual.positional_embedding"].shape[0] - 1) * patch, projection_dim=visual["visual.proj"].shape[1],
     )  # fmt: skip
     model = CLIPVisionModelWithProjection(config)
-    load_original(
-        model,
-        visual,
-        _expand(CLIP_VISION_STEM, CLIP_VISION_BLOCK, depth),
-        f"a CLIP vision model of width {width} and depth {depth}",
-    )
+    what = f"a CLIP vision model of width {width} and depth {depth}"
+    load_original(model, visual, _expand(CLIP_VISION_STEM, CLIP_VISION_BLOCK, depth), what)
     return model
 
 

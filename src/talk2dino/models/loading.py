@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from talk2dino.errors import CheckpointError, InputError, ModelNotFoundError, Ta
 from talk2dino.models.catalog import CATALOG, ModelSpec, default_threshold, unknown_model
 from talk2dino.models.checkpoint import clip_text_from_original, clip_vision_from_original, vision_from_original
 from talk2dino.models.config import CONFIG, FORMAT, SegmenterConfig, read_config
-from talk2dino.models.hub import WEIGHTS, WHAT_TO_DO, hub_file
+from talk2dino.models.hub import WEIGHTS, WHAT_TO_DO, HubOptions
 from talk2dino.models.parts import Parts, attach_projection, check_sizes
 from talk2dino.models.projection import from_original
 from talk2dino.models.text import TextEncoder
@@ -26,22 +26,6 @@ from talk2dino.models.weights import Tensors, below, check_values, read_tensors
 
 class MicroModelWarning(Talk2DinoWarning):
     """``auto`` took the embedded model because vitb is not available."""
-
-
-@dataclass(frozen=True)
-class HubOptions:
-    revision: str | None = None
-    cache_dir: str | Path | None = None
-    local_files_only: bool = False
-
-    def file(self, repository: str, filename: str) -> Path:
-        return hub_file(
-            repository,
-            filename,
-            revision=self.revision,
-            cache_dir=self.cache_dir,
-            local_files_only=self.local_files_only,
-        )
 
 
 def load_parts(
@@ -148,10 +132,11 @@ def _from_folder(folder: Path, hub: HubOptions) -> Parts:
     if weights is None:
         raise CheckpointError(f"the folder {folder} holds no model: expected {WEIGHTS}, and {CONFIG} beside it")
     config = SegmenterConfig.from_dict(values, str(config_file)) if values.get("format") == FORMAT else None
-    return _from_weights(weights, config, name, {"folder": folder.name})
+    source = config.source if config is not None and config.source else {"folder": folder.name}
+    return _from_weights(weights, config, name, source)
 
 
-def _from_weights(weights: Path, config: SegmenterConfig | None, name: str, source: dict[str, str]) -> Parts:
+def _from_weights(weights: Path, config: SegmenterConfig | None, name: str, source: dict[str, Any]) -> Parts:
     """A whole-model checkpoint: ``model.*``, ``clip_model.*``, and ``proj.*`` or ``vision_proj.*`` or both.
 
     Without a configuration, the threshold is the default for the vision tower's width.
@@ -177,8 +162,8 @@ def _from_weights(weights: Path, config: SegmenterConfig | None, name: str, sour
         raise CheckpointError(f"{weights}: {error}") from None
     if config is None:
         given = replace(given, threshold=default_threshold(vision.dim))
+    given = replace(given, source=source)
     text = TextEncoder(clip_text, tokenizer, given.templates, disk_cache=True)
-    given = given if given.source else replace(given, source=source)
     parts = Parts(vision, text, projection, given, clip_vision, vision_projection)
     check_sizes(parts, str(weights))
     return parts

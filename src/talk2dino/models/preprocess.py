@@ -47,7 +47,6 @@ def resize_for_slide(image: np.ndarray, size: tuple[int, int]) -> Tensor:
 
     The published evaluation resizes with OpenCV, whose 8-bit version works in integers. Each output pixel is a weighted
     sum of 2 x 2 input pixels, with weights rounded to multiples of 1/2048 and bits cut off after each of the two passes.
-    Halving both sides averages the four pixels instead.
 
     Args:
         image: (H, W, 3) uint8.
@@ -58,17 +57,9 @@ def resize_for_slide(image: np.ndarray, size: tuple[int, int]) -> Tensor:
 
     Source: OpenCV 4, modules/imgproc/src/resize.cpp (HResizeLinear, VResizeLinear<uchar>); mmcv's Resize calls it.
     """
-    height, width = size
     if image.shape[:2] == size:
         return to_pixels(image)
-    if image.shape[:2] == (2 * height, 2 * width):
-        total = image.reshape(height, 2, width, 2, 3).astype(np.int32).sum((1, 3))
-        return torch.from_numpy((total + 2) >> 2).permute(2, 0, 1).float()
-    rows, down = _neighbours(image.shape[0], height)
-    columns, across = _neighbours(image.shape[1], width)
-    across[:, columns[0] == columns[1]] = torch.tensor(
-        [[_ONE], [0]], dtype=torch.int32
-    )  # OpenCV does so for columns only
+    (rows, down), (columns, across) = (_neighbours(*pair) for pair in zip(image.shape[:2], size, strict=True))
     used, place = np.unique(rows, return_inverse=True)
     source = torch.from_numpy(image[used])  # [rows used, W, 3]
     left, right = (

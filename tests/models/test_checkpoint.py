@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from talk2dino.errors import CheckpointError, ModelNotFoundError
-from talk2dino.methods import wrap_segmenter
 from talk2dino.models.catalog import CATALOG
 from talk2dino.models.checkpoint import vision_from_original, vision_to_original
 from talk2dino.models.loading import HubOptions, load_parts
@@ -329,17 +328,18 @@ def test_a_backbone_with_bad_weights_is_refused(hub):
 def test_dense_clip_with_a_backbone_of_the_hub(hub, tmp_path):
     """Its image tower comes from the repository of the text tower, and is loaded when it is asked for."""
     load, folders = hub
-    segmenter = Segmenter(load(), dtype="float32", device="cpu")
-    assert segmenter._clip_vision is None
+    parts = load()
+    assert parts.clip_vision is None
+    segmenter = Segmenter(parts, dtype="float32", device="cpu")
     picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
-    found = wrap_segmenter("clip-dense", segmenter, size=64).segment(picture, ["cat", "dog"])
+    found = segmenter.with_method("clip-dense", size=64).segment(picture, ["cat", "dog"])
     assert found.labels.shape == (40, 60)
     own = CLIPModel.from_pretrained(folders["openai/clip-vit-base-patch16"]).vision_model
     tower = segmenter.clip_vision.vision_model
     assert all(torch.equal(a, b) for a, b in zip(own.parameters(), tower.parameters(), strict=True))
     again = Segmenter.from_pretrained(segmenter.save_pretrained(tmp_path / "saved"), dtype="float32", device="cpu")
     assert np.array_equal(
-        wrap_segmenter("clip-dense", again, size=64).segment(picture, ["cat", "dog"]).labels, found.labels
+        again.with_method("clip-dense", size=64).segment(picture, ["cat", "dog"]).labels, found.labels
     )
 
 

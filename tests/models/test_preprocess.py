@@ -13,13 +13,11 @@ from talk2dino.errors import ImageError, InputError
 from talk2dino.models import preprocess
 from talk2dino.models.preprocess import (
     check_mode,
-    crop_windows,
     fit_window,
     fits_whole,
     grid_size,
     resize_for_slide,
     slide_size,
-    window_pixels,
 )
 
 #: Inputs "HxW" and what cv2.resize 4.14 makes of them, "HxW-hxw".
@@ -50,19 +48,13 @@ def test_slide_resize_of_the_same_size_is_the_image():
     np.testing.assert_array_equal(resize_for_slide(image, (13, 17)).permute(1, 2, 0).numpy(), image)
 
 
-def test_windows_are_cut_and_fitted():
-    image = np.random.default_rng(5).integers(0, 256, (41, 97, 3), dtype=np.uint8)
-    canvas, boxes = (19, 45), [(0, 0, 19, 28), (0, 17, 19, 45)]
-    resized = resize_for_slide(image, canvas)
-    crops = list(crop_windows(image, canvas, boxes))
-    assert [
-        torch.equal(crop, resized[:, :, left:right]) for crop, (_, left, _, right) in zip(crops, boxes, strict=True)
-    ]
-    seen = list(window_pixels(image, canvas, boxes, 28))
-    expected = F.interpolate(resized[None, :, :, 17:45], (28, 28), mode="bilinear", align_corners=False)[0]
-    assert seen[1].shape == (3, 28, 28)
-    torch.testing.assert_close(seen[1], expected, atol=1e-3, rtol=0)
-    assert fit_window(seen[0], 28) is seen[0]
+def test_small_windows_are_enlarged():
+    image = np.random.default_rng(5).integers(0, 256, (19, 28, 3), dtype=np.uint8)
+    window = resize_for_slide(image, (19, 28))
+    fitted = fit_window(window, (28, 31))
+    expected = F.interpolate(window[None], (28, 31), mode="bilinear", align_corners=False)[0]
+    torch.testing.assert_close(fitted, expected, atol=2e-3, rtol=0)
+    assert fit_window(window, (19, 28)) is window
 
 
 def test_windows_larger_than_the_input_are_antialiased():
@@ -72,7 +64,7 @@ def test_windows_larger_than_the_input_are_antialiased():
     assert (
         F.interpolate(stripes[None], (14, 14), mode="bilinear").sub(127.5).abs().min() > 127
     )  # stripes survive: aliased
-    assert fit_window(stripes, 14)[:, :, 1:-1].sub(127.5).abs().max() < 20  # nearly grey
+    assert fit_window(stripes, (14, 14))[:, :, 1:-1].sub(127.5).abs().max() < 20  # nearly grey
 
 
 @pytest.mark.parametrize(

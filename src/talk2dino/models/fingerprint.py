@@ -1,10 +1,11 @@
 """Which weights are these? Names that depend on nothing but the weights.
 
-Three fingerprints, by what they are for:
+Four fingerprints, by what they are for:
 
     weights_checksum    every bit; written into manifests and journals, and compared between runs
     weights_in_halves   every bit after rounding to 16 bits: equal for one model in float32, float16 and bfloat16
-    quick_checksum      a sum of every bit and a sample of the values; 10 times faster, for caches and running processes
+    quick_checksum      a sum of all bits and a sample of the values, eight times faster: for the cache of texts
+    quick_fingerprint   a sample of the values, milliseconds: do these features and these words belong to one model?
 """
 
 from __future__ import annotations
@@ -15,9 +16,6 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 from torch import Tensor, nn
-
-#: Values per tensor that enter a quick checksum one by one.
-_SAMPLE = 64
 
 
 def weights_checksum(model: nn.Module, dtype: torch.dtype | None = None) -> str:
@@ -49,29 +47,21 @@ def quick_checksum(model: nn.Module) -> str:
         even = content[: len(content) // 8 * 8].view(np.uint64)
         digest.update(f"{name} {tuple(value.shape)} {value.dtype} {even.sum(dtype=np.uint64)}".encode())
         digest.update(content[len(even) * 8 :].tobytes())
-        digest.update(_bytes(_sample(value.detach().reshape(-1))))
+        digest.update(_bytes(_sample(value)))
     return digest.hexdigest()[:16]
 
 
-def space_fingerprint(
-    vision: nn.Module, text: nn.Module, projection: nn.Module | None, vision_projection: nn.Module | None
-) -> str:
-    """A name (16 digits) for the space in which patches and words of a model are compared.
+def quick_fingerprint(model: nn.Module) -> str:
+    """A digest (16 digits) of 64 values per parameter, rounded to bfloat16: milliseconds for a model of any size.
 
-    Image and text features may be compared only if their models have the same fingerprint. It reads 64 values per
-    parameter, rounded to bfloat16, so that it costs milliseconds and a model has one fingerprint in float32 and bfloat16.
-
-    Args:
-        vision, text: the towers. projection, vision_projection: psi on either side, if there is one.
+    It tells apart models that were trained separately, whether they are in float32 or bfloat16, and is compared when
+    features of one model meet words of another. A float16 copy may have another one: take it before converting.
     """
-    digest = hashlib.sha256()
-    for role, model in (("vision", vision), ("text", text), ("psi", projection), ("vision psi", vision_projection)):
-        digest.update(role.encode())
-        for name, value in sorted(model.named_parameters() if model is not None else ()):
-            if not name.endswith("mask_token"):
-                digest.update(f"{name} {tuple(value.shape)}".encode())
-                digest.update(_bytes(_sample(value.detach().reshape(-1)).to(torch.bfloat16)))
-    return digest.hexdigest()[:16]
+    return _digest(
+        (f"{name} {tuple(value.shape)}", _sample(value).to(torch.bfloat16))
+        for name, value in model.named_parameters()
+        if not name.endswith("mask_token")
+    )
 
 
 _HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -90,11 +80,10 @@ def _digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _sample(flat: Tensor) -> Tensor:
-    """At most 64 evenly spaced values of a flat tensor, the first and the last among them."""
-    if len(flat) <= _SAMPLE:
-        return flat
-    return flat[torch.linspace(0, len(flat) - 1, _SAMPLE, dtype=torch.float64).long().to(flat.device)]
+def _sample(value: Tensor, count: int = 64) -> Tensor:
+    """At most ``count`` evenly spaced values."""
+    flat = value.detach().reshape(-1)
+    return flat[:: max(1, len(flat) // count)][:count]
 
 
 def _bytes(tensor: Tensor) -> memoryview:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -83,40 +81,14 @@ def _neighbours(length: int, count: int) -> tuple[np.ndarray, Tensor]:
     return places, torch.from_numpy(weights)
 
 
-def crop_windows(
-    image: np.ndarray, canvas: tuple[int, int], boxes: Iterable[tuple[int, int, int, int]]
-) -> Iterator[Tensor]:
-    """Cut the windows of slide mode out of the resized image, at their own size (refinement reads these).
+def fit_window(window: Tensor, size: tuple[int, int]) -> Tensor:
+    """(3, h, w) RGB 0..255 of a window to the (3, height, width) that the model sees: bilinear, antialiased.
 
-    Args:
-        image: (H, W, 3) uint8.
-        canvas: (height, width) of the resized image.
-        boxes: (top, left, bottom, right) of each window on the canvas.
-
-    Yields:
-        (3, bottom - top, right - left) RGB 0..255.
+    Windows have another size than the model's input if the image is smaller than a window.
     """
-    resized = resize_for_slide(image, canvas)
-    for top, left, bottom, right in boxes:
-        yield resized[:, top:bottom, left:right]
-
-
-def fit_window(window: Tensor, size: int) -> Tensor:
-    """(3, height, width) RGB 0..255 of one window to the (3, size, size) that the model sees: bilinear, antialiased."""
-    if window.shape[1:] == (size, size):
+    if tuple(window.shape[1:]) == tuple(size):
         return window
-    return F.interpolate(window[None], (size, size), mode="bilinear", antialias=True)[0].clamp_(0, 255)
-
-
-def window_pixels(
-    image: np.ndarray, canvas: tuple[int, int], boxes: Iterable[tuple[int, int, int, int]], size: int
-) -> Iterator[Tensor]:
-    """The model's input for each window of slide mode: :func:`fit_window` of each of :func:`crop_windows`.
-
-    Yields:
-        (3, size, size) RGB 0..255.
-    """
-    return (fit_window(window, size) for window in crop_windows(image, canvas, boxes))
+    return F.interpolate(window[None], size, mode="bilinear", antialias=True)[0].clamp_(0, 255)
 
 
 def fits_whole(height: int, width: int, short_side: int, patch: int) -> bool:

@@ -6,8 +6,8 @@
 mutmut (pinned in the Makefile) makes the mutants, finds the tests that reach each function and runs them in forked
 processes, so that a mutant costs seconds and not a start of torch. cosmic-ray starts pytest anew for every mutant and
 changes the tree that it is run in. What this file adds: a copy of the tree in ``build/mutants`` (the working tree is never
-touched), a fixed random sample per module, and a table. Mutants that change only a text, or what an error says, are left
-out. mutmut changes no decorated functions (``@torch.inference_mode()``, compiled kernels) and no module constants.
+touched), a fixed random sample per module, and a table. Mutants that change only a text, what an error says, or where a
+tensor lies are left out: the last cannot be noticed without a GPU. mutmut changes no decorated functions (``@torch.inference_mode()``, compiled kernels) and no module constants.
 
 The run can be stopped; the same command resumes it as long as no file of the tree has changed.
 """
@@ -45,6 +45,8 @@ TARGETS = {
 #: mutmut's exit codes: 0 no test failed, 33 no test reaches the function; None was not run yet, 34 is skipped.
 SURVIVED = (0, 33)
 GOAL = 0.92
+#: Changed lines that only matter on a GPU.
+DEVICES = re.compile(r"device|cuda|mps")
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,12 @@ def main() -> int:
 
     modules = chosen_modules(options.only)
     tree = copy_tree(options.work.resolve(), modules)
-    mutmut(tree, "nothing", processes=options.processes)  # makes the mutants and records which tests reach what
+    if not (tree / "mutants" / "mutmut-stats.json").is_file():
+        prepare(tree, options.processes)
     samples = {module: sample(tree, module, options.count, options.seed) for module in modules}
     waiting = [m.name for module in modules for m in samples[module] if outcomes(tree, module)[m.name] is None]
-    if waiting and (code := mutmut(tree, *waiting, processes=options.processes)):
-        return code
+    if waiting and (done := mutmut(tree, *waiting, processes=options.processes)).returncode:
+        return done.returncode
     return report(tree, samples)
 
 
@@ -119,13 +122,24 @@ def copy_tree(work: Path, modules: dict[str, tuple[str, ...]]) -> Path:
     return tree
 
 
-def mutmut(tree: Path, *names: str, processes: int) -> int:
-    """Run mutmut in the copy, tests with one thread each; its exit code. Processes that tests start see the mutants too."""
+def prepare(tree: Path, processes: int) -> None:
+    """Make the mutants and record which tests reach which function; mutmut then stops, because no mutant has this name."""
+    # Python never finds a folder of its path that did not exist when it started.
+    (tree / "mutants" / "src").mkdir(parents=True, exist_ok=True)
+    print("making the mutants and running the tests once", flush=True)
+    done = mutmut(tree, "no-such-mutant", processes=processes, quiet=True)
+    if not (tree / "mutants" / "mutmut-stats.json").is_file():
+        sys.exit(f"mutmut failed before it changed anything:\n{done.stdout.decode(errors='replace')[-6000:]}")
+
+
+def mutmut(tree: Path, *names: str, processes: int, quiet: bool = False) -> subprocess.CompletedProcess[bytes]:
+    """Run mutmut in the copy, tests with one thread each. Processes that the tests start see the mutants too."""
     environment = os.environ | {
         "PYTHONPATH": str(tree / "mutants" / "src"), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"
     }  # fmt: skip
     command = [sys.executable, "-m", "mutmut", "run", f"--max-children={processes}", *names]
-    return subprocess.run(command, cwd=tree, env=environment).returncode
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if quiet else {}
+    return subprocess.run(command, cwd=tree, env=environment, **streams)  # type: ignore[call-overload]
 
 
 def sample(tree: Path, module: str, count: int, seed: int) -> list[Mutant]:
@@ -143,13 +157,14 @@ def sample(tree: Path, module: str, count: int, seed: int) -> list[Mutant]:
         mutated = functions[short]
         if mutated[0] != original[0]:
             found.append(_mutant(name, source, original[1], mutated[1]))
+    found = [mutant for mutant in found if not DEVICES.search(mutant.diff)]
     return random.Random(f"{seed}/{module}").sample(found, min(count, len(found)))
 
 
 def _mutant(name: str, source: list[str], before: list[str], after: list[str]) -> Mutant:
     offset = next((i for i, (a, b) in enumerate(zip(before[1:], after[1:], strict=False), 1) if a != b), 0)
     start = next((i for i in range(len(source)) if source[i + 1 : i + len(before)] == before[1:]), 0)
-    changes = [line for line in difflib.unified_diff(before[1:], after[1:], n=0, lineterm="")][2:]
+    changes = list(difflib.unified_diff(before[1:], after[1:], n=0, lineterm=""))[2:]
     return Mutant(name, start + offset + 1, "\n".join(line for line in changes if not line.startswith("@@")))
 
 

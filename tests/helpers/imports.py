@@ -21,8 +21,8 @@ HOMES = {
     "transformers": ("models", "methods"), "huggingface_hub": ("models",), "tokenizers": ("models",),
     "sqlite3": ("models",), "openvino": ("engines",), "onnx": ("engines",), "onnxruntime": ("engines",),
     "pyarrow": ("captions",), "numba": ("stages",), "llvmlite": ("stages",), "triton": ("stages",),
-    "faiss": ("methods",), "diffusers": ("methods",), "skimage": ("methods",), "scipy": ("methods",),
-    "yaml": ("io",), "pycocotools": ("io", "evaluation"),
+    "faiss": ("methods",), "diffusers": ("methods",), "skimage": ("methods",), "scipy": ("methods", "evaluation"),
+    "yaml": ("io", "prompts", "cli"), "pycocotools": ("io", "evaluation"),
 }  # fmt: skip
 
 #: Names of methods that only methods/ may know, and the places that may spell them all the same.

@@ -24,7 +24,7 @@ def export(
     """Write the vision model as ONNX: pixels in, patch features, CLS-row attention and CLS out.
 
     The batch size is free, and so is the image size unless --size fixes it. The file is compared with torch before it
-    replaces anything. The text model and psi are not part of it; docs/speed.md shows how to segment with the outputs.
+    replaces anything. The text model and psi are not part of it; docs/speed.md says more.
 
     Example: talk2dino export --model vitb --size 448 --out vitb.onnx
     """

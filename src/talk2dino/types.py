@@ -156,13 +156,15 @@ class Segmentation:
         if not isinstance(other, Segmentation):
             return NotImplemented
         plain = [(s.names, s.background, s.model, s.info, s.scores is None) for s in (self, other)]
-        return plain[0] == plain[1] and all(
-            np.array_equal(mine, theirs)
-            for mine, theirs in ((self.labels, other.labels), (self.palette, other.palette), (self.scores, other.scores))
-        )
+        arrays = [(self.labels, other.labels), (self.palette, other.palette)]
+        if self.scores is not None and other.scores is not None:
+            arrays.append((self.scores, other.scores))
+        return plain[0] == plain[1] and all(np.array_equal(mine, theirs) for mine, theirs in arrays)
 
     def __hash__(self) -> int:
-        raise TypeError("a Segmentation holds arrays and cannot be hashed; use the image's name or id(segmentation) as the key")
+        raise TypeError(
+            "a Segmentation holds arrays and cannot be hashed; use the image's name or id(segmentation) as the key"
+        )
 
     def __repr__(self) -> str:
         shares = [f"{name} {format_share(share)}" for name, share in self.shares().items()]

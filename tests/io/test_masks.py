@@ -217,7 +217,7 @@ def test_coco_annotations(labels):
     assert len(set(ids)) == len(ids)
     assert 0 not in ids
     assert [a["category_id"] for a in to_coco(seg, category_ids=[9, 8, 7, 6, 5])] == [8, 7, 6, 5]
-    with pytest.raises(InputError, match="one number per name \(5\); got 2"):
+    with pytest.raises(InputError, match=r"one number per name \(5\); got 2"):
         to_coco(seg, category_ids=[1, 2])
 
 

@@ -52,7 +52,9 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
         if target.exists() and not target.is_file():
-            raise OutputError(f"cannot write {readable(target)}: it is a device or a pipe, not a file; choose another path")
+            raise OutputError(
+                f"cannot write {readable(target)}: it is a device or a pipe, not a file; choose another path"
+            )
         yield temporary
         os.replace(temporary, target)
     except OSError as error:
@@ -133,4 +135,3 @@ def _concerns(error: OSError, target: Path, temporary: Path) -> bool:
         return True
     named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else target
     return named in (target, temporary) or named in target.parents
-

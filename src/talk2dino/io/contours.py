@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -67,7 +68,7 @@ def contour_paths(labels: np.ndarray) -> list[np.ndarray]:
                 continue
             corners = np.roll(corners[:-1], -changes[0], axis=0)
             middles, ends = np.roll(middles, -changes[0], axis=0), np.append(changes - changes[0], len(middles))
-            for first, last in zip(ends[:-1], ends[1:], strict=True):
+            for first, last in itertools.pairwise(ends):
                 if neighbours[(first + changes[0]) % len(middles)] > owner:  # the same line bounds the neighbour
                     line = [corners[first : first + 1], middles[first:last], corners[last % len(middles)][None]]
                     paths.append(_smooth(np.concatenate(line), closed=False) * scale)

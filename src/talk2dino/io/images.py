@@ -25,7 +25,16 @@ from talk2dino.io.pixels import array_to_rgb, exif_orientation, tensor_to_rgb, t
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["FORMATS", "IMAGE_ENDINGS", "MAX_PIXELS", "ImageSource", "LoadedImage", "find_images", "image_size", "read_image"]
+__all__ = [
+    "FORMATS",
+    "IMAGE_ENDINGS",
+    "MAX_PIXELS",
+    "ImageSource",
+    "LoadedImage",
+    "find_images",
+    "image_size",
+    "read_image",
+]
 
 MAX_PIXELS = 180_000_000
 """Files that claim more pixels are refused unless ``max_pixels`` is raised: a few kilobytes can claim to be that large."""
@@ -168,9 +177,7 @@ def _from_bytes(content: bytes, name: str, allow_truncated: bool, max_pixels: in
     return LoadedImage(array, name, tuple(notes))
 
 
-def _decode(
-    file: IO[bytes], name: str, allow_truncated: bool, max_pixels: int | None
-) -> tuple[np.ndarray, list[str]]:
+def _decode(file: IO[bytes], name: str, allow_truncated: bool, max_pixels: int | None) -> tuple[np.ndarray, list[str]]:
     image = open_header(file, name)
     _check_size(image.size, name, max_pixels)
     notes = []

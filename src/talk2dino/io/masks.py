@@ -24,6 +24,7 @@ from talk2dino.io.rle import column_runs, compress, decode_rle, run_box, run_cou
 if TYPE_CHECKING:
     from talk2dino.types import Segmentation
 
+
 class StoredSegmentation(NamedTuple):
     """The fields of a :class:`talk2dino.Segmentation`, in their order."""
 

@@ -40,7 +40,7 @@ def best_spot(inside: np.ndarray, box: tuple[float, float]) -> tuple[float, floa
         filled = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
         fits = np.argwhere(filled >= 0.97 * height * width)
         if len(fits):
-            centres = fits + (height / 2, width / 2)
+            centres = fits + np.array([height / 2, width / 2])
             row, column = centres[np.hypot(*(centres - middle).T).argmin()].tolist()
             return row, column
     return None

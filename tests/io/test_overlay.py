@@ -9,8 +9,7 @@ from PIL import Image
 from talk2dino.errors import InputError
 from talk2dino.io import legend as legend_module
 from talk2dino.io.contours import contour_paths, draw_contours
-from talk2dino.io.grid import draw_grid
-from talk2dino.io.legend import Legend, LegendRow, draw_legend, format_share, make_legend, merge_legends
+from talk2dino.io.legend import Legend, LegendRow, draw_grid, draw_legend, format_share, make_legend, merge_legends
 from talk2dino.io.overlay import draw_overlay, overlay_legend
 from talk2dino.io.palette import class_palette
 from talk2dino.io.placement import best_spot, reduce_labels

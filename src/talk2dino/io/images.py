@@ -18,23 +18,14 @@ import numpy as np
 from PIL import Image, JpegImagePlugin
 
 from talk2dino.errors import ImageError
-from talk2dino.io.find import IMAGE_ENDINGS, STDIN, find_images, missing_file
+from talk2dino.io.find import IMAGE_ENDINGS, STDIN, missing_file
 from talk2dino.io.names import readable
 from talk2dino.io.pixels import array_to_rgb, exif_orientation, tensor_to_rgb, to_rgb, turn_upright
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = [
-    "FORMATS",
-    "IMAGE_ENDINGS",
-    "MAX_PIXELS",
-    "ImageSource",
-    "LoadedImage",
-    "find_images",
-    "image_size",
-    "read_image",
-]
+__all__ = ["FORMATS", "IMAGE_ENDINGS", "MAX_PIXELS", "ImageSource", "LoadedImage", "image_size", "read_image"]
 
 MAX_PIXELS = 180_000_000
 """Files that claim more pixels are refused unless ``max_pixels`` is raised: a few kilobytes can claim to be that large."""
@@ -81,6 +72,8 @@ class LoadedImage:
         """(height, width)."""
         return self.array.shape[0], self.array.shape[1]
 
+
+Picture = LoadedImage  # the former name, for modules that still use it
 
 ImageSource = Union[str, Path, bytes, bytearray, memoryview, IO[bytes], Image.Image, np.ndarray, "Tensor", LoadedImage]
 

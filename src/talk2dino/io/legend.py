@@ -1,4 +1,4 @@
-"""Legends: names, colours and area shares of the classes of one or more label maps."""
+"""Legends (names, colours and area shares of classes), and grids of titled images that share one."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image, ImageDraw
 
+from talk2dino.errors import InputError
 from talk2dino.io.fonts import draw_text, ellipsise, fit_names, text_width
 from talk2dino.io.palette import Colour
 
 LISTED = 20
 """Classes in a legend; the others are counted in its last row."""
 
-PAPER: Colour = (250, 250, 248)
-INK: Colour = (34, 36, 40)
-FAINT: Colour = (112, 116, 122)
+_PAPER: Colour = (250, 250, 248)
+_INK: Colour = (34, 36, 40)
+_FAINT: Colour = (112, 116, 122)
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,10 @@ def add_legend(image: Image.Image, legend: Legend, size: int) -> Image.Image:
     below = image.width > 1.25 * image.height
     panel = draw_legend(legend, size, width=image.width) if below else draw_legend(legend, size, height=image.height)
     if below:
-        canvas = Image.new("RGB", (max(image.width, panel.width), image.height + panel.height), PAPER)
+        canvas = Image.new("RGB", (max(image.width, panel.width), image.height + panel.height), _PAPER)
         places = ((canvas.width - image.width) // 2, 0), (0, image.height)
     else:
-        canvas = Image.new("RGB", (image.width + panel.width, max(image.height, panel.height)), PAPER)
+        canvas = Image.new("RGB", (image.width + panel.width, max(image.height, panel.height)), _PAPER)
         places = (0, (canvas.height - image.height) // 2), (image.width, (canvas.height - panel.height) // 2)
     canvas.paste(image, places[0])
     canvas.paste(panel, places[1])
@@ -117,13 +118,13 @@ def draw_legend(legend: Legend, size: int, *, width: int | None = None, height: 
     )
     bottom = round(0.7 * margin) + down * row_height
     panel = Image.new(
-        "RGB", (total, round(bottom + (1.5 * len(remark) + 0.3 * bool(remark)) * size + 0.7 * margin)), PAPER
+        "RGB", (total, round(bottom + (1.5 * len(remark) + 0.3 * bool(remark)) * size + 0.7 * margin)), _PAPER
     )
     for number, cell in enumerate(cells):
         corner = margin + number // down * (column + gap), round(0.7 * margin) + number % down * row_height
         _draw_row(panel, cell, corner, column, size)
     for number, line in enumerate(remark):
-        draw_text(panel, (margin, bottom + (1.3 + 1.5 * number) * size), line, size, FAINT)
+        draw_text(panel, (margin, bottom + (1.3 + 1.5 * number) * size), line, size, _FAINT)
     return panel
 
 
@@ -146,5 +147,65 @@ def _draw_row(
             width=max(1, size // 16),
         )  # fmt: skip
     room = right - round(0.5 * size) - left
-    draw_text(panel, (left, base), ellipsise(name, size, room), size, INK if colour else FAINT)
-    draw_text(panel, (right, base), share, size, FAINT)
+    draw_text(panel, (left, base), ellipsise(name, size, room), size, _INK if colour else _FAINT)
+    draw_text(panel, (right, base), share, size, _FAINT)
+
+
+def draw_grid(
+    tiles: Sequence[tuple[str, Image.Image]], columns: int | None = None, *, legend: Legend | None = None
+) -> Image.Image:
+    """Draw titled images in rows, all equally wide, with one legend for all of them.
+
+    The legend fills the free places of the last row if it fits there, else it goes below the images. Without a legend, a
+    last row with free places is centred. Titles stand above the images and are shortened to their width.
+
+    Args:
+        tiles: (title, image) pairs, row by row.
+        columns: images per row; by default such that the grid is about as wide as high, at most six.
+        legend: for all images, as from :func:`merge_legends`.
+
+    Raises:
+        InputError: no tiles, or less than one column.
+    """
+    if not tiles:
+        raise InputError("a grid needs at least one image")
+    columns = min(len(tiles), columns if columns is not None else min(6, math.ceil(math.sqrt(len(tiles)))))
+    if columns < 1:
+        raise InputError(f"a grid needs at least one column; got {columns}")
+    cell = min(1024, max(240, max(image.width for _, image in tiles)))
+    size = max(14, round(cell / 28))
+    gap, head = round(0.8 * size), round(1.9 * size)
+    fitted = [(ellipsise(title, size, cell), _fit(image, cell)) for title, image in tiles]
+    rows = [fitted[first : first + columns] for first in range(0, len(fitted), columns)]
+    heights = [max(image.height for _, image in row) for row in rows]
+    width, height = columns * (cell + gap) + gap, sum(heights) + len(rows) * (head + gap)
+
+    free = columns - len(rows[-1])
+    panel, corner = None, (0, 0)
+    if legend is not None:
+        room = free * (cell + gap) - gap
+        panel = draw_legend(legend, size, width=room) if free else None
+        corner = (width - gap - room, height - gap - heights[-1])
+        if panel is None or panel.height > heights[-1] or panel.width > room:
+            panel, corner = draw_legend(legend, size, width=width), (0, height)
+            height += panel.height
+    canvas = Image.new("RGB", (width, height), _PAPER)
+    y = 0
+    for number, row in enumerate(rows):
+        in_place = panel is not None and corner[1] < y + heights[number]
+        x = gap if in_place else gap + (columns - len(row)) * (cell + gap) // 2
+        for title, image in row:
+            draw_text(canvas, (x, y + 0.75 * head), title, size, _INK)
+            canvas.paste(image, (x + (cell - image.width) // 2, y + head))
+            x += cell + gap
+        y += heights[number] + head + gap
+    if panel is not None:
+        canvas.paste(panel, corner)
+    return canvas
+
+
+def _fit(image: Image.Image, cell: int) -> Image.Image:
+    """Scaled to the cell's width, or to 1.5 times that as height when the image is very high."""
+    scale = min(cell / image.width, 1.5 * cell / image.height)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.convert("RGB").resize(size, Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS)

@@ -51,8 +51,9 @@ def test_readable_names():
 def run(redirect: str) -> subprocess.CompletedProcess:
     program = "from talk2dino.io.console import print_result; print_result('result')"
     return subprocess.run(
-        ["bash", "-c", f'"$0" -c "{program}" {redirect}', sys.executable], capture_output=True, text=True, timeout=60
-    )
+        ["bash", "-c", f'"$0" -c "{program}" {redirect}', sys.executable], capture_output=True, text=True, timeout=60,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+    )  # fmt: skip
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, PngImagePlugin
 from talk2dino.errors import DataError, ImageError, InputError, OutputError
 from talk2dino.io.masks import save_segmentation, to_coco, to_polygons
 from talk2dino.io.palette import class_palette
-from talk2dino.io.rle import compress, decode_rle, decompress, encode_rle
+from talk2dino.io.rle import compress, decode_rle, decompress
 from talk2dino.types import Segmentation
 
 H, W = 23, 31
@@ -165,9 +165,15 @@ def test_no_pickle_is_read(tmp_path):
 # COCO
 
 
+def encoded(mask):
+    """The run lengths that are written for a mask; None for an empty one, which has no annotation."""
+    annotations = to_coco(segmentation(np.asarray(mask).astype(int), 2, background=0))
+    return annotations[0]["segmentation"] if annotations else None
+
+
 def test_run_lengths_by_hand():
     mask = np.array([[0, 1, 1], [1, 1, 0]])  # down the columns: 0 1, 1 1, 1 0
-    assert encode_rle(mask) == {"size": [2, 3], "counts": compress([1, 4, 1])}
+    assert encoded(mask) == {"size": [2, 3], "counts": compress([1, 4, 1])}
     assert decompress("141").tolist() == [1, 4, 1]
     assert np.array_equal(decode_rle({"size": [2, 3], "counts": [1, 4, 1]}), mask)
     assert compress([0, 5, 1000, 3, 9]) == "05Xo0NQQO"
@@ -179,9 +185,8 @@ def test_run_lengths_as_pycocotools_has_them(size, share):
     oracle = pytest.importorskip("pycocotools.mask")
     mask = np.random.default_rng(17).random(size) < share
     theirs = oracle.encode(np.asfortranarray(mask, dtype=np.uint8))
-    ours = encode_rle(mask)
-    assert ours == {"size": list(size), "counts": theirs["counts"].decode()}
-    assert np.array_equal(decode_rle(ours), mask)
+    if mask.any():
+        assert encoded(mask) == {"size": list(size), "counts": theirs["counts"].decode()}
     assert np.array_equal(decode_rle(theirs), mask)
     seg = segmentation(mask.astype(int), 2, background=0)
     assert [(a["area"], a["bbox"]) for a in to_coco(seg)] == [

@@ -49,6 +49,8 @@ def ellipsise(text: str, size: int, width: float) -> str:
 
 def fit_names(head: str, names: Sequence[str], size: int, width: float, lines: int) -> list[str]:
     """Lines of ``"head: a, b, c, and 120 more"``: as many whole names as fit into ``lines`` lines of ``width`` pixels."""
+    if not names:
+        return []
     low, high = 0, min(len(names), int(lines * width / size) + 1)
     while low < high:
         middle = (low + high + 1) // 2

@@ -208,7 +208,7 @@ def _register_heif(name: str) -> None:
         import pillow_heif
     except ImportError:
         raise ImageError(
-            f"{name} is a HEIC image, which needs the package pillow-heif: run pip install pillow-heif, or convert it to JPEG"
+            f"{name} is a HEIC image, which needs the package pillow-heif: run pip install 'talk2dino[heic]', or convert it to JPEG"
         ) from None
     pillow_heif.register_heif_opener()
 

@@ -93,7 +93,9 @@ def add_legend(image: Image.Image, legend: Legend, size: int) -> Image.Image:
 
 def draw_legend(legend: Legend, size: int, *, width: int | None = None, height: int | None = None) -> Image.Image:
     """The legend as an image that fills a width, or else a height, with as many columns as suit it (in pixels)."""
-    cells = [(row.name, _share_text(row.share), row.colour) for row in legend.rows[:LISTED]]
+    cells: list[tuple[str, str, Colour | None]] = [
+        (row.name, _share_text(row.share), row.colour) for row in legend.rows[:LISTED]
+    ]
     more = legend.rows[LISTED:]
     if more:
         shares = [row.share for row in more if row.share is not None]
@@ -111,15 +113,10 @@ def draw_legend(legend: Legend, size: int, *, width: int | None = None, height: 
         column = min(column, max(width - 2 * margin, 10 * size))
     down = math.ceil(len(cells) / columns)
     total = max(columns * (column + gap) - gap + 2 * margin, width or 0)
-    remark = (
-        fit_names("not found", legend.absent, size, total - 2 * margin, 4 if width is None else 2)
-        if legend.absent
-        else []
-    )
+    remark = fit_names("not found", legend.absent, size, total - 2 * margin, 4 if width is None else 2)
     bottom = round(0.7 * margin) + down * row_height
-    panel = Image.new(
-        "RGB", (total, round(bottom + (1.5 * len(remark) + 0.3 * bool(remark)) * size + 0.7 * margin)), _PAPER
-    )
+    remark_height = (1.5 * len(remark) + 0.3 * bool(remark)) * size
+    panel = Image.new("RGB", (total, round(bottom + remark_height + 0.7 * margin)), _PAPER)
     for number, cell in enumerate(cells):
         corner = margin + number // down * (column + gap), round(0.7 * margin) + number % down * row_height
         _draw_row(panel, cell, corner, column, size)

@@ -20,20 +20,6 @@ from talk2dino.errors import InputError
 _GROUPS = 13  # of five bits: enough for 64-bit numbers
 
 
-def encode_rle(mask: np.ndarray) -> dict[str, Any]:
-    """Encode an (H, W) mask (non-zero is inside) as {"size": [H, W], "counts": compressed string}."""
-    mask = np.asarray(mask)
-    if mask.ndim != 2:
-        raise InputError(f"a mask must be (H, W); got {mask.shape}")
-    height, width = mask.shape
-    starts, lengths, values = column_runs((mask != 0).astype(np.uint8))
-    inside = values == 1
-    return {
-        "size": [height, width],
-        "counts": compress(run_counts(starts[inside], lengths[inside], height * width)),
-    }
-
-
 def decode_rle(rle: Mapping[str, Any]) -> np.ndarray:
     """Decode {"size": [H, W], "counts": compressed string, bytes, or list of counts} to an (H, W) bool mask.
 

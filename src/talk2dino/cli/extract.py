@@ -86,12 +86,9 @@ def extract(
 
 
 def _source(sources: list[Path], images: Path | None, split: str, limit: int | None) -> CaptionSource:
-    from talk2dino.captions.layouts import open_source
-    from talk2dino.captions.source import FirstRecords, Several
+    from talk2dino.captions import open_sources
 
-    opened = [open_source(source, images=images, split=split) for source in sources]
-    source = opened[0] if len(opened) == 1 else Several(opened)
-    return FirstRecords(source, limit) if limit else source
+    return open_sources(sources, images=images, split=split, limit=limit)
 
 
 def _run(

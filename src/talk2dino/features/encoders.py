@@ -32,11 +32,12 @@ def load_encoders(name: str, *, device: str = "auto", dtype: str = "auto") -> En
     """The encoders of a model of the catalog (plain backbones too), a folder or a hub id."""
     from talk2dino.device import choose_device, choose_dtype
     from talk2dino.models.fused import fuse
+    from talk2dino.models.loading import load_parts
     from talk2dino.models.text import TextEncoder
 
     where = choose_device(device)
     kind = choose_dtype(dtype, where)
-    parts = _encoder_parts(name)
+    parts = load_parts(name, needs_projection=False)
     weights = {"vision": weights_in_halves(parts.vision), "text": weights_in_halves(parts.text.model)}
     vision = parts.vision.to(where, kind)
     # Remembering texts would make a store depend on where a run was interrupted.
@@ -58,15 +59,3 @@ def load_encoders(name: str, *, device: str = "auto", dtype: str = "auto") -> En
         size,
         identity,
     )
-
-
-def _encoder_parts(name: str) -> Any:
-    from talk2dino.models import loading
-    from talk2dino.models.catalog import CATALOG
-
-    spec = CATALOG.get(name)
-    if spec is None or spec.kind in ("embedded", "published"):
-        return loading.load_parts(name)
-    return loading._from_spec(
-        spec, loading.HubOptions(), has_projection=True
-    )  # a projection is what we are about to make

@@ -14,7 +14,7 @@ from talk2dino.errors import InputError
 from talk2dino.features.store import FeatureStore
 from talk2dino.io.atomic import atomic_path, write_atomically
 from talk2dino.models.catalog import CATALOG
-from talk2dino.models.projection import to_published
+from talk2dino.models.projection import to_original
 from talk2dino.training.aligner import Aligner
 from talk2dino.training.options import FitConfig
 
@@ -74,7 +74,7 @@ def write_published(path: Path, aligner: Aligner) -> None:
     check_published(aligner.config)
     assert aligner.text_projection is not None
     content = io.BytesIO()
-    torch.save(to_published(aligner.text_projection), content)
+    torch.save(to_original(aligner.text_projection), content)
     write_atomically(path, content.getvalue())
 
 

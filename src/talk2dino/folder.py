@@ -348,13 +348,7 @@ class _Run:
         for kind in self.options.save:
             target = self.options.out / (self.names[path] + SUFFIX[kind])
             if kind == "overlay":
-                save_png(
-                    result.overlay(
-                        picture.array, **{k: v for k, v in self.options.overlay.items() if k in ("opacity", "legend")}
-                    ),
-                    target,
-                    compress_level=1,
-                )
+                save_png(result.overlay(picture, **self.options.overlay), target, compress_level=1)
             else:
                 result.save(target)
             files[kind] = str(target)

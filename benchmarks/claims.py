@@ -47,8 +47,8 @@ from talk2dino.features.store import FeatureStore
 from talk2dino.io.atomic import atomic_path, write_atomically
 from talk2dino.models.loading import Parts, load_parts
 from talk2dino.stages.heads import STRATEGIES
-from talk2dino.training.fit import FitResult, fit
-from talk2dino.training.options import FitConfig
+from talk2dino.training.fit import TrainResult, train
+from talk2dino.training.options import TrainOptions
 from talk2dino.types import ImageFeatures
 from talk2dino.world import BACKGROUNDS, CLASS_NAMES, OBJECTS, render, sample_scene, write_captions
 
@@ -79,8 +79,8 @@ class Variant:
         """Whether it is also measured with a background class."""
         return self.strategy in FOLLOWED and self.side == "text" and not self.linear
 
-    def config(self, seed: int, steps: int) -> FitConfig:
-        return FitConfig.build(
+    def config(self, seed: int, steps: int) -> TrainOptions:
+        return TrainOptions(
             strategy=self.strategy, side=self.side, depth=1 if self.linear else 2, optimizer="adam", lr=1e-3,
             schedule="cosine", batch_size=128, max_steps=steps, save_every=steps, log_every=200, seed=seed,
         )  # fmt: skip
@@ -155,7 +155,7 @@ class Bench:
         tell(f"features of {manifest.images} training scenes: {time.time() - started:.0f} s")
         return FeatureStore.open(folder)
 
-    def segmenter(self, result: FitResult | None = None, cleaning: str = "published") -> Segmenter:
+    def segmenter(self, result: TrainResult | None = None, cleaning: str = "published") -> Segmenter:
         projection, vision_projection = (result.projection, result.vision_projection) if result else (None, None)
         config = replace(self.parts.config, variant="paper" if cleaning == "paper" else "published")
         parts = Parts(self.parts.vision, self.parts.text, projection, config, vision_projection=vision_projection)
@@ -179,7 +179,7 @@ class Bench:
         store = self.store
         started = time.time()
         with tempfile.TemporaryDirectory() as folder:
-            result = fit(store, variant.config(seed, self.options.steps), folder, device="cpu")
+            result = train(store, variant.config(seed, self.options.steps), folder, device="cpu")
         trained = time.time() - started
         metrics = label_world(self.segmenter(result), self.test)
         record = {

@@ -29,7 +29,7 @@ from talk2dino.features.store import FeatureStore
 from talk2dino.training.aligner import Aligner
 from talk2dino.training.batches import Batches
 from talk2dino.training.fit import fit, make_optimizer
-from talk2dino.training.options import FitConfig
+from talk2dino.training.options import TrainOptions
 
 COCO_IMAGES, COCO_CAPTIONS, EPOCHS = 82_783, 414_113, 100
 GOAL = 0.85  # of the bare loop
@@ -62,7 +62,7 @@ def random_store(folder: Path, pictures: int, shards: int, heads: int, vision_di
 class BareLoop:
     """The least that training can be: one batch in memory, forward, backward, step."""
 
-    def __init__(self, store: FeatureStore, config: FitConfig) -> None:
+    def __init__(self, store: FeatureStore, config: TrainOptions) -> None:
         self.batch = Batches(store, config, torch.device("cpu"))[0]
         self.aligner = Aligner(config, store.text_dim, store.shape("heads")[-1])
         self.optimizer = make_optimizer(self.aligner, config)
@@ -103,7 +103,7 @@ class PublishedShape(Dataset):
 class PublishedLoop:
     """Forward, backward and step over a DataLoader with the default collate."""
 
-    def __init__(self, data: PublishedShape, config: FitConfig, text_dim: int, vision_dim: int, workers: int) -> None:
+    def __init__(self, data: PublishedShape, config: TrainOptions, text_dim: int, vision_dim: int, workers: int) -> None:
         self.loader = DataLoader(data, batch_size=config.batch_size, shuffle=True, num_workers=workers, drop_last=True)
         self.aligner = Aligner(config, text_dim, vision_dim)
         self.optimizer = make_optimizer(self.aligner, config)
@@ -131,7 +131,7 @@ def measure(options: argparse.Namespace) -> dict:
         store = random_store(
             folder, options.pictures, options.shards, options.heads, options.vision_dim, options.text_dim
         )
-        config = FitConfig(strategy=options.strategy, batch_size=options.batch)
+        config = TrainOptions(strategy=options.strategy, batch_size=options.batch)
         bare = BareLoop(store, config)
         data = PublishedShape(store)
         published = {
@@ -154,11 +154,11 @@ def measure(options: argparse.Namespace) -> dict:
     return figures_of(rates, options)
 
 
-def our_rate(store: FeatureStore, config: FitConfig, out: Path, turn: int, steps: int) -> float:
+def our_rate(store: FeatureStore, config: TrainOptions, out: Path, turn: int, steps: int) -> float:
     """Steps a second of the next so many steps of a run."""
     clock: list[float] = []
     partial = config.model_copy(update={"max_steps": turn * steps, "log_every": 50})
-    fit(store, partial, out, device="cpu", watch=lambda _: clock.append(time.perf_counter()))
+    train(store, partial, out, device="cpu", watch=lambda _: clock.append(time.perf_counter()))
     return 50 * (len(clock) - 1) / (clock[-1] - clock[0])
 
 

@@ -14,6 +14,7 @@ class Progress:
     def __init__(self, total: int, label: str, unit: str, every: float = 15.0) -> None:
         self.total, self.label, self.unit, self.every = total, label, unit, every
         self.done = self.before = 0
+        self.begun, self.note = False, ""
         self.started = self.told = time.monotonic()
         self._bar = None
         if sys.stderr.isatty():
@@ -31,6 +32,15 @@ class Progress:
             if first:
                 self._bar.initial = self._bar.n = before
         self.advance(done - self.done)
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """As a ProgressCallback; items that are done at the first call are those of earlier runs."""
+        first, self.begun = not self.begun, True
+        if note:
+            self.note = f", {note}"
+            if self._bar is not None:
+                self._bar.set_postfix_str(note, refresh=False)
+        self.reached(done, total, done if first else self.before)
 
     def advance(self, count: int = 1) -> None:
         self.done += count
@@ -51,7 +61,7 @@ class Progress:
         rate = (self.done - self.before) / max(1e-9, time.monotonic() - self.started)
         left = f"{(self.total - self.done) / rate:.0f} s left" if rate else "nothing done yet"
         print(
-            f"{self.label}: {self.done} of {self.total} {self.unit}s, {rate:.2f} a second, {left}",
+            f"{self.label}: {self.done} of {self.total} {self.unit}s, {rate:.2f} a second, {left}{self.note}",
             file=sys.stderr,
             flush=True,
         )

@@ -17,7 +17,6 @@ import numpy as np
 
 from talk2dino import Segmenter
 from talk2dino.evaluation.world import PROMPT_VARIANTS, WorldFigures, evaluate_world, held_out_seeds, world_prompts
-from talk2dino.methods import wrap_segmenter
 
 
 def main() -> None:
@@ -45,7 +44,7 @@ def main() -> None:
     for variant in PROMPT_VARIANTS[1:]:
         measure(f"prompts: {variant}", lambda v=variant: evaluate_world(segmenter, seeds, prompts=world_prompts(v)))
     measure("refined (PAMR)", lambda: evaluate_world(segmenter, seeds, refine=True))
-    dense = wrap_segmenter("clip-dense", segmenter)
+    dense = segmenter.with_method("clip-dense")
     measure("dense CLIP of the same model", lambda: evaluate_world(dense, seeds))
     lost = {t: rows["class names"].miou - f.miou for t, f in rows.items() if t.startswith("prompts")}
     worst = max(lost, key=lost.__getitem__)

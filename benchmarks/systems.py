@@ -28,7 +28,7 @@ from talk2dino.evaluation.compare import (
     wrap_all,
 )
 from talk2dino.evaluation.report import versions
-from talk2dino.methods import METHODS, wrap_segmenter
+from talk2dino.methods import method_names
 from talk2dino.methods.prototype_build import FIRST_WORLD_SEED, build_prototypes, world_source
 from talk2dino.segmenter import Segmenter
 
@@ -46,11 +46,13 @@ def main() -> None:
     segmenter = Segmenter.from_pretrained(options.model, dtype="float32")
     scenes = range(FIRST_WORLD_SEED, FIRST_WORLD_SEED + options.prototype_scenes)
     folder = options.out / "prototypes"
-    count = build_prototypes(segmenter, world_source(scenes), folder, what=f"world, seeds {scenes[0]} to {scenes[-1]}")
-    systems = wrap_all(segmenter, list(METHODS), {}, folder)
+    count = build_prototypes(
+        segmenter.towers, world_source(scenes), folder, what=f"world, seeds {scenes[0]} to {scenes[-1]}"
+    )
+    systems = wrap_all(segmenter, list(method_names()), {}, folder)
     for variant in ("residual", "patches"):
-        systems[f"clip-dense:variant={variant}"] = wrap_segmenter("clip-dense", segmenter, variant=variant)
-    systems["freeda:local_weight=1"] = wrap_segmenter("freeda", segmenter, prototypes=folder, local_weight=1)
+        systems[f"clip-dense:variant={variant}"] = segmenter.with_method("clip-dense", variant=variant)
+    systems["freeda:local_weight=1"] = segmenter.with_method("freeda", prototypes=folder, local_weight=1)
 
     base = {
         "benchmark": "world", "model": segmenter.name, "limit": None if options.scenes == 300 else options.scenes,

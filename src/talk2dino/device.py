@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,6 +11,26 @@ import torch
 from talk2dino.errors import InputError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def check_device_name(device: str) -> None:
+    """Refuse what cannot be a device on any machine.
+
+    Raises:
+        InputError: with what is accepted.
+    """
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+        raise InputError(f"unknown device {device!r}; accepted: auto, cpu, cuda, cuda:N, mps")
+
+
+def check_dtype_name(dtype: str) -> None:
+    """Refuse an unknown dtype.
+
+    Raises:
+        InputError: with what is accepted.
+    """
+    if dtype != "auto" and dtype not in DTYPES:
+        raise InputError(f"unknown dtype {dtype!r}; accepted: auto, {', '.join(DTYPES)}")
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,42 +17,55 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageFeatures:
-    """What the vision model says of a batch of equally sized pictures: pay once, decode often.
+    """The encoded form of images of one size, or of the windows of one image: computed once, decoded as often as needed.
 
     Attributes:
-        patches: (B, h, w, D) patch features after the final norm.
-        attention: (B, M, h, w) CLS-row logits of the last block, before softmax; CLS and registers dropped.
-        cls: (B, D) CLS feature after the final norm.
-        image_size: (height, width) of the pictures as they came, to which maps are upsampled.
-        pixels: (B, 3, H', W') RGB 0..255 float, the resized picture that the model saw; refinement needs it.
-        model: name of the model that made the features.
-        boxes: in slide mode the batch holds the windows of one picture; (top, left, bottom, right) of each.
-        canvas: in slide mode (height, width) of the resized picture that the boxes refer to.
+        patches: (B, h, w, D) patch features that words are compared with.
+        image_size: (height, width) of the original images, to which score maps are upsampled.
+        pixels: (B, 3, H', W') RGB 0..255, each image or window at the size at which it is labelled; refinement and
+            superpixels read them.
+        attention: (B, M, h, w) CLS-row logits of the last block, before softmax; CLS and registers dropped. None for methods
+            without them.
+        cls: (B, D) or (B, C) embedding of the whole image. None for methods without one.
+        model: name of the model that encoded the images.
+        space: fingerprint of the weights that decide which words fit these features; empty if unknown.
+        mode: "whole", "slide" or "square".
+        boxes: in slide mode, (top, left, bottom, right) of each window; the batch then holds the windows of one image.
+        canvas: in slide mode, (height, width) of the resized image that the boxes refer to.
+        notes: what happened on the way in, such as a rotation that was undone.
+
+    Raises:
+        ShapeError: shapes that do not fit together.
     """
 
     patches: Tensor
-    attention: Tensor
-    cls: Tensor
     image_size: tuple[int, int]
     pixels: Tensor | None = None
+    attention: Tensor | None = None
+    cls: Tensor | None = None
     model: str = ""
+    space: str = ""
+    mode: str = "whole"
     boxes: tuple[tuple[int, int, int, int], ...] | None = None
     canvas: tuple[int, int] | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.patches.ndim != 4:
             raise ShapeError(f"patches must be (B, h, w, D); got {tuple(self.patches.shape)}")
-        b, h, w, d = self.patches.shape
-        if self.attention.ndim != 4 or (self.attention.shape[0], *self.attention.shape[2:]) != (b, h, w):
+        b, h, w, _ = self.patches.shape
+        if self.attention is not None and (
+            self.attention.ndim != 4 or (self.attention.shape[0], *self.attention.shape[2:]) != (b, h, w)
+        ):
             raise ShapeError(
                 f"attention must be (B, M, h, w) with B={b}, h={h}, w={w}; got {tuple(self.attention.shape)}"
             )
-        if tuple(self.cls.shape) != (b, d):
-            raise ShapeError(f"cls must be (B, D) = ({b}, {d}); got {tuple(self.cls.shape)}")
+        if self.cls is not None and (self.cls.ndim != 2 or self.cls.shape[0] != b):
+            raise ShapeError(f"cls must be (B, D) with B={b}; got {tuple(self.cls.shape)}")
         if (self.boxes is None) != (self.canvas is None) or (self.boxes is not None and len(self.boxes) != b):
-            raise ShapeError("in slide mode features need a canvas and one box a window")
+            raise ShapeError("features of slide mode need a canvas and one box per window")
 
     def __len__(self) -> int:
         return self.patches.shape[0]
@@ -63,41 +76,84 @@ class ImageFeatures:
         return self.patches.shape[1], self.patches.shape[2]
 
     def __getitem__(self, index: int) -> ImageFeatures:
-        """The features of one picture, as a batch of one. Windows of slide mode belong together and are not split."""
+        """The features of one image, as a batch of one.
+
+        Raises:
+            ShapeError: the batch holds the windows of one image; see :meth:`window`.
+        """
         if self.boxes is not None:
-            raise ShapeError("features of slide mode hold the windows of one picture; they cannot be indexed")
+            raise ShapeError(
+                "features of slide mode hold the windows of one image and cannot be indexed; use window(i)"
+            )
+        return self.window(index)
+
+    def window(self, index: int) -> ImageFeatures:
+        """One image or window, as a batch of one without boxes; ``image_size`` becomes the window's size."""
         if not -len(self) <= index < len(self):
-            raise IndexError(f"picture {index} of a batch of {len(self)}")
+            raise IndexError(f"index {index} of a batch of {len(self)}")
         rows = slice(index % len(self), index % len(self) + 1)
-        pixels = None if self.pixels is None else self.pixels[rows]
+        size = self.image_size
+        if self.boxes is not None:
+            top, left, bottom, right = self.boxes[index]
+            size = (bottom - top, right - left)
+        return self._each(lambda tensor: tensor[rows], image_size=size, boxes=None, canvas=None)
+
+    @classmethod
+    def stack(cls, several: Sequence[ImageFeatures]) -> ImageFeatures:
+        """One batch of the features of several images or windows of one size; everything else is the first one's."""
+        import torch
+
+        def joined(tensors: list[Tensor | None]) -> Tensor | None:
+            found = [tensor for tensor in tensors if tensor is not None]
+            return torch.cat(found) if found else None
+
         return replace(
-            self, patches=self.patches[rows], attention=self.attention[rows], cls=self.cls[rows], pixels=pixels
+            several[0],
+            patches=torch.cat([one.patches for one in several]),
+            pixels=joined([one.pixels for one in several]),
+            attention=joined([one.attention for one in several]),
+            cls=joined([one.cls for one in several]),
         )
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> ImageFeatures:
-        pixels = None if self.pixels is None else self.pixels.to(device)
+        """Move the features; ``dtype`` applies to everything but the pixels."""
+        moved = self._each(lambda tensor: tensor.to(device, dtype))
+        return replace(moved, pixels=None if self.pixels is None else self.pixels.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor], **others: Any) -> ImageFeatures:
         return replace(
-            self, patches=self.patches.to(device, dtype), attention=self.attention.to(device, dtype),
-            cls=self.cls.to(device, dtype), pixels=pixels,
-        )  # fmt: skip
+            self,
+            patches=change(self.patches),
+            pixels=None if self.pixels is None else change(self.pixels),
+            attention=None if self.attention is None else change(self.attention),
+            cls=None if self.cls is None else change(self.cls),
+            **others,
+        )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TextFeatures:
-    """Class names and their embeddings in the vision model's space.
+    """Class names and the embeddings that patches are compared with.
 
     Attributes:
-        names: N class names as they came.
-        embeddings: (N, D) float32: psi of the mean text embedding, L2-normalised.
+        names: N class names as given.
+        embeddings: (N, D) float32, L2-normalised.
         negative: how many of the last names are negative prompts: pixels that they win become background.
         model: name of the model that made the embeddings.
+        space: fingerprint of the weights that decide which images fit these words; empty if unknown.
+        clip: (N, C) CLIP text embeddings, for methods that also compare with CLIP's image embedding.
         notes: what was changed on the way in, such as a duplicate that was dropped.
+
+    Raises:
+        ShapeError: the number of names and embeddings differs.
     """
 
     names: tuple[str, ...]
     embeddings: Tensor
     negative: int = 0
     model: str = ""
+    space: str = ""
+    clip: Tensor | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -109,7 +165,7 @@ class TextFeatures:
 
     @property
     def positive(self) -> int:
-        """Number of names that can appear as labels."""
+        """How many of the names can appear as labels."""
         return len(self.names) - self.negative
 
 

@@ -20,7 +20,6 @@ from talk2dino.evaluation.metrics import ConfusionMatrix
 from talk2dino.evaluation.miniature import make_miniature
 from talk2dino.evaluation.options import EvaluationOptions, make_options, parse_shard, read_options_file
 from talk2dino.evaluation.protocol import evaluate, run
-from talk2dino.methods import wrap_segmenter
 from talk2dino.models.fingerprint import weights_checksum
 from talk2dino.world import CLASS_NAMES, render, sample_scene
 
@@ -83,7 +82,7 @@ def test_slide_equals_the_literal_protocol(micro, monkeypatch, protocol_resize, 
 def test_comparison_systems_slide_alike(micro, prototypes, protocol_resize, method, refine):
     picture = render(sample_scene(900_006, aspect=197 / 101), 101).image
     own = {"prototypes": prototypes, "nearest": 5} if method == "freeda" else {}
-    system = wrap_segmenter(method, micro, **own)
+    system = micro.with_method(method, **own)
     names = ["sky", "grass", "ball"]
     expected = literal_protocol(protocol_resize, system, picture, names, refine=refine)
     for batch in (1, 3):
@@ -93,7 +92,7 @@ def test_comparison_systems_slide_alike(micro, prototypes, protocol_resize, meth
 
 
 def test_comparison_systems_fill_their_batches_too(micro):
-    system = wrap_segmenter("clip-dense", micro)
+    system = micro.with_method("clip-dense")
     pictures = [
         render(sample_scene(900_010 + i, aspect=aspect), 90).image for i, aspect in enumerate((4 / 3, 3 / 4, 2))
     ]
@@ -239,7 +238,7 @@ def test_the_configuration_is_what_was_loaded(micro, tmp_path):
         "model": "auto", "projection": None, "source": micro.config.source, "data": str(tmp_path), "device": "cpu",
         "engine": "torch", "batch_size": 5,
     }  # fmt: skip
-    clip = evaluate(wrap_segmenter("clip-dense", micro), options.model_copy(update={"method": "clip-dense"})).config
+    clip = evaluate(micro.with_method("clip-dense"), options.model_copy(update={"method": "clip-dense"})).config
     assert (clip["background"], clip["cleaning"], clip["system"]) == (0.2, None, {"variant": "values"})
     assert list(clip["fingerprints"]) == ["clip_vision", "text"]
 
@@ -357,7 +356,7 @@ def test_kill_9_in_the_middle_and_resume_equal_one_run(micro, tmp_path):
 
 def test_talk2dino_is_15_points_ahead_of_dense_clip(micro):
     figures = {
-        name: evaluate(wrap_segmenter(name, micro), EvaluationOptions(benchmark="world", method=name, limit=20)).metrics
+        name: evaluate(micro.with_method(name), EvaluationOptions(benchmark="world", method=name, limit=20)).metrics
         for name in ("talk2dino", "clip-dense")
     }
     assert figures["talk2dino"].miou > figures["clip-dense"].miou + 0.15
@@ -386,7 +385,7 @@ def test_dino_clusters_run_in_both_matchings(micro, tmp_path):
         options = EvaluationOptions(
             benchmark="world", method="dino-clusters", method_options={"matching": matching}, limit=12
         )
-        system = wrap_segmenter("dino-clusters", micro, matching=matching)
+        system = micro.with_method("dino-clusters", matching=matching)
         outcome, _ = run(options, tmp_path / matching, method=system)
         figures[matching] = outcome.metrics.overall_accuracy
         records = final_records(outcome.records, outcome.matrix, outcome.config)
@@ -500,7 +499,7 @@ def test_list_of_pictures(tmp_path, oracle):
 
 def test_systems_without_words_take_no_threshold(tmp_path, micro):
     make_miniature("voc21", tmp_path)
-    system = wrap_segmenter("dino-clusters", micro)
+    system = micro.with_method("dino-clusters")
     for values in ({"background": 0.4}, {"clean": True}):
         options = EvaluationOptions(benchmark="voc21", data=tmp_path, method="dino-clusters", **values)
         with pytest.raises(InputError, match="dino-clusters has no background threshold and no cleaning"):

@@ -450,7 +450,13 @@ def test_lists_beside_the_shards_are_mended_too(tmp_path):
 def test_the_system_says_why_a_shard_cannot_be_written(tmp_path):
     """A limit of the operating system on the size of files, met by the real writer in the middle of a shard."""
     folder = make_folder(tmp_path / "in", 7, captions=30)
-    call = [sys.executable, str(Path(__file__).parents[1] / "helpers" / "run_extract.py"), str(folder), str(tmp_path / "out"), "0"]
+    call = [
+        sys.executable,
+        str(Path(__file__).parents[1] / "helpers" / "run_extract.py"),
+        str(folder),
+        str(tmp_path / "out"),
+        "0",
+    ]
     limited = (
         f"import os, resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1500, -1)); os.execv({call[0]!r}, {call})"
     )

@@ -5,9 +5,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from talk2dino.errors import CheckpointError, DataError, InputError
-from talk2dino.methods import wrap_segmenter
 from talk2dino.methods.freeda import (
-    FreeDA,
     SmallStoreWarning,
     region_similarity,
     superpixel_weights,
@@ -29,7 +27,7 @@ WORDS = ["sky", "ball", "grass", "water"]
 @pytest.fixture(scope="session")
 def folder(micro, tmp_path_factory):
     path = tmp_path_factory.mktemp("prototypes")
-    build_prototypes(micro, world_source(range(500_000, 500_040)), path, what="40 scenes", index="exact")
+    build_prototypes(micro.towers, world_source(range(500_000, 500_040)), path, what="40 scenes", index="exact")
     return path
 
 
@@ -71,11 +69,10 @@ def test_superpixels_follow_edges(picture):
 
 def test_score_is_the_published_mixture(micro, folder, picture):
     """0.8 local + 0.2 global, with the global part worked out from the model itself."""
-    both, local = (
-        FreeDA(micro, prototypes=folder, nearest=9),
-        FreeDA(micro, prototypes=folder, nearest=9, local_weight=1.0),
-    )
-    pixels = torch.from_numpy(np.array(Image.fromarray(picture).resize((96, 96)))).permute(2, 0, 1)[None].float()
+    both = micro.with_method("freeda", prototypes=folder, nearest=9)
+    local = micro.with_method("freeda", prototypes=folder, nearest=9, local_weight=1.0)
+    resized = np.array(Image.fromarray(picture).resize((96, 96)))
+    pixels = torch.from_numpy(resized).permute(2, 0, 1)[None].float()
     classes = both.encode_text(WORDS)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     normalised = (pixels / 255 - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
@@ -83,22 +80,21 @@ def test_score_is_the_published_mixture(micro, folder, picture):
         image = micro.clip_vision(pixel_values=normalised).image_embeds
     text = F.normalize(micro.text.embed_classes([[word] for word in WORDS]), dim=-1)
     everywhere = F.normalize(image, dim=-1) @ text.T
-    expected = 0.8 * local.score_maps(pixels, classes) + 0.2 * everywhere[:, :, None, None]
-    torch.testing.assert_close(both.score_maps(pixels, classes), expected, atol=1e-5, rtol=0)
+    found, own = (one.method.score(one.method.encode_pixels(pixels), classes, clean=False) for one in (both, local))
+    torch.testing.assert_close(found, 0.8 * own + 0.2 * everywhere[0, :, None, None], atol=1e-5, rtol=0)
 
 
 def test_class_prototypes_are_means_of_the_nearest(micro, folder):
     store = PrototypeStore(folder)
-    method = FreeDA(micro, prototypes=folder, nearest=5)
-    classes = method.encode_text(["ball"])
+    classes = micro.with_method("freeda", prototypes=folder, nearest=5).encode_text(["ball"])
     key = F.normalize(micro.text.embed_classes([["ball"]]), dim=-1).numpy()[0]
     nearest = np.argsort(-(store.keys @ key), kind="stable")[:5]
     assert {store.words[i] for i in nearest} == {"ball"}
-    np.testing.assert_allclose(classes.prototypes[0], store.prototypes[nearest].mean(0), atol=1e-5)
+    np.testing.assert_allclose(classes.embeddings[0], store.prototypes[nearest].mean(0), atol=1e-5)
 
 
 def test_segment_and_batch(micro, folder, picture):
-    method = wrap_segmenter("freeda", micro, prototypes=folder, nearest=20)
+    method = micro.with_method("freeda", prototypes=folder, nearest=20)
     pictures = [picture, picture[::-1].copy()]
     for mode in ("whole", "slide"):
         together = method.segment_batch(pictures, WORDS, mode=mode, return_scores=True)
@@ -113,7 +109,7 @@ def test_retrieval_works_on_scenes(micro, folder):
     from talk2dino.evaluation.world import evaluate_world
 
     # 40 scenes hold about ten prototypes a class, hence ten neighbours; 16 classes by chance are right in 6 %
-    figures = evaluate_world(FreeDA(micro, prototypes=folder, nearest=10), range(900_000, 900_012))
+    figures = evaluate_world(micro.with_method("freeda", prototypes=folder, nearest=10), range(900_000, 900_012))
     assert figures.metrics.overall_accuracy > 0.6
 
 
@@ -123,12 +119,12 @@ def test_too_few_prototypes_for_the_published_number(micro, folder):
     assert len(store) < 350
     expected = len(store) // 16  # 16 words
     with pytest.warns(SmallStoreWarning, match=f"the {expected} nearest are used"):
-        method = FreeDA(micro, prototypes=store)
-    assert (method.nearest, method.info["nearest"]) == (expected, expected)
-    found = F.normalize(method.encode_text(WORDS).prototypes, dim=1)
+        segmenter = micro.with_method("freeda", prototypes=store)
+    assert segmenter.method.options["nearest"] == expected
+    found = F.normalize(segmenter.encode_text(WORDS).embeddings, dim=1)
     assert (found @ found.T).fill_diagonal_(0).max() < 0.99
     with pytest.raises(InputError, match="every class would get the mean of all"):
-        FreeDA(micro, prototypes=store, nearest=350)
+        micro.with_method("freeda", prototypes=store, nearest=350)
 
     class Large:
         words = ["a", "b"] * 20_000
@@ -151,7 +147,7 @@ def test_prototype_is_the_mean_of_covered_patches(micro):
     mask[: patch // 4, 2 * patch : 3 * patch] = True  # a quarter of a patch does not count
     small = np.zeros((128, 128), bool)
     small[:2, :2] = True  # covers no patch by half: its share counts
-    maker = PrototypeMaker(micro)
+    maker = PrototypeMaker(micro.towers)
     found = maker.prototypes(MaskedPicture("a", image, {"ball": mask, "dot": small, "none": ~mask & mask}))
     assert [p.word for p in found] == ["ball", "dot"]
     patches = micro.encode_image(image).patches[0]
@@ -169,7 +165,7 @@ def test_pictures_with_masks_in_folders(micro, tmp_path, picture):
     Image.fromarray(picture).save(tmp_path / "pictures" / "a.png")
     Image.fromarray(mask).save(tmp_path / "masks" / "a.png")
     source = list(folder_source(tmp_path / "pictures", tmp_path / "masks", ["background", "sky", "grass"]))
-    assert build_prototypes(micro, source, tmp_path / "out", what="folder", index="exact") == 2
+    assert build_prototypes(micro.towers, source, tmp_path / "out", what="folder", index="exact") == 2
     assert PrototypeStore(tmp_path / "out").words == ["sky", "grass"]
     name, load = next(folder_source(tmp_path / "pictures", tmp_path / "masks", ["background", "sky"]))
     assert name == "a.png"
@@ -185,17 +181,16 @@ def test_pictures_with_masks_in_folders(micro, tmp_path, picture):
 
 def test_refusals(micro, folder, tmp_path):
     with pytest.raises(InputError, match="talk2dino freeda build"):
-        FreeDA(micro)
+        micro.with_method("freeda")
     with pytest.raises(InputError, match="local_weight 0 to 1"):
-        FreeDA(micro, prototypes=folder, nearest=9, local_weight=1.1)
+        micro.with_method("freeda", prototypes=folder, nearest=9, local_weight=1.1)
     with pytest.raises(DataError, match="not a prototype folder"):
-        FreeDA(micro, prototypes=tmp_path)
+        micro.with_method("freeda", prototypes=tmp_path)
 
-    class Other:
-        name, text, vision, device = "other", type("T", (), {"dim": 512}), type("V", (), {"dim": 768}), "cpu"
-
-    with pytest.raises(CheckpointError, match="192 text and 192 vision dimensions, the model other has 512 and 768"):
-        FreeDA(Other(), prototypes=folder)
+    store = PrototypeStore(folder)
+    store.keys = np.zeros((len(store), 512), np.float32)
+    with pytest.raises(CheckpointError, match="512 text and 192 vision dimensions, the model micro has 192 and 192"):
+        micro.with_method("freeda", prototypes=store)
 
 
 def test_what_was_made_before_an_interruption_is_kept(micro, tmp_path):
@@ -208,10 +203,10 @@ def test_what_was_made_before_an_interruption_is_kept(micro, tmp_path):
             yield name, load
 
     with pytest.raises(KeyboardInterrupt):
-        build_prototypes(micro, interrupted(), tmp_path / "parts", what="w", index="exact")
+        build_prototypes(micro.towers, interrupted(), tmp_path / "parts", what="w", index="exact")
     assert [path.name for path in sorted((tmp_path / "parts").glob("shard-*"))] == ["shard-00000.npz"]
     for name in ("parts", "whole"):
-        build_prototypes(micro, world_source(scenes, height=48), tmp_path / name, what="w", index="exact")
+        build_prototypes(micro.towers, world_source(scenes, height=48), tmp_path / name, what="w", index="exact")
     parts, whole = PrototypeStore(tmp_path / "parts"), PrototypeStore(tmp_path / "whole")
     assert parts.words == whole.words
     np.testing.assert_array_equal(parts.keys, whole.keys)
@@ -221,11 +216,11 @@ def test_what_was_made_before_an_interruption_is_kept(micro, tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("clip-dense", {"variannt": "patches"}, "clip-dense has no option variannt; it has: variant, size"),
+        ("clip-dense", {"variannt": "patches"}, "clip-dense has no option 'variannt'; did you mean variant"),
         ("dino-clusters", {"segments": "z"}, r"dino-clusters cannot use the options segments='z'"),
         ("freeda", {"nearest": "many", "prototypes": "x"}, r"freeda cannot use the options nearest='many'"),
     ],
 )
 def test_options_that_a_system_does_not_take(micro, name, options, message):
     with pytest.raises(InputError, match=message):
-        wrap_segmenter(name, micro, **options)
+        micro.with_method(name, **options)

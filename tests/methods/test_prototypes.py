@@ -139,7 +139,7 @@ def test_killed_build_and_resumed_build_equal_one_build(tmp_path):
                 yield name, load
         segmenter = Segmenter.from_pretrained("micro", device="cpu", dtype="float32")
         source = slow(world_source(range(500_000, 500_020), height=48))
-        build_prototypes(segmenter, source, sys.argv[1], what="w", index="exact", shard_size=7)
+        build_prototypes(segmenter.towers, source, sys.argv[1], what="w", index="exact", shard_size=7)
     """)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run([sys.executable, "-c", script, str(whole), "0"], check=True)

@@ -9,7 +9,6 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from talk2dino.errors import CheckpointError, ModelNotFoundError
-from talk2dino.methods import wrap_segmenter
 from talk2dino.models.checkpoint import below, read_tensors, vision_from_published, vision_to_published
 from talk2dino.models.loading import HubOptions, load_parts
 from talk2dino.models.vision import VisionModel, build_backbone
@@ -184,14 +183,14 @@ def test_dense_clip_with_a_backbone_of_the_hub(hub, tmp_path):
     segmenter = Segmenter(load(), dtype="float32", device="cpu")
     assert segmenter._clip_vision is None
     picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
-    found = wrap_segmenter("clip-dense", segmenter, size=64).segment(picture, ["cat", "dog"])
+    found = segmenter.with_method("clip-dense", size=64).segment(picture, ["cat", "dog"])
     assert found.labels.shape == (40, 60)
     own = CLIPModel.from_pretrained(folders["openai/clip-vit-base-patch16"]).vision_model
     tower = segmenter.clip_vision.vision_model
     assert all(torch.equal(a, b) for a, b in zip(own.parameters(), tower.parameters(), strict=True))
     again = Segmenter.from_pretrained(segmenter.save_pretrained(tmp_path / "saved"), dtype="float32", device="cpu")
     assert np.array_equal(
-        wrap_segmenter("clip-dense", again, size=64).segment(picture, ["cat", "dog"]).labels, found.labels
+        again.with_method("clip-dense", size=64).segment(picture, ["cat", "dog"]).labels, found.labels
     )
 
 

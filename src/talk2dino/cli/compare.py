@@ -74,13 +74,13 @@ def compare(
 
     from talk2dino.cli.usage import split_names, usage
     from talk2dino.evaluation.compare import wrap_all
-    from talk2dino.methods import METHODS, check_options
+    from talk2dino.methods import check_options, method_names
     from talk2dino.models.preprocess import check_mode
     from talk2dino.segmenter import Segmenter
 
     names = split_names(methods)
     if not names:
-        raise typer.BadParameter(f"name at least one system: {', '.join(METHODS)}", param_hint="--methods")
+        raise typer.BadParameter(f"name at least one system: {', '.join(method_names())}", param_hint="--methods")
     options = _own_options(option or [])
     with usage():
         for name in (*names, *options):
@@ -157,7 +157,7 @@ def _prototypes_for(
         )
     with progress(len(scenes), "freeda: prototypes", "scene") as shown:
         build_prototypes(
-            segmenter, world_source(scenes), folder, what=f"world, seeds {scenes[0]} to {scenes[-1]}",
+            segmenter.towers, world_source(scenes), folder, what=f"world, seeds {scenes[0]} to {scenes[-1]}",
             progress=lambda done, made: shown.advance(done - shown.done),
         )  # fmt: skip
     return names, folder

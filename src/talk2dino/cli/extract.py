@@ -59,12 +59,11 @@ def extract(
 
     Example: talk2dino extract data/coco2014 --model vitb --out features
     """
-    import json
-
-    from talk2dino.cli.progress import progress
+    from talk2dino.cli.progress import ProgressBar
     from talk2dino.cli.usage import split_names, usage
     from talk2dino.features import ExtractOptions
     from talk2dino.features import extract as run
+    from talk2dino.io.console import print_json
     from talk2dino.io.settings import build_options
     from talk2dino.io.shards import parse_shard
 
@@ -74,13 +73,12 @@ def extract(
         read = {"shard": part, "features": split_names(features)}
         given = {name: value for name, value in context.params.items() if name in ExtractOptions.model_fields}
         options = build_options(ExtractOptions, given | read)
-    with progress(0, f"extract ({model})", "record") as bar:
+    with ProgressBar(f"extracting ({model})", "record") as bar:
         manifest = run(options, progress=bar)
     size_in_bytes = sum(entry.bytes for entry in manifest.shards)
     if as_json:
         counts = {"images": manifest.images, "captions": manifest.captions, "skipped": manifest.skipped}
-        result = {"store": str(options.folder), **counts, "shards": len(manifest.shards), "bytes": size_in_bytes}
-        typer.echo(json.dumps(result))
+        print_json({"store": str(options.folder), **counts, "shards": len(manifest.shards), "bytes": size_in_bytes})
     else:
         typer.echo(
             f"{options.folder}: {manifest.images:,} images, {manifest.captions:,} captions, {manifest.skipped:,} records "

@@ -104,7 +104,7 @@ def build(
         )  # fmt: skip
     with progress(total, "prototypes") as shown:
         count = making.build_prototypes(
-            segmenter, source, out, what=what, made_from=made_from, index=index, shard_size=512 if captions is None else 64,
+            segmenter.towers, source, out, what=what, made_from=made_from, index=index, shard_size=512 if captions is None else 64,
             progress=lambda done, made: shown.advance(done - shown.done),
         )  # fmt: skip
     kind = "HNSW index" if (out / "index.faiss").is_file() else "exact search"

@@ -19,10 +19,9 @@ def check(
 
     Example: talk2dino store check features
     """
-    import json
-
     from talk2dino.errors import DataError
     from talk2dino.features.manifest import Manifest, damaged_shards
+    from talk2dino.io.console import print_json
 
     damaged: list[str] = []
     for folder in folders:
@@ -31,7 +30,7 @@ def check(
         damaged += wrong
         if as_json:
             counts = {"images": manifest.images, "captions": manifest.captions}
-            typer.echo(json.dumps({"store": str(folder), **counts, "complete": manifest.complete, "damaged": wrong}))
+            print_json({"store": str(folder), **counts, "complete": manifest.complete, "damaged": wrong})
         else:
             typer.echo(
                 f"{folder}: {manifest.model.get('name')}, {manifest.images:,} images, {manifest.captions:,} captions, "
@@ -79,12 +78,12 @@ def convert(
 
     Example: talk2dino store convert train.pth --model vitb --out features
     """
-    from talk2dino.cli.progress import progress
+    from talk2dino.cli.progress import ProgressBar
     from talk2dino.features import convert_published
 
     pairs = dict(entry.partition("=")[::2] for entry in name or [])
     if any(not key or not value for key, value in pairs.items()):
         raise typer.BadParameter("expected FEATURE=KEY, for example heads=disentangled_self_attn", param_hint="--name")
-    with progress(0, "convert", "image") as bar:
+    with ProgressBar("converting") as bar:
         manifest = convert_published(file, out, model=model, names=pairs, progress=bar)
     typer.echo(f"{out}: {manifest.images:,} images, {manifest.captions:,} captions, {manifest.skipped:,} skipped")

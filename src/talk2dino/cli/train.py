@@ -81,14 +81,15 @@ def train(
 
     Example: talk2dino train features --out run --validation-share 0.05
     """
-    import json
-
-    from talk2dino.cli.progress import progress
+    from talk2dino.cli.console import message
+    from talk2dino.cli.progress import ProgressBar
     from talk2dino.cli.usage import usage
+    from talk2dino.device import check_device_name
+    from talk2dino.io.console import print_json
     from talk2dino.io.settings import build_options, read_yaml
     from talk2dino.training import TrainOptions
     from talk2dino.training import train as run
-    from talk2dino.training.processes import is_first_process, own_device
+    from talk2dino.training.processes import is_first_process
     from talk2dino.training.run_report import check_published_layout
 
     with usage("--config"):
@@ -101,13 +102,13 @@ def train(
         if write_pth:
             check_published_layout(options)
     with usage("--device"):
-        own_device(device)
-    with progress(0, f"train ({options.strategy})", "step") as bar:
+        check_device_name(device)
+    with ProgressBar(f"training ({options.strategy})", "step") as bar:
 
         def show(done: int, total: int, note: str = "") -> None:
             bar(done, total)
             if note:
-                bar.message(f"step {done}: {note}")
+                message(f"step {done}: {note}")
 
         result = run(
             store, options, out, validation=val, model=model, verify=verify, device=device, write_pth=write_pth,
@@ -116,7 +117,7 @@ def train(
     if not is_first_process():
         return
     if as_json:
-        typer.echo(json.dumps({"folder": str(out), "steps": result.steps, **result.metrics}))
+        print_json({"folder": str(out), "steps": result.steps, **result.metrics})
     else:
         loss = result.metrics.get("loss")
         typer.echo(f"{out}: {result.steps:,} steps{'' if loss is None else f', loss {loss:.6g}'}")

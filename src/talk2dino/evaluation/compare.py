@@ -17,7 +17,7 @@ from talk2dino.evaluation.options import EvaluationOptions, make_options
 from talk2dino.evaluation.paper import published_results
 from talk2dino.evaluation.protocol import Predictor, open_samples, run
 from talk2dino.evaluation.report import EvaluationReport, make_report, versions
-from talk2dino.methods import METHODS, wrap_segmenter
+from talk2dino.methods import method_names
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,9 @@ def wrap_all(
         own.setdefault("freeda", {})["prototypes"] = prototypes
     systems = {}
     for name in methods:
-        systems[name] = wrap_segmenter(name, segmenter, **own.get(name, {}))
+        systems[name] = segmenter.with_method(name, **own.get(name, {}))
         if name == "dino-clusters" and "matching" not in own.get(name, {}):
-            systems[f"{name}:matching=picture"] = wrap_segmenter(
-                name, segmenter, **own.get(name, {}), matching="picture"
-            )
+            systems[f"{name}:matching=picture"] = segmenter.with_method(name, **own.get(name, {}), matching="picture")
     return systems
 
 
@@ -224,7 +222,7 @@ def compare_picture(
     from talk2dino.io.legend import draw_grid
 
     if not systems:
-        raise InputError(f"name at least one system to compare: {', '.join(METHODS)}")
+        raise InputError(f"name at least one system to compare: {', '.join(method_names())}")
     picture = read_image(image)
     tiles = []
     for name, system in systems.items():
@@ -236,7 +234,7 @@ def compare_picture(
         elif name == "dino-clusters":
             settings["mode"] = "whole" if mode == "slide" else mode
         result = system.segment(picture, prompts, **settings)
-        title = f"{name} (no words: colours are segments)" if getattr(system, "matched", False) else name
+        title = f"{name} (no words: colours are segments)" if system.method.facts.matched else name
         tiles.append((title, result.overlay(picture)))
     return draw_grid([(picture.name, _as_large(picture.array, tiles[0][1])), *tiles], columns=min(3, len(tiles) + 1))
 

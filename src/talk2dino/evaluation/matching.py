@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from talk2dino.errors import MissingExtraError
 from talk2dino.evaluation.journal import PictureRecord, add_up
 from talk2dino.evaluation.metrics import ConfusionMatrix, Metrics
 
@@ -40,8 +41,6 @@ def final_records(
 
 def cluster_classes(matrix: ConfusionMatrix) -> np.ndarray:
     """The class of each cluster (Hungarian matching, most pixels in agreement), -1 for none."""
-    from talk2dino.methods.dino_clusters import assign
-
     return assign(matrix.counts[:, :-1].T)
 
 
@@ -51,3 +50,32 @@ def permuted(matrix: ConfusionMatrix, classes: np.ndarray) -> ConfusionMatrix:
     np.add.at(counts.T, classes, matrix.counts[:, :-1].T)  # -1 is the last column
     counts[:, -1] += matrix.counts[:, -1]
     return ConfusionMatrix(matrix.names, ignore_index=matrix.ignore_index, counts=counts)
+
+
+def match_segments(segments: np.ndarray, truth: np.ndarray, class_count: int, *, ignore: int = 255) -> np.ndarray:
+    """Give segments classes by Hungarian matching with the truth: one to one, most pixels in agreement.
+
+    Args:
+        segments: (H, W) integers. truth: (H, W) class indices with ``ignore``.
+
+    Returns:
+        (H, W) class indices, -1 where a segment was matched to no class (or only to a class without a shared pixel).
+    """
+    counted = truth != ignore
+    most = int(segments.max(initial=0)) + 1
+    pairs = segments[counted].astype(np.int64) * class_count + truth[counted]
+    agreement = np.bincount(pairs, minlength=most * class_count).reshape(most, class_count)
+    return assign(agreement)[segments]
+
+
+def assign(agreement: np.ndarray) -> np.ndarray:
+    """Hungarian matching: (S, N) pixels of segment s in class n to the class of each segment, -1 for none."""
+    try:
+        from scipy.optimize import linear_sum_assignment
+    except ImportError:
+        raise MissingExtraError.of("scipy", "freeda", "matching segments to classes") from None
+    rows, columns = linear_sum_assignment(agreement, maximize=True)
+    table = np.full(len(agreement), -1, dtype=np.int32)
+    found = agreement[rows, columns] > 0
+    table[rows[found]] = columns[found]
+    return table

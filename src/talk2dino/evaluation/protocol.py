@@ -18,13 +18,13 @@ import numpy as np
 from talk2dino.errors import InputError, PromptError, Talk2DinoError
 from talk2dino.evaluation.datasets import Benchmark, Sample, open_benchmark, world_samples
 from talk2dino.evaluation.journal import Journal, PictureRecord, add_up
-from talk2dino.evaluation.matching import final_metrics
+from talk2dino.evaluation.matching import final_metrics, match_segments
 from talk2dino.evaluation.metrics import ConfusionMatrix, Metrics
 from talk2dino.evaluation.options import EvaluationOptions
 from talk2dino.evaluation.provenance import resolved_config
 from talk2dino.evaluation.world import held_out_seeds, world_prompts
-from talk2dino.methods.dino_clusters import FIT_PICTURES, match_segments
-from talk2dino.models.catalog import METHOD_THRESHOLDS
+from talk2dino.methods.dino_clusters import FIT_PICTURES
+from talk2dino.pipeline import check_threshold
 
 #: Called after each batch with (pictures done, pictures in all, metrics so far).
 Report = Callable[[int, int, Metrics], None]
@@ -152,8 +152,8 @@ class Predictor:
         self.benchmark = benchmark
         self.options = options
         self.classes: np.ndarray | None = None
-        self.matched = bool(getattr(method, "matched", False))
-        self.each_picture = self.matched and method.matching == "picture"
+        self.matched = method.method.facts.matched
+        self.each_picture = self.matched and method.method.options["matching"] == "picture"
         self.text = method.encode_text(benchmark_prompts(benchmark, options))
         self.settings: dict[str, Any] = {"refine": options.refine, "mode": options.mode_used}
         self.threshold: float | None = None
@@ -162,7 +162,7 @@ class Predictor:
                 raise InputError(f"{options.method} has no background threshold and no cleaning: leave them out")
             if not self.each_picture:
                 pictures = (sample.load()[0] for sample in open_samples(options)[1][:FIT_PICTURES])
-                self.settings["vocabulary"] = method.fit(pictures, len(benchmark.names))
+                self.text = method.method.fit(map(method.encode_image, pictures), len(benchmark.names))
             return
         self.settings["clean"] = options.clean_used
         if benchmark.background:
@@ -182,13 +182,11 @@ class Predictor:
         return [match_segments(one, truth, count) for one, (_, truth) in zip(labels, loaded, strict=True)]
 
 
-def background_threshold(method: Any, options: EvaluationOptions) -> float | None:
-    """The threshold asked for, else the model's (talk2dino) or the method's; None: the system is to use its own."""
+def background_threshold(segmenter: Any, options: EvaluationOptions) -> float | None:
+    """The threshold asked for, else the method's own."""
     if options.background is not None:
-        return method.check_threshold(options.background) if hasattr(method, "check_threshold") else options.background
-    if options.method in METHOD_THRESHOLDS:
-        return METHOD_THRESHOLDS[options.method].value
-    return method.default_threshold() if hasattr(method, "default_threshold") else None
+        return check_threshold(segmenter.method, options.background)
+    return segmenter.method.threshold
 
 
 def run(
@@ -205,9 +203,9 @@ def run(
 
 def load_system(options: EvaluationOptions) -> Any:
     """The system that the options name."""
-    from talk2dino.methods import load_method
+    from talk2dino.segmenter import Segmenter
 
-    return load_method(
-        options.method, options.model, projection=options.projection, device=options.device, dtype=options.dtype,
+    return Segmenter.from_pretrained(
+        options.model, method=options.method, projection=options.projection, device=options.device, dtype=options.dtype,
         **options.method_options,
     )  # fmt: skip

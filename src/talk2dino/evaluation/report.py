@@ -15,7 +15,7 @@ from typing import Any
 from talk2dino.evaluation.metrics import Metrics
 from talk2dino.evaluation.paper import published_counterpart, published_results
 from talk2dino.io.atomic import write_atomically
-from talk2dino.models.catalog import METHOD_THRESHOLDS
+from talk2dino.methods import method_class
 
 _PACKAGES = ("talk2dino", "torch", "transformers", "numpy", "pillow", "scikit-image", "faiss-cpu", "scipy")
 
@@ -76,9 +76,9 @@ def make_report(
             if each
             else "dino-clusters matched: clusters were given classes by the truth, once over the whole run (Hungarian)"
         )
-    if config["method"] in METHOD_THRESHOLDS and config.get("background") is not None:
-        default = METHOD_THRESHOLDS[config["method"]]
-        told = default.source if config["background"] == default.value else "as told"
+    method = method_class(config["method"])
+    if method.threshold is not None and config.get("background") is not None:
+        told = method.threshold_source if config["background"] == method.threshold else "as told"
         notes.append(f"background threshold {config['background']:g}: {told}")
     made = [name for name in config.get("labels", {}) if name.endswith(".json")]
     if made:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from talk2dino.device import choose_device, choose_dtype
+from talk2dino.device import check_device_name, check_dtype_name
 from talk2dino.stages.heads import STRATEGIES
 
 #: The image features that can be stored, see :func:`talk2dino.stages.heads.pooled_features`.
@@ -57,13 +56,13 @@ class ExtractOptions(BaseModel):
     @field_validator("device")
     @classmethod
     def _known_device(cls, device: str) -> str:
-        choose_device(device)
+        check_device_name(device)
         return device
 
     @field_validator("dtype")
     @classmethod
     def _known_dtype(cls, dtype: str) -> str:
-        choose_dtype(dtype, torch.device("cpu"))
+        check_dtype_name(dtype)
         return dtype
 
     @property

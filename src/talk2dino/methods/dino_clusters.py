@@ -24,18 +24,16 @@ Source: Ng, Jordan and Weiss, On spectral clustering, NIPS 2001; Melas-Kyriazi e
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from talk2dino.errors import InputError, MissingExtraError
-from talk2dino.io.images import Picture, read_image
-from talk2dino.methods.maps import PictureLoop, make_segmentation
-from talk2dino.models.preprocess import normalise
-from talk2dino.types import Segmentation
+from talk2dino.errors import InputError
+from talk2dino.methods.base import Facts, Method
+from talk2dino.prompts import PromptList, Prompts
+from talk2dino.towers import Towers
+from talk2dino.types import ImageFeatures, TextFeatures
 
 ALGORITHMS = ("kmeans", "spectral")
 MATCHINGS = ("benchmark", "picture")
@@ -87,53 +85,27 @@ def number_of_segments(eigenvalues: Tensor) -> int:
     return int(gaps.argmax()) + 2 if len(gaps) else 1
 
 
-def match_segments(segments: np.ndarray, truth: np.ndarray, class_count: int, *, ignore: int = 255) -> np.ndarray:
-    """Give segments classes by Hungarian matching with the truth: one to one, most pixels in agreement.
+class DinoClusters(Method):
+    """Clusters of DINO's patch features; the prompts are not used.
 
     Args:
-        segments: (H, W) integers. truth: (H, W) class indices with ``ignore``.
-
-    Returns:
-        (H, W) class indices, -1 where a segment was matched to no class (or only to a class without a shared pixel).
-    """
-    counted = truth != ignore
-    most = int(segments.max(initial=0)) + 1
-    pairs = segments[counted].astype(np.int64) * class_count + truth[counted]
-    agreement = np.bincount(pairs, minlength=most * class_count).reshape(most, class_count)
-    return assign(agreement)[segments]
-
-
-def assign(agreement: np.ndarray) -> np.ndarray:
-    """Hungarian matching: (S, N) pixels of segment s in class n to the class of each segment, -1 for none."""
-    try:
-        from scipy.optimize import linear_sum_assignment
-    except ImportError:
-        raise MissingExtraError.of("scipy", "freeda", "matching segments to classes") from None
-    rows, columns = linear_sum_assignment(agreement, maximize=True)
-    table = np.full(len(agreement), -1, dtype=np.int32)
-    found = agreement[rows, columns] > 0
-    table[rows[found]] = columns[found]
-    return table
-
-
-class DinoClusters:
-    """Clusters of DINO's patch features behind ``segment()``; the words asked for are not used.
-
-    Args:
-        segmenter: brings the vision model.
+        towers: bring the vision model.
         algorithm: "spectral" or "kmeans".
         segments: number of segments, or None for the eigengap rule.
         most: largest number that the rule may choose.
         sharpness: exponent of the affinity.
         matching: how an evaluation gives segments classes, "benchmark" or "picture"; see the top of this file.
-        size: short side of the picture, in pixels; the model's own when None.
+        size: short side of the image, in pixels; the model's own when None.
     """
 
-    method = "dino-clusters"
-    matched = True
+    name = "dino-clusters"
+    facts = Facts(
+        "DINO alone: segments without words",
+        towers=("vision",), modes=("whole", "square"), evaluation_mode="whole", matched=True,
+    )  # fmt: skip
 
     def __init__(
-        self, segmenter: Any, *, algorithm: str = "spectral", segments: int | None = None, most: int = 8,
+        self, towers: Towers, *, algorithm: str = "spectral", segments: int | None = None, most: int = 8,
         sharpness: float = 8.0, matching: str = "benchmark", size: int | None = None,
     ) -> None:  # fmt: skip
         if algorithm not in ALGORITHMS:
@@ -142,22 +114,46 @@ class DinoClusters:
             raise InputError(f"unknown matching {matching!r}; accepted: {', '.join(MATCHINGS)}")
         if (segments is not None and segments < 1) or most < 2:
             raise InputError(f"segments must be at least 1 and most at least 2; got {segments} and {most}")
+        super().__init__(towers, size=size)
         self.matching = matching
-        self.vision = segmenter.vision
-        self.name = segmenter.name
         self.algorithm, self.segments, self.most, self.sharpness = algorithm, segments, most, sharpness
-        self.loop = PictureLoop(size or segmenter.config.size, segmenter.vision.patch_size)
 
     @property
-    def info(self) -> dict[str, Any]:
-        """What results say of the system."""
+    def options(self) -> dict[str, object]:
         return {
-            "method": self.method, "model": self.name, "algorithm": self.algorithm, "matching": self.matching,
-            "segments": self.segments or f"eigengap, 2 to {self.most}", "sharpness": self.sharpness,
+            "algorithm": self.algorithm, "matching": self.matching, "sharpness": self.sharpness,
+            "segments": self.segments or f"eigengap, 2 to {self.most}",
         }  # fmt: skip
 
-    def encode_text(self, prompts: Any) -> Any:
-        return prompts
+    def encode_text(
+        self, prompts: Prompts | PromptList, *, negative: object = None, templates: object = None
+    ) -> TextFeatures:
+        """No words: the segments of each image are numbered."""
+        if negative:
+            raise InputError("dino-clusters has no words, hence no negative prompts: leave them out")
+        return TextFeatures((), torch.zeros(0, self.towers.vision.dim), model=self.towers.name, space=self.space)
+
+    def embed_classes(self, synonyms: Sequence[Sequence[str]], templates: Sequence[str] | None) -> Tensor:
+        return torch.zeros(len(synonyms), self.towers.vision.dim)
+
+    def encode_pixels(self, pixels: Tensor) -> ImageFeatures:
+        patches = self.towers.encode(pixels).patches.float().cpu()
+        return ImageFeatures(patches, (pixels.shape[2], pixels.shape[3]), pixels)
+
+    def score(self, image: ImageFeatures, text: TextFeatures, *, clean: bool) -> Tensor:
+        """(K, h, w) cosines with the segments' mean features; with a vocabulary of :meth:`fit`, one map per cluster."""
+        centres, maps = self.cluster(image.patches[0])
+        return self._as_clusters(centres, maps, text.embeddings) if len(text) else maps
+
+    @torch.inference_mode()
+    def fit(self, images: Iterable[ImageFeatures], count: int) -> TextFeatures:
+        """Cluster the segments of unlabelled images: a vocabulary of ``count`` clusters, to be used in place of words.
+
+        Segments are then named by their nearest cluster, the same in every image.
+        """
+        found = torch.cat([self.cluster(image.patches[0])[0] for image in images])
+        names = tuple(f"cluster {i + 1}" for i in range(count))
+        return TextFeatures(names, best_kmeans(found, count), model=self.towers.name, space=self.space)
 
     def cluster(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """(h, w, D) patch features of one picture to its segments' mean features (K, D), of length 1, and the cosines
@@ -182,27 +178,6 @@ class DinoClusters:
         centres = F.normalize(torch.zeros(count, points.shape[1]).index_add_(0, labels, points), dim=1)
         return centres, torch.einsum("hwd,kd->khw", F.normalize(features, dim=-1), centres)
 
-    def features(self, pixels: Tensor) -> Tensor:
-        """(1, 3, H, W) RGB 0..255 to (h, w, D) patch features."""
-        return self.vision(normalise(pixels).to(self.vision.device)).patches[0].float().cpu()
-
-    @torch.inference_mode()
-    def fit(self, images: Iterable[Any], count: int) -> Tensor:
-        """Cluster the segments of unlabelled pictures, for the matching over a benchmark: (count, D) centres.
-
-        They are the ``vocabulary`` of :meth:`segment_batch`; the object itself stays as it was.
-        """
-        found = []
-
-        def remember(pixels: Tensor) -> Tensor:
-            centres, maps = self.cluster(self.features(pixels))
-            found.append(centres)
-            return maps[None]
-
-        for image in images:
-            list(self.loop.maps([read_image(image)], remember, mode="whole", refine=False))
-        return best_kmeans(torch.cat(found), count)
-
     @staticmethod
     def _as_clusters(centres: Tensor, maps: Tensor, vocabulary: Tensor) -> Tensor:
         """(K, h, w) maps of segments to (N, h, w) maps of clusters: the largest of a cluster's segments, else -1."""
@@ -211,37 +186,3 @@ class DinoClusters:
         for segment, cluster in enumerate(nearest.tolist()):
             clusters[cluster] = torch.maximum(clusters[cluster], maps[segment])
         return clusters
-
-    @torch.inference_mode()
-    def _segment(
-        self, picture: Picture, vocabulary: Tensor | None, return_scores: bool, info: dict[str, Any]
-    ) -> Segmentation:
-        def score(pixels: Tensor) -> Tensor:
-            centres, maps = self.cluster(self.features(pixels))
-            return (maps if vocabulary is None else self._as_clusters(centres, maps, vocabulary))[None]
-
-        ((maps, resizes),) = self.loop.maps([picture], score, mode=info["mode"], refine=info["refined"])
-        kind = "segment" if vocabulary is None else "cluster"
-        names = [f"{kind} {i + 1}" for i in range(len(maps))]
-        return make_segmentation(maps, resizes, names, None, return_scores=return_scores, info=info)
-
-    def segment_batch(
-        self, images: Sequence[Any], prompts: Any = None, *, background: Any = None, clean: bool | None = None,
-        refine: bool = False, mode: str = "whole", return_scores: bool = False, batch_size: int = 8,
-        vocabulary: Tensor | None = None,
-    ) -> list[Segmentation]:  # fmt: skip
-        """Arguments as in ``Segmenter.segment_batch``; there is no slide mode, no cleaning and no threshold.
-
-        With a ``vocabulary`` (:meth:`fit`) segments are named by their nearest of its clusters, the same in every picture.
-        With a background asked for, the background is one of the segments like any other.
-        """
-        if clean or mode == "slide":
-            raise InputError(
-                "dino-clusters clusters each picture as a whole: it has no slide mode and no cleaning; use mode 'whole'"
-            )
-        info = {**self.info, "mode": mode, "refined": refine}
-        return [self._segment(read_image(image), vocabulary, return_scores, info) for image in images]
-
-    def segment(self, image: Any, prompts: Any = None, **options: Any) -> Segmentation:
-        """One picture; options as in :meth:`segment_batch`."""
-        return self.segment_batch([image], prompts, **options)[0]

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,13 +23,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from talk2dino.errors import CheckpointError, InputError, MissingExtraError, Talk2DinoWarning
-from talk2dino.methods.clip_dense import clip_normalise, need_clip_vision
-from talk2dino.methods.maps import PictureLoop, segment_pictures
+from talk2dino.methods.base import Facts, Method
+from talk2dino.methods.clip_dense import clip_normalise
 from talk2dino.methods.prototypes import PrototypeStore
-from talk2dino.models.preprocess import normalise
-from talk2dino.prompts import read_prompts
+from talk2dino.prompts import PromptList, Prompts
 from talk2dino.stages.similarity import cosine_similarity
-from talk2dino.types import Segmentation
+from talk2dino.towers import Towers
+from talk2dino.types import ImageFeatures, TextFeatures
 
 NEAREST = 350
 LOCAL_WEIGHT = 0.8
@@ -38,15 +37,6 @@ LOCAL_WEIGHT = 0.8
 
 class SmallStoreWarning(Talk2DinoWarning):
     """The prototypes are too few for the published number of neighbours."""
-
-
-@dataclass(frozen=True)
-class PrototypeClasses:
-    """Class names with what FreeDA compares against: text embeddings (N, C) and class prototypes (N, D)."""
-
-    names: tuple[str, ...]
-    text: Tensor
-    prototypes: Tensor
 
 
 def superpixels(image: np.ndarray, *, scale: float = 100, sigma: float = 1.0, min_size: int = 20) -> np.ndarray:
@@ -123,95 +113,95 @@ def usable_nearest(store: PrototypeStore, asked: int | None) -> int:
     return most
 
 
-class FreeDA:
-    """FreeDA behind ``segment()``; the formulas stand at the top of this file.
+class FreeDA(Method):
+    """FreeDA; see the formulas at the top of this file.
 
     Args:
-        segmenter: brings the vision model, the text encoder and the CLIP image tower.
-        prototypes: folder that ``talk2dino freeda build`` made, with the same vision and text models.
-        nearest: keys retrieved a class. None: the published 350, or fewer with a warning where that would be more than
-            a word has on average and more than a hundredth of all prototypes (the mean over most of a store is the same
-            for every class).
+        towers: bring the vision model, the text encoder and the CLIP image tower.
+        prototypes: folder that ``talk2dino freeda build`` wrote, with the same vision and text models.
+        nearest: keys retrieved per class. None: the published 350, or fewer with a warning where that would be more than a
+            word has on average and more than a hundredth of all prototypes (the mean over most of a store is the same for
+            every class).
         local_weight: share of the local similarity; the rest is the global one.
         index: "auto", "hnsw" or "exact" search.
-        scale, sigma, min_size: of the superpixels, in the pixels that the model sees.
+        scale, sigma, min_size: of the superpixels, in the pixels of the window.
+        size: short side of the image, in pixels; the model's own when None.
     """
 
-    method = "freeda"
-    matched = False
+    name = "freeda"
+    facts = Facts("visual prototypes retrieved by words, no training", towers=("vision", "text", "clip_vision"))
+    threshold = 0.5
+    threshold_source = "FreeDA's published configuration (bg_thresh 0.5, a constant channel before the argmax)"
 
     def __init__(
-        self, segmenter: Any, *, prototypes: str | Path | PrototypeStore | None = None, nearest: int | None = None,
+        self, towers: Towers, *, prototypes: str | Path | PrototypeStore | None = None, nearest: int | None = None,
         local_weight: float = LOCAL_WEIGHT, index: str = "auto", scale: float = 100, sigma: float = 1.0,
         min_size: int = 20, size: int | None = None,
     ) -> None:  # fmt: skip
         if prototypes is None:
             raise InputError(
-                "freeda needs a prototype folder (--prototypes DIR); make one with: talk2dino freeda build"
+                "freeda needs a folder of prototypes (--prototypes DIR); make one with: talk2dino freeda build"
             )
         if (nearest is not None and nearest < 1) or not 0 <= local_weight <= 1:
             raise InputError(f"nearest must be at least 1 and local_weight 0 to 1; got {nearest} and {local_weight}")
+        super().__init__(towers, size=size)
         self.store = prototypes if isinstance(prototypes, PrototypeStore) else PrototypeStore(prototypes, index=index)
-        self.vision, self.text, self.name = segmenter.vision, segmenter.text, segmenter.name
-        self.device = segmenter.device
         found = (self.store.keys.shape[1], self.store.prototypes.shape[1])
-        if found != (self.text.dim, self.vision.dim):
+        if found != (towers.text.dim, towers.vision.dim):
             raise CheckpointError(
-                f"the prototypes in {self.store.folder} have {found[0]} text and {found[1]} vision dimensions, the "
-                f"model {self.name} has {self.text.dim} and {self.vision.dim}: build them with this model"
+                f"the prototypes in {self.store.folder} have {found[0]} text and {found[1]} vision dimensions, the model "
+                f"{towers.name} has {towers.text.dim} and {towers.vision.dim}: build them again with this model"
             )
         self.nearest, self.local_weight = usable_nearest(self.store, nearest), local_weight
-        self.superpixel_options: dict[str, Any] = {"scale": scale, "sigma": sigma, "min_size": min_size}
-        self.clip_vision = None
-        if local_weight < 1:
-            self.clip_vision = need_clip_vision(segmenter, "freeda's global similarity").to(self.device).eval()
-        self.openai = segmenter.config.tokenizer == "clip"
-        self.loop = PictureLoop(size or segmenter.config.size, self.vision.patch_size)
+        self.superpixel_options = {"scale": scale, "sigma": sigma, "min_size": min_size}
+        self.clip_vision = towers.need_clip_vision("freeda's global similarity") if local_weight < 1 else None
 
     @property
-    def info(self) -> dict[str, Any]:
-        """What results say of the system."""
+    def options(self) -> dict[str, object]:
         return {
-            "method": self.method, "model": self.name, "prototypes": len(self.store), "index": self.store.kind,
-            "nearest": self.nearest, "local_weight": self.local_weight, "superpixels": self.superpixel_options,
+            "prototypes": len(self.store), "index": self.store.kind, "nearest": self.nearest,
+            "local_weight": self.local_weight, "superpixels": self.superpixel_options,
         }  # fmt: skip
 
-    def encode_text(self, prompts: Any) -> PrototypeClasses:
-        """Retrieve the class prototypes."""
-        asked = read_prompts(prompts)
-        text = F.normalize(self.text.embed_classes(asked.synonyms), dim=-1)
-        prototypes = torch.from_numpy(self.store.class_prototypes(text.numpy(), self.nearest))
-        return PrototypeClasses(asked.names, text, prototypes)
+    def fingerprints(self) -> dict[str, str]:
+        return {"prototypes": self.store.fingerprint()}
 
-    @torch.inference_mode()
-    def score_maps(self, pixels: Tensor, classes: PrototypeClasses) -> Tensor:
-        """(B, 3, H, W) RGB 0..255 to (B, N, H, W) scores."""
-        patches = self.vision(normalise(pixels).to(self.vision.device)).patches.float().cpu()
-        images = pixels.permute(0, 2, 3, 1).numpy()
-        local = torch.stack([
-            region_similarity(one, superpixels(image, **self.superpixel_options), classes.prototypes)
-            for one, image in zip(patches, images, strict=True)
-        ])  # fmt: skip
-        if self.clip_vision is None:
-            return local
-        everywhere = self.global_similarity(pixels, classes.text)[:, :, None, None]
-        return self.local_weight * local + (1 - self.local_weight) * everywhere
+    def encode_text(
+        self,
+        prompts: Prompts | PromptList,
+        *,
+        negative: Prompts | PromptList | None = None,
+        templates: Sequence[str] | None = None,
+    ) -> TextFeatures:
+        """CLIP's text embeddings, and the class prototypes that they retrieve."""
+        text = super().encode_text(prompts, negative=negative, templates=templates)
+        prototypes = torch.from_numpy(self.store.class_prototypes(text.embeddings.cpu().numpy(), self.nearest))
+        return replace(text, embeddings=prototypes, clip=text.embeddings)
 
-    def global_similarity(self, pixels: Tensor, text: Tensor) -> Tensor:
-        """(B, N) cosines of the whole window's CLIP image embedding with the class texts."""
+    def embed_classes(self, synonyms: Sequence[Sequence[str]], templates: Sequence[str] | None) -> Tensor:
+        return F.normalize(self.towers.text.embed_classes(synonyms, templates), dim=-1)
+
+    def encode_pixels(self, pixels: Tensor) -> ImageFeatures:
+        patches = self.towers.encode(pixels).patches.float().cpu()
+        window = None if self.clip_vision is None else self.embed_windows(pixels)
+        return ImageFeatures(patches, (pixels.shape[2], pixels.shape[3]), pixels, cls=window)
+
+    def embed_windows(self, pixels: Tensor) -> Tensor:
+        """(B, C) CLIP image embeddings of whole windows, of length 1."""
         assert self.clip_vision is not None
         side = self.clip_vision.config.image_size
         squashed = F.interpolate(pixels.float(), (side, side), mode="bicubic", antialias=True).clamp(0, 255)
-        image = self.clip_vision(pixel_values=clip_normalise(squashed, self.openai).to(self.device)).image_embeds
-        return F.normalize(image.float().cpu(), dim=-1) @ text.T
+        normalised = clip_normalise(squashed.to(self.towers.device), self.towers.config)
+        return F.normalize(self.clip_vision(pixel_values=normalised).image_embeds.float().cpu(), dim=-1)
 
-    def segment_batch(self, images: Sequence[Any], prompts: Any, **options: Any) -> list[Segmentation]:
-        """Options as in :func:`segment_pictures`; thresholds are on the scale of the score above."""
-        classes = prompts if isinstance(prompts, PrototypeClasses) else self.encode_text(prompts)
-        return segment_pictures(
-            images, lambda p: self.score_maps(p, classes), classes.names, self.loop, self.info, **options
-        )
-
-    def segment(self, image: Any, prompts: Any, **options: Any) -> Segmentation:
-        """One picture; options as in :meth:`segment_batch`."""
-        return self.segment_batch([image], prompts, **options)[0]
+    def score(self, image: ImageFeatures, text: TextFeatures, *, clean: bool) -> Tensor:
+        """(N, H, W) scores at the window's size."""
+        if image.pixels is None:
+            raise InputError("freeda needs the image's pixels for its superpixels: encode the image again")
+        window = image.pixels[0].permute(1, 2, 0).cpu().numpy()
+        segments = superpixels(window, **self.superpixel_options)
+        local = region_similarity(image.patches[0], segments, text.embeddings)
+        if image.cls is None or text.clip is None:
+            return local
+        everywhere = (image.cls[0] @ text.clip.cpu().T)[:, None, None]
+        return self.local_weight * local + (1 - self.local_weight) * everywhere

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from talk2dino.errors import DataError, InputError, MissingExtraError, OutputError
 from talk2dino.methods.prototypes import Prototype, PrototypeWriter, check_index_kind
 from talk2dino.models.fingerprint import weights_checksum
-from talk2dino.models.preprocess import grid_size, normalise, resize_image, to_pixels
+from talk2dino.models.preprocess import grid_size, resize_image, to_pixels
+from talk2dino.towers import Towers
 
 #: Share of the largest attribution above which a pixel belongs to a word.
 ATTRIBUTION_THRESHOLD = 0.5
@@ -40,16 +41,17 @@ Source = Iterable[tuple[str, Callable[[], MaskedPicture]]]
 
 
 class PrototypeMaker:
-    """Turns masked pictures into prototypes with a model's vision and text towers.
+    """Turns masked images into prototypes with a model's vision and text towers.
 
     Args:
-        segmenter: brings both.
+        towers: bring both.
         coverage: share of a patch that a mask must cover for the patch to count; where no patch has that much, all
             patches count by their share.
     """
 
-    def __init__(self, segmenter: Any, *, coverage: float = 0.5) -> None:
-        self.vision, self.text, self.config = segmenter.vision, segmenter.text, segmenter.config
+    def __init__(self, towers: Towers, *, coverage: float = 0.5) -> None:
+        self.towers = towers
+        self.vision, self.text, self.config = towers.vision, towers.text, towers.config
         self.coverage = coverage
 
     def meta(self, source: str, made_from: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -70,7 +72,7 @@ class PrototypeMaker:
         patch = self.vision.patch_size
         size = grid_size(picture.image.shape[0], picture.image.shape[1], self.config.size // patch * patch, patch)
         pixels = to_pixels(resize_image(picture.image, size))[None]
-        patches = self.vision(normalise(pixels).to(self.vision.device)).patches[0].float().cpu()
+        patches = self.towers.encode(pixels).patches[0].float().cpu()
         keys = F.normalize(self.text.embed_classes([[word] for word in masks]), dim=-1).numpy()
         found = []
         for (word, mask), key in zip(masks.items(), keys, strict=True):
@@ -86,7 +88,7 @@ class PrototypeMaker:
 
 
 def build_prototypes(
-    segmenter: Any, source: Source, folder: str | Path, *, what: str, index: str = "auto", shard_size: int = 512,
+    towers: Towers, source: Source, folder: str | Path, *, what: str, index: str = "auto", shard_size: int = 512,
     coverage: float = 0.5, progress: Callable[[int, int], None] | None = None,
     made_from: dict[str, Any] | None = None,
 ) -> int:  # fmt: skip
@@ -103,7 +105,7 @@ def build_prototypes(
         The number of prototypes in the folder.
     """
     check_index_kind(index)
-    maker = PrototypeMaker(segmenter, coverage=coverage)
+    maker = PrototypeMaker(towers, coverage=coverage)
     writer = PrototypeWriter(folder, maker.meta(what, made_from), shard_size=shard_size)
     made = 0
     try:

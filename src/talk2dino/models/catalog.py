@@ -79,25 +79,6 @@ CATALOG: dict[str, ModelSpec] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class MethodThreshold:
-    """Default background threshold of a comparison system, on the scale of its scores, and where it comes from."""
-
-    value: float
-    source: str
-
-
-#: The models' own thresholds above are talk2dino's; these are the other systems'.
-METHOD_THRESHOLDS: dict[str, MethodThreshold] = {
-    "freeda": MethodThreshold(
-        0.5, "FreeDA's published configuration (bg_thresh 0.5, a constant channel before the argmax)"
-    ),
-    "clip-dense": MethodThreshold(
-        0.2, "our choice: the best of 0.05, 0.1 ... 0.5 on 40 drawn scenes with micro; on photographs nobody tuned it"
-    ),
-}
-
-
 def list_models() -> list[ModelSpec]:
     """The catalog's rows, in order."""
     return list(CATALOG.values())

@@ -27,6 +27,23 @@ def same_weights(model: nn.Module, recorded: dict[str, str]) -> bool:
     return any(name in recorded and _in_half(model, kind) == recorded[name] for name, kind in _HALVES.items())
 
 
+def quick_fingerprint(model: nn.Module) -> str:
+    """A digest of shapes and of a sample of each weight: milliseconds for any size.
+
+    It tells checkpoints apart that were trained separately; :func:`weights_checksum` notices every single number.
+    """
+    return _digest(
+        (f"{name} {tuple(value.shape)}", _sample(value))
+        for name, value in model.named_parameters()
+        if not name.endswith("mask_token")
+    )
+
+
+def _sample(value: torch.Tensor, count: int = 64) -> torch.Tensor:
+    flat = value.detach().reshape(-1)
+    return flat[:: max(1, len(flat) // count)][:count].to(torch.bfloat16)
+
+
 _HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -72,24 +70,11 @@ def _between(length: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return low, np.minimum(low + 1, length - 1), place - low
 
 
-def window_pixels(
-    image: np.ndarray, canvas: tuple[int, int], boxes: Iterable[tuple[int, int, int, int]], size: int
-) -> Iterator[Tensor]:
-    """The windows of one picture in slide mode, one after the other.
-
-    Args:
-        image: (H, W, 3) uint8. canvas: (height, width) of the resized picture, to which the boxes refer.
-        size: side of what the model sees; a window of another size (where the picture is smaller) is resized to it.
-
-    Yields:
-        (3, size, size) RGB 0..255.
-    """
-    resized = resize_for_slide(image, canvas)
-    for top, left, bottom, right in boxes:
-        crop = resized[:, top:bottom, left:right]
-        if crop.shape[1:] != (size, size):
-            crop = F.interpolate(crop[None], (size, size), mode="bilinear", antialias=True)[0].clamp_(0, 255)
-        yield crop
+def fit_window(window: Tensor, size: tuple[int, int]) -> Tensor:
+    """(3, h, w) pixels of a window to the (height, width) that the model sees; only images smaller than a window need it."""
+    if tuple(window.shape[1:]) == tuple(size):
+        return window
+    return F.interpolate(window[None], size, mode="bilinear", antialias=True)[0].clamp_(0, 255)
 
 
 def grid_size(height: int, width: int, short_side: int, patch: int) -> tuple[int, int]:

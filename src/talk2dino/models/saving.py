@@ -15,10 +15,10 @@ from talk2dino.models import projection as psi
 from talk2dino.models.checkpoint import clip_text_to_published, clip_vision_to_published, vision_to_published
 
 if TYPE_CHECKING:
-    from talk2dino.segmenter import Segmenter
+    from talk2dino.models.loading import Parts
 
 
-def published_tensors(segmenter: Segmenter) -> dict[str, Tensor]:
+def published_tensors(segmenter: Parts) -> dict[str, Tensor]:
     """All weights of a segmenter under their published names: model.*, clip_model.*, proj.*."""
     groups = {
         "model.": vision_to_published(segmenter.vision),
@@ -38,7 +38,7 @@ def published_tensors(segmenter: Segmenter) -> dict[str, Tensor]:
     }
 
 
-def save_segmenter(segmenter: Segmenter, folder: Path) -> Path:
+def save_model(segmenter: Parts, folder: Path) -> Path:
     from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,13 +60,13 @@ def save_segmenter(segmenter: Segmenter, folder: Path) -> Path:
     return folder
 
 
-def push_segmenter(segmenter: Segmenter, repository: str, *, private: bool, token: str | None) -> str:
+def push_model(segmenter: Parts, repository: str, *, private: bool, token: str | None) -> str:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as folder:
-        save_segmenter(segmenter, Path(folder))
+        save_model(segmenter, Path(folder))
         try:
             address = str(api.create_repo(repository, private=private, exist_ok=True))
             api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Talk2DINO model")

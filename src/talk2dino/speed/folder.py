@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
 import statistics
 import tempfile
 import time
@@ -15,7 +13,10 @@ from typing import Any
 import torch
 
 from talk2dino.errors import Talk2DinoError
+from talk2dino.folder import FolderOptions, run_folder
 from talk2dino.models.preprocess import normalise, resize_image, to_pixels
+from talk2dino.pipeline import plan_view
+from talk2dino.prompts import read_prompts
 from talk2dino.speed.figures import Figure, Note, Pair, Plan
 from talk2dino.speed.measure import seconds
 from talk2dino.speed.parts import class_names, load, photograph, write_photographs
@@ -36,13 +37,13 @@ def folder(plan: Plan) -> Iterator[Figure | Note]:
 def _one(plan: Plan, model: str, pair: Pair) -> Iterator[Figure]:
     batch = max(plan.batches)
     segmenter = load(model, device=plan.device, dtype=pair.dtype, engine=pair.engine)
-    seen = segmenter.seen_size(480, 640)
+    seen = plan_view((480, 640), "whole", segmenter.method).seen
     pixels = normalise(torch.stack([to_pixels(resize_image(photograph(480, 640), seen))] * batch).to(plan.device))
 
     def bare(count: int) -> None:
         with torch.inference_mode():
             for _ in range(-(-count // batch)):
-                segmenter.run_vision(pixels)
+                segmenter.towers.run_vision(pixels)
 
     bare(batch)
     rate = batch / seconds(functools.partial(bare, batch), plan.device)
@@ -91,17 +92,12 @@ def segment_folder(
     Raises:
         Talk2DinoError: a picture failed.
     """
-    from talk2dino.cli.run_segment import SegmentRun
-
-    settings = {
-        "model": segmenter.name, "projection": None, "background": None, "thresholds": {}, "clean": None, "refine": False,
-        "mode": "whole", "dtype": "auto", "device": "auto", "engine": segmenter.engine, "method": "talk2dino",
-        "method_options": {},
-    }  # fmt: skip
-    run = SegmentRun(settings, out, kinds, batch_size, False, True, False, segmenter=segmenter)
+    options = FolderOptions(
+        images=tuple(map(str, paths)), prompts=read_prompts(class_names(classes)), out=out, save=kinds,
+        batch_size=batch_size, overwrite=True,
+    )  # fmt: skip
     started = time.perf_counter()
-    with contextlib.redirect_stderr(io.StringIO()) as messages:
-        code = run([str(path) for path in paths], False, ",".join(class_names(classes)), None, None)
-    if code != 0:
-        raise Talk2DinoError(f"the folder run failed: {messages.getvalue()[-500:]}")
+    result = run_folder(options, segmenter=segmenter)
+    if result.failed:
+        raise Talk2DinoError(f"the folder run failed: {result.failed[0].error}")
     return time.perf_counter() - started

@@ -33,7 +33,7 @@ def pipeline(plan: Plan) -> Iterator[Figure | Note]:
 def _one(plan: Plan, model: str, pair: Pair) -> Iterator[Figure]:
     bound = matmul_rate(pair.dtype, plan.device)
     segmenter = load(model, device=plan.device, dtype=pair.dtype, engine=pair.engine)
-    side, _ = segmenter.seen_size(segmenter.config.size, segmenter.config.size)
+    side = segmenter.method.size
     names = class_names(plan.options.classes)
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{n}.jpg" for n in range(max(plan.batches))]
@@ -55,7 +55,7 @@ def _one(plan: Plan, model: str, pair: Pair) -> Iterator[Figure]:
 
 def _forward(segmenter: Any, seen: torch.Tensor) -> None:
     with torch.inference_mode():
-        segmenter.run_vision(seen)
+        segmenter.towers.run_vision(seen)
 
 
 def _segment(segmenter: Any, paths: Sequence[Path], names: Sequence[str], side: int, *, refine: bool) -> None:

@@ -13,6 +13,7 @@ import torch
 from talk2dino.errors import Talk2DinoError
 from talk2dino.io.images import read_image
 from talk2dino.models.preprocess import normalise, resize_image, to_pixels
+from talk2dino.pipeline import plan_view
 from talk2dino.speed.figures import Figure, Note, Pair, Plan
 from talk2dino.speed.measure import take_turns
 from talk2dino.speed.parts import class_names, load, photograph, write_photographs
@@ -57,7 +58,7 @@ def _works(segmenter: Any, names: list[str], folder: Path) -> dict[str, Callable
     seen = (image.grid[0] * segmenter.vision.patch_size, image.grid[1] * segmenter.vision.patch_size)
     large = upsample(scores, seen)
     larger = photograph(480 * size // 448, 640 * size // 448)
-    seen_larger = segmenter.seen_size(*larger.shape[:2])
+    seen_larger = plan_view(larger.shape[:2], "whole", segmenter.method).seen
     windows = segmenter.encode_image(larger, mode="slide")
     assert windows.boxes is not None
     maps = [scores.new_zeros(len(names), bottom - top, right - left) for top, left, bottom, right in windows.boxes]
@@ -65,7 +66,7 @@ def _works(segmenter: Any, names: list[str], folder: Path) -> dict[str, Callable
     return {
         "JPEG of 640 x 480 to RGB": lambda: read_image(jpeg),
         "resize a picture to what the model sees": lambda: to_pixels(resize_image(larger, seen_larger)),
-        "vision model": lambda: segmenter.run_vision(inputs),
+        "vision model": lambda: segmenter.towers.run_vision(inputs),
         f"slide mode: {len(maps)} windows, cut and through the vision model": lambda: segmenter.encode_image(
             larger, mode="slide"
         ),

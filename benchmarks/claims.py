@@ -5,7 +5,7 @@
 Every psi is trained as recipes/micro trains the embedded one (micro's frozen backbones, captions alone, Adam with lr 1e-3
 and a cosine schedule, batch 128, 3,000 steps) on 5,000 training scenes (seeds 0 to 4,999). What is compared:
 
-- every head strategy of ``training.heads``;
+- every head strategy of ``talk2dino.stages.heads``;
 - an MLP against a linear projection, on the text side, the vision side or both, for the published rule (max) and for
   pairwise-max;
 - no background cleaning, the published code's and the paper's, on scenes where only the objects are named and everything
@@ -41,9 +41,8 @@ from talk2dino.captions.source import CaptionSource, Record, Skipped, make_recor
 from talk2dino.evaluation.metrics import ConfusionMatrix, Metrics
 from talk2dino.evaluation.report import versions
 from talk2dino.evaluation.world import BACKGROUND_CLASSES, OBJECT_CLASSES, held_out_seeds
-from talk2dino.features.encoders import load_encoders
-from talk2dino.features.extraction import FEATURES, ExtractOptions, extract
-from talk2dino.features.store import FeatureStore
+from talk2dino.features import ExtractOptions, FeatureStore, extract
+from talk2dino.features.options import FEATURES
 from talk2dino.io.atomic import atomic_path, write_atomically
 from talk2dino.models.loading import Parts, load_parts
 from talk2dino.stages.heads import STRATEGIES
@@ -149,9 +148,11 @@ class Bench:
     def store(self) -> FeatureStore:
         folder = self.options.out / f"store-{self.options.train_scenes}"
         started = time.time()
-        encoders = load_encoders("micro", device="cpu", dtype="float32")
-        settings = ExtractOptions(FEATURES, encoders.size, batch_size=50, records_per_shard=1000, workers=1)
-        manifest = extract(WorldScenes(range(self.options.train_scenes)), encoders, folder, settings)
+        options = ExtractOptions(
+            out=folder, model="micro", device="cpu", dtype="float32", features=FEATURES, batch_size=50,
+            records_per_shard=1000, workers=1,
+        )  # fmt: skip
+        manifest = extract(options, source=WorldScenes(range(self.options.train_scenes)))
         tell(f"features of {manifest.images} training scenes: {time.time() - started:.0f} s")
         return FeatureStore.open(folder)
 

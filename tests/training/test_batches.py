@@ -52,7 +52,8 @@ def test_processes_share_a_batch(store):
     options = TrainOptions(batch_size=16, keep_partial_batch=True, strategy="sampled")
     whole = Batches(store, options, CPU)
     parts = [Batches(store, options, CPU, Processes(rank, 2)) for rank in (0, 1)]
-    for step in (3, 7):
+    for step, size in ((3, 8), (7, 5)):
+        assert [len(part[step].captions) for part in parts] == [size, size]
         for name in ("images", "captions", "image_ids", "noise"):
             expected = getattr(whole[step], name)
             assert torch.equal(torch.cat([getattr(part[step], name) for part in parts]), expected)

@@ -37,7 +37,7 @@ import torch
 from PIL import Image
 
 from talk2dino import Segmenter
-from talk2dino.captions.source import CaptionSource, Record, Skipped, make_record
+from talk2dino.captions import CaptionSource, Record, Skipped, make_record
 from talk2dino.evaluation.metrics import ConfusionMatrix, Metrics
 from talk2dino.evaluation.report import versions
 from talk2dino.evaluation.world import BACKGROUND_CLASSES, OBJECT_CLASSES, held_out_seeds

@@ -31,8 +31,7 @@ import torch
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-from talk2dino.captions.layouts import open_source
-from talk2dino.captions.source import CaptionSource, FirstRecords
+from talk2dino.captions import CaptionSource, FirstRecords, open_source
 from talk2dino.features import Encoders, ExtractOptions, extract, load_encoders
 from talk2dino.models.text import TextEncoder
 from talk2dino.models.tokenizer import TextTokenizer

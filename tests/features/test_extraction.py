@@ -15,8 +15,7 @@ import torch
 from fakes import SIZE, D, M, fake_embed, fake_encoders, fake_vision, make_folder, run_extract
 from PIL import Image
 
-from talk2dino.captions.layouts import open_source
-from talk2dino.captions.source import Skipped
+from talk2dino.captions import Skipped, open_source
 from talk2dino.errors import DataError, InputError, OutputError, Talk2DinoWarning
 from talk2dino.features import ExtractOptions, FeatureStore, Manifest, StoreWriter, extract, merge_stores
 from talk2dino.features.extraction import preprocess

@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from fakes import run_extract
 
-from talk2dino.captions.layouts import open_source
+from talk2dino.captions import open_source
 
 
 def main() -> None:

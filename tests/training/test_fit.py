@@ -20,7 +20,7 @@ def test_every_strategy_learns(store, tmp_path, strategy):
     losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert losses[-1] < losses[0]
     assert result.steps == 4 * (122 // 16)
-    assert result.projection.config() == {"text_dim": C, "vision_dim": D, "hidden": [D], "activation": "tanh"}
+    assert result.projection.config() == {"in_dim": C, "out_dim": D, "hidden": [D], "activation": "tanh"}
     same(weights(tmp_path), result.projection.state_dict())
 
 
@@ -61,8 +61,8 @@ def test_other_sides(store, tmp_path, side):
     result = train(store, config, tmp_path)
     width = 11 if side == "both" else C
     assert result.vision_projection.config() == {
-        "text_dim": D,
-        "vision_dim": width,
+        "in_dim": D,
+        "out_dim": width,
         "hidden": [width],
         "activation": "tanh",
     }

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from talk2dino.captions.source import Skipped
+from talk2dino.captions import Skipped
 from talk2dino.errors import DataError, InputError, Talk2DinoWarning, suggestion
 from talk2dino.features.extraction import warn_of_damage
 from talk2dino.features.manifest import Manifest, checksum

@@ -12,7 +12,6 @@ from talk2dino.device import choose_device, choose_dtype
 from talk2dino.models.fingerprint import weights_checksum, weights_in_halves
 
 if TYPE_CHECKING:
-    from talk2dino.models.loading import Parts
     from talk2dino.models.vision import VisionOutput
 
 
@@ -51,11 +50,12 @@ def load_encoders(name: str, *, device: str = "auto", dtype: str = "auto") -> En
         ModelNotFoundError, CheckpointError: the model cannot be found or read.
     """
     from talk2dino.models.fused import fuse
+    from talk2dino.models.loading import load_parts
     from talk2dino.models.text import TextEncoder
 
     where = choose_device(device)
     kind = choose_dtype(dtype, where)
-    parts = _load_towers(name)
+    parts = load_parts(name, needs_projection=False)
     weights = {"vision": weights_in_halves(parts.vision), "text": weights_in_halves(parts.text.model)}
     vision = parts.vision.to(where, kind)
     # A cache of texts would make the batches, and so the last bits of a store, depend on where a run was interrupted.
@@ -76,13 +76,3 @@ def load_encoders(name: str, *, device: str = "auto", dtype: str = "auto") -> En
             "weights": weights,
         },
     )
-
-
-def _load_towers(name: str) -> Parts:
-    from talk2dino.models import loading
-    from talk2dino.models.catalog import CATALOG
-
-    spec = CATALOG.get(name)
-    if spec is None or spec.kind in ("embedded", "published"):
-        return loading.load_parts(name)
-    return loading._from_spec(spec, loading.HubOptions(), has_projection=True)  # a backbone: its projection comes later

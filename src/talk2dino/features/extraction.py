@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from talk2dino.captions.layouts import open_source
-from talk2dino.captions.source import CaptionSource, FirstRecords, Record, Several, Skipped
+from talk2dino.captions import CaptionSource, Record, Skipped, open_sources
 from talk2dino.errors import DataError, InputError, Talk2DinoError, Talk2DinoWarning
 from talk2dino.features.encoders import Encoders, load_encoders
 from talk2dino.features.manifest import Manifest
@@ -55,7 +54,10 @@ def extract(
         OutputError: the folder cannot be written, or another run is writing to it.
     """
     _check_out(options)
-    source = _open_sources(options) if source is None else source
+    if source is None:
+        if not options.sources:
+            raise InputError("name at least one source of images and captions")
+        source = open_sources(options.sources, images=options.images, split=options.split, limit=options.limit)
     if not len(source):
         raise DataError(f"the source holds no records: {str(source.description)[:300]}")
     encoders = encoders or load_encoders(options.model, device=options.device, dtype=options.dtype)
@@ -98,14 +100,6 @@ def _check_out(options: ExtractOptions) -> None:
     for place in (*options.sources, *([options.images] if options.images else [])):
         if options.out.resolve() == (place if place.is_dir() else place.parent).resolve():
             raise DataError(f"{options.out} is the folder of the source: choose another output folder")
-
-
-def _open_sources(options: ExtractOptions) -> CaptionSource:
-    if not options.sources:
-        raise InputError("name at least one source of images and captions")
-    opened = [open_source(path, images=options.images, split=options.split) for path in options.sources]
-    source = opened[0] if len(opened) == 1 else Several(opened)
-    return FirstRecords(source, options.limit) if options.limit else source
 
 
 def warn_of_damage(writer: StoreWriter, *, stacklevel: int) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from talk2dino.captions.source import Skipped
+from talk2dino.captions import Skipped
 from talk2dino.errors import DataError
 from talk2dino.features.manifest import NAME, Manifest, Shard, check_files, checksum, damaged_shards, part_folders
 from talk2dino.io.atomic import atomic_path, remove_leftovers, writing_failed

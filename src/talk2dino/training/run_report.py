@@ -17,7 +17,7 @@ from talk2dino.io.atomic import atomic_path, write_atomically
 from talk2dino.io.journal import Record
 from talk2dino.io.markdown import markdown_table
 from talk2dino.models.catalog import CATALOG
-from talk2dino.models.projection import to_published
+from talk2dino.models.projection import to_original
 from talk2dino.training.aligner import Aligner
 from talk2dino.training.checkpoint import RunState
 from talk2dino.training.options import TrainOptions
@@ -82,7 +82,7 @@ def write_published_layout(path: Path, aligner: Aligner) -> None:
     check_published_layout(aligner.options)
     assert aligner.text_projection is not None
     content = io.BytesIO()
-    torch.save(to_published(aligner.text_projection), content)
+    torch.save(to_original(aligner.text_projection), content)
     write_atomically(path, content.getvalue())
 
 

@@ -20,7 +20,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from transformers import CLIPConfig, CLIPModel
 
 from talk2dino.io.atomic import atomic_path
-from talk2dino.world.captions import all_caption_words
+from talk2dino.world import all_caption_words
 
 CONTEXT = 32
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)

@@ -9,7 +9,7 @@ changes the tree that it is run in. What this file adds: a copy of the tree in `
 touched), a fixed random sample per module, and a table. Mutants that change only a text, what an error says, or where a
 tensor lies are left out: the last cannot be noticed without a GPU. mutmut changes no decorated functions (``@torch.inference_mode()``, compiled kernels) and no module constants.
 
-The run can be stopped; the same command resumes it as long as no file of the tree has changed.
+The run can be stopped; the same command resumes it unless a file of the tree has changed. Runs with ``--only`` use separate copies.
 """
 
 from __future__ import annotations
@@ -70,9 +70,10 @@ def main() -> int:
     options = parser.parse_args()
 
     modules = chosen_modules(options.only)
-    tree = copy_tree(options.work.resolve(), modules)
+    selection = hashlib.sha256(" ".join(modules).encode()).hexdigest()[:8] if options.only else "all"
+    tree = copy_tree(options.work.resolve() / selection, modules)
     if not (tree / "mutants" / "mutmut-stats.json").is_file():
-        prepare(tree, options.processes)
+        prepare(tree, all_tests(modules), options.processes)
     samples = {module: sample(tree, module, options.count, options.seed) for module in modules}
     waiting = [m.name for module in modules for m in samples[module] if outcomes(tree, module)[m.name] is None]
     if waiting and (done := mutmut(tree, *waiting, processes=options.processes)).returncode:
@@ -93,6 +94,10 @@ def chosen_modules(only: list[str] | None) -> dict[str, tuple[str, ...]]:
     return {name: tests for name, tests in found.items() if not only or name in only}
 
 
+def all_tests(modules: dict[str, tuple[str, ...]]) -> list[str]:
+    return sorted({test for tests in modules.values() for test in tests})
+
+
 def copy_tree(work: Path, modules: dict[str, tuple[str, ...]]) -> Path:
     """A copy of the working tree with mutmut's settings; an earlier copy of the same files and settings is kept."""
     listed = subprocess.run(
@@ -103,7 +108,7 @@ def copy_tree(work: Path, modules: dict[str, tuple[str, ...]]) -> Path:
     settings = {
         "source_paths": ["src"], "only_mutate": [str(SOURCE / name) for name in modules], "also_copy": folders,
         "pytest_add_cli_args": ["-q", "-m", "not long", "-p", "no:cacheprovider"],
-        "pytest_add_cli_args_test_selection": sorted({test for tests in modules.values() for test in tests}),
+        "pytest_add_cli_args_test_selection": all_tests(modules),
         "process_isolation": "forkserver", "use_git_change_detection": False, "timeout_multiplier": 5.0,
     }  # fmt: skip
     table = "\n\n[tool.mutmut]\n" + "".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items())
@@ -122,14 +127,17 @@ def copy_tree(work: Path, modules: dict[str, tuple[str, ...]]) -> Path:
     return tree
 
 
-def prepare(tree: Path, processes: int) -> None:
+def prepare(tree: Path, tests: list[str], processes: int) -> None:
     """Make the mutants and record which tests reach which function; mutmut then stops, because no mutant has this name."""
     # Python never finds a folder of its path that did not exist when it started.
     (tree / "mutants" / "src").mkdir(parents=True, exist_ok=True)
     print("making the mutants and running the tests once", flush=True)
-    done = mutmut(tree, "no-such-mutant", processes=processes, quiet=True)
+    mutmut(tree, "no-such-mutant", processes=processes, quiet=True)
     if not (tree / "mutants" / "mutmut-stats.json").is_file():
-        sys.exit(f"mutmut failed before it changed anything:\n{done.stdout.decode(errors='replace')[-6000:]}")
+        print("mutmut could not run the tests; without it they end like this:", flush=True)
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not long", *tests]
+        subprocess.run(command, cwd=tree, env=os.environ | {"PYTHONPATH": str(tree / "src")})
+        sys.exit(1)
 
 
 def mutmut(tree: Path, *names: str, processes: int, quiet: bool = False) -> subprocess.CompletedProcess[bytes]:
@@ -138,8 +146,7 @@ def mutmut(tree: Path, *names: str, processes: int, quiet: bool = False) -> subp
         "PYTHONPATH": str(tree / "mutants" / "src"), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"
     }  # fmt: skip
     command = [sys.executable, "-m", "mutmut", "run", f"--max-children={processes}", *names]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if quiet else {}
-    return subprocess.run(command, cwd=tree, env=environment, **streams)  # type: ignore[call-overload]
+    return subprocess.run(command, cwd=tree, env=environment, capture_output=quiet)
 
 
 def sample(tree: Path, module: str, count: int, seed: int) -> list[Mutant]:

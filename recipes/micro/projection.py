@@ -23,8 +23,8 @@ from talk2dino.features.store import FeatureStore
 from talk2dino.models.preprocess import normalise, resize_image, to_pixels
 from talk2dino.models.projection import load_projection
 from talk2dino.stages.heads import pooled_features
-from talk2dino.training.fit import fit
-from talk2dino.training.options import FitConfig
+from talk2dino.training.fit import train
+from talk2dino.training.options import TrainOptions
 from talk2dino.world import BACKGROUNDS, CLASS_NAMES, OBJECTS, render, sample_scene
 
 VALIDATION_SEEDS = range(5_000_000, 5_000_150)
@@ -80,10 +80,10 @@ def main() -> None:
     parts = load_towers(options.work)
     store = extract(parts, options.work, options.count, options.size)
     print(f"features of {options.count} scenes: {time.time() - started:.0f} s", flush=True)
-    config = FitConfig.build(
+    config = TrainOptions(
         strategy=options.strategy, optimizer="adam", lr=1e-3, schedule="cosine", batch_size=128, max_steps=options.steps,
     )  # fmt: skip
-    result = fit(store, config, options.work / options.out, device="cpu")
+    result = train(store, config, options.work / options.out, device="cpu")
     print(f"psi: {result.steps} steps, {result.metrics}", flush=True)
     parts.projection = load_projection(options.work / options.out)
     threshold, miou = tune_threshold(Segmenter(parts, device="cpu", dtype="float32"))

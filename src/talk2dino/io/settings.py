@@ -89,7 +89,13 @@ def _sentence(item: Any, kind: type[BaseModel], what: str) -> str:
     return f"{what} {name}: {message} (got {item['input']!r})"
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any], *, ignore: Collection[str] = ()) -> list[str]:
+def differences(
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    *,
+    ignore: Collection[str] = (),
+    sides: tuple[str, str] = ("before", "now"),
+) -> list[str]:
     """List the differences between two settings: ``"name: 1 before, 2 now"`` per entry.
 
     Nested mappings are compared entry by entry (``"model.weights"``). Values are compared as JSON holds them, so a tuple
@@ -97,10 +103,11 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], *, ignore: Co
 
     Args:
         ignore: names that may differ, at any depth: ``"run"`` leaves out the whole entry, ``"run.device"`` one value of it.
+        sides: the words after the two values, for settings of which none is the earlier one.
     """
     old, new = (_flat(json.loads(json.dumps(dict(one), default=str)), ignore) for one in (before, now))
     return [
-        f"{name}: {_short(old.get(name, None))} before, {_short(new.get(name, None))} now"
+        f"{name}: {_short(old.get(name, None))} {sides[0]}, {_short(new.get(name, None))} {sides[1]}"
         for name in dict.fromkeys([*old, *new])
         if old.get(name) != new.get(name)
     ]

@@ -23,7 +23,7 @@ from talk2dino.evaluation.report import make_report
 from talk2dino.evaluation.runs import part_of
 from talk2dino.io.atomic import save_png
 from talk2dino.io.cache import cache_folder
-from talk2dino.io.images import Picture, read_image
+from talk2dino.io.images import LoadedImage, read_image
 from talk2dino.io.legend import draw_grid
 from talk2dino.io.lock import folder_lock
 from talk2dino.methods import method_class, method_facts
@@ -142,7 +142,7 @@ def compare_images(
 
 
 def _overlay(
-    segmenter: Segmenter, system: System, image: Picture, prompts: PromptList, options: CompareOptions
+    segmenter: Segmenter, system: System, image: LoadedImage, prompts: PromptList, options: CompareOptions
 ) -> tuple[str, Image.Image]:
     """The titled overlay of one system."""
     facts, own = method_facts(system.method), dict(system.options)

@@ -25,10 +25,12 @@ import torch
 from PIL import Image
 
 from talk2dino.evaluation.datasets import BENCHMARKS
-from talk2dino.evaluation.miniature import make_miniature
 from talk2dino.io.atomic import atomic_path, write_atomically
 from talk2dino.models.catalog import CATALOG, ModelSpec
 from talk2dino.world import render, sample_scene, write_captions
+
+sys.path.append(str(Path(__file__).parents[2] / "tests" / "helpers"))
+from miniature import make_miniature
 
 RECIPE = Path(__file__).with_name("recipe.sh")
 MODELS = ("dinov2-reg-base", "dinov2-reg-large", "dinov3-base", "dinov3-large")

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import CLIPConfig, CLIPModel
 
-from talk2dino.world.captions import all_caption_words
+from talk2dino.world import all_caption_words
 
 CONTEXT = 32
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)

@@ -4,7 +4,6 @@ import torch
 import torch.nn.functional as F
 
 from talk2dino.errors import InputError
-from talk2dino.evaluation.matching import match_segments
 from talk2dino.methods.dino_clusters import (
     DinoClusters,
     best_kmeans,
@@ -78,17 +77,6 @@ def test_a_large_grid_is_averaged_down_for_the_affinities(micro):
     assert len({(int(a), int(b)) for a, b in zip(maps.argmax(0).reshape(-1), grid.reshape(-1), strict=True)}) == 2
 
 
-def test_matching_by_hand():
-    truth = np.array([[0, 0, 0, 1, 1, 255], [0, 0, 2, 2, 1, 255]])
-    segments = np.array([[3, 3, 3, 0, 0, 1], [3, 3, 2, 0, 0, 1]])
-    # segment 3 holds 5 of class 0; segment 0 holds 3 of class 1 and 1 of class 2; segment 2 holds 1 of class 2;
-    # segment 1 lies on ignored pixels alone and stays without a class
-    np.testing.assert_array_equal(match_segments(segments, truth, 5), [[0, 0, 0, 1, 1, -1], [0, 0, 2, 1, 1, -1]])
-    # one to one: of two halves of class 0 only the larger is matched
-    halves = np.array([[0, 0, 0, 1, 1]])
-    np.testing.assert_array_equal(match_segments(halves, np.zeros((1, 5), int), 2), [[0, 0, 0, -1, -1]])
-
-
 def test_segment_of_an_image(micro, picture):
     segmenter = micro.with_method("dino-clusters", segments=3)
     result = segmenter.segment(picture, ["words", "are", "not used"])
@@ -119,7 +107,6 @@ def test_fitted_clusters_are_the_same_thing_in_every_image(micro):
 def test_refusals(micro, picture):
     for options, message in (
         ({"algorithm": "ward"}, "kmeans, spectral"),
-        ({"matching": "none"}, "benchmark, picture"),
         ({"segments": 0}, "at least 1"),
     ):
         with pytest.raises(InputError, match=message):

@@ -106,11 +106,13 @@ def test_segment_and_batch(micro, folder, picture):
 
 
 def test_retrieval_works_on_scenes(micro, folder):
-    from talk2dino.evaluation.world import evaluate_world
+    from talk2dino.evaluation.options import EvaluationOptions
+    from talk2dino.evaluation.runs import evaluate
 
     # 40 scenes hold about ten prototypes a class, hence ten neighbours; 16 classes by chance are right in 6 %
-    figures = evaluate_world(micro.with_method("freeda", prototypes=folder, nearest=10), range(900_000, 900_012))
-    assert figures.metrics.overall_accuracy > 0.6
+    own = {"prototypes": str(folder), "nearest": 10}
+    options = EvaluationOptions(benchmark="world", method="freeda", method_options=own, limit=12)
+    assert evaluate(options, segmenter=micro).reports[0].metrics.overall_accuracy > 0.6
 
 
 def test_too_few_prototypes_for_the_published_number(micro, folder):

@@ -87,13 +87,18 @@ def method_facts(name: str) -> Facts:
     return method_class(name).facts
 
 
+def option_names(name: str) -> tuple[str, ...]:
+    """The options of a method."""
+    return tuple(option for option in inspect.signature(method_class(name)).parameters if option != "towers")
+
+
 def check_options(name: str, options: Iterable[str]) -> None:
     """Refuse options that a method does not have, before a model is loaded.
 
     Raises:
         InputError: there is no such method or option.
     """
-    known = [option for option in inspect.signature(method_class(name)).parameters if option != "towers"]
+    known = option_names(name)
     if unknown := [option for option in options if option not in known]:
         raise InputError(
             f"{name} has no option {', '.join(map(repr, unknown))}{suggestion(unknown[0], known)}; it has: {', '.join(known)}"

@@ -7,14 +7,16 @@ batches, background, refinement and labels are the pipeline's. See docs/methods.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from talk2dino.errors import InputError
+from talk2dino.progress import ProgressCallback
 from talk2dino.prompts import PromptList, Prompts, read_prompts
 from talk2dino.towers import Towers, check_fork
 from talk2dino.types import ImageFeatures, TextFeatures
@@ -42,6 +44,33 @@ class Facts:
     can_clean: bool = False
     matched: bool = False
     thread_safe: bool = False
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Something that a method needs and that is computed once, such as freeda's prototypes.
+
+    Attributes:
+        what: what it is, in words.
+        advice: how to do without it, or to provide it.
+        folder: where it belongs below the cache; the name depends on everything that decides the content.
+        done: a file in the folder that exists once it is finished.
+        run: builds it in a folder, or finds it finished there, and returns the options to add.
+        impossible: why it cannot be built here; empty if it can.
+    """
+
+    what: str
+    advice: str
+    folder: str = ""
+    done: str = ""
+    run: Callable[[Path, ProgressCallback | None], Mapping[str, object]] | None = None
+    impossible: str = ""
+
+    def finished(self, folder: Path) -> bool:
+        return (folder / self.done).is_file()
+
+    def build(self, folder: Path, progress: ProgressCallback | None = None) -> Mapping[str, object]:
+        return {} if self.run is None else self.run(folder, progress)
 
 
 class Method(ABC):
@@ -96,6 +125,21 @@ class Method(ABC):
     def benchmark_options(cls, benchmark: str) -> Mapping[str, object]:
         """Options that the published evaluation of this method sets for one benchmark."""
         return {}
+
+    @classmethod
+    def preparation(
+        cls, towers: Towers, options: Mapping[str, object], *, drawn: bool, scenes: int
+    ) -> Preparation | None:
+        """What has to be built before the method can be made with ``options``; None: nothing.
+
+        Args:
+            drawn: whether the images are drawn scenes (:mod:`talk2dino.world`). scenes: how many to build it from.
+        """
+        return None
+
+    def fit(self, images: Iterable[ImageFeatures], count: int) -> TextFeatures:
+        """``count`` clusters of the segments of unlabelled images, to be used in place of words (``facts.matched``)."""
+        raise NotImplementedError(f"{self.name} has classes of its own")
 
     @property
     def space(self) -> str:

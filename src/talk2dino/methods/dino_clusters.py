@@ -7,15 +7,7 @@ Number of segments: given, or by the eigengap rule: K is where the gap between t
     lambda_{K+1} - lambda_K, is largest, among 2 .. most.
 Either way a segment is then scored by the cosine with its mean feature, upsampled to pixels like a class's map.
 
-Segments have no class. Two ways to evaluate them with the truth's help, one to one and with as many pixels in agreement
-as possible (Hungarian matching), are customary and kept apart here:
-
-    benchmark   the segments' mean features of (at most 200) unlabelled pictures of the benchmark are clustered by
-                k-means into as many clusters as there are classes; each segment takes its nearest cluster, and clusters
-                are matched to classes once, over the whole run
-    picture     each picture's segments are matched to the classes of that picture by itself; unmatched segments count
-                as none of the classes. The truth tells what is in every single picture, so this is an upper bound that
-                says how well DINO's features cut pictures up, not how well anything is recognised
+Segments have no class; an evaluation matches them to the truth (:mod:`talk2dino.evaluation.matching`).
 
 Source: Ng, Jordan and Weiss, On spectral clustering, NIPS 2001; Melas-Kyriazi et al., Deep spectral methods, CVPR 2022
 (arXiv 2205.07839) for affinities of DINO features and for clusters of segments matched over a whole benchmark.
@@ -36,9 +28,6 @@ from talk2dino.towers import Towers
 from talk2dino.types import ImageFeatures, TextFeatures
 
 ALGORITHMS = ("kmeans", "spectral")
-MATCHINGS = ("benchmark", "picture")
-#: Unlabelled pictures that the clusters of the "benchmark" matching are made from.
-FIT_PICTURES = 200
 #: Patches beyond which the grid is averaged down for the affinity matrix: 2304 squared are 21 MB.
 MOST_PATCHES = 2304
 
@@ -94,7 +83,6 @@ class DinoClusters(Method):
         segments: number of segments, or None for the eigengap rule.
         most: largest number that the rule may choose.
         sharpness: exponent of the affinity.
-        matching: how an evaluation gives segments classes, "benchmark" or "picture"; see the top of this file.
         size: short side of the image, in pixels; the model's own when None.
     """
 
@@ -106,22 +94,19 @@ class DinoClusters(Method):
 
     def __init__(
         self, towers: Towers, *, algorithm: str = "spectral", segments: int | None = None, most: int = 8,
-        sharpness: float = 8.0, matching: str = "benchmark", size: int | None = None,
+        sharpness: float = 8.0, size: int | None = None,
     ) -> None:  # fmt: skip
         if algorithm not in ALGORITHMS:
             raise InputError(f"unknown clustering {algorithm!r}; accepted: {', '.join(ALGORITHMS)}")
-        if matching not in MATCHINGS:
-            raise InputError(f"unknown matching {matching!r}; accepted: {', '.join(MATCHINGS)}")
         if (segments is not None and segments < 1) or most < 2:
             raise InputError(f"segments must be at least 1 and most at least 2; got {segments} and {most}")
         super().__init__(towers, size=size)
-        self.matching = matching
         self.algorithm, self.segments, self.most, self.sharpness = algorithm, segments, most, sharpness
 
     @property
     def options(self) -> dict[str, object]:
         return {
-            "algorithm": self.algorithm, "matching": self.matching, "sharpness": self.sharpness,
+            "algorithm": self.algorithm, "sharpness": self.sharpness,
             "segments": self.segments or f"eigengap, 2 to {self.most}",
         }  # fmt: skip
 
@@ -152,8 +137,9 @@ class DinoClusters(Method):
         Segments are then named by their nearest cluster, the same in every image.
         """
         found = torch.cat([self.cluster(image.patches[0])[0] for image in images])
-        names = tuple(f"cluster {i + 1}" for i in range(count))
-        return TextFeatures(names, best_kmeans(found, count), model=self.towers.name, space=self.space)
+        centres = best_kmeans(found, count)  # fewer than count if there are fewer segments
+        names = tuple(f"cluster {i + 1}" for i in range(len(centres)))
+        return TextFeatures(names, centres, model=self.towers.name, space=self.space)
 
     def cluster(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """(h, w, D) patch features of one picture to its segments' mean features (K, D), of length 1, and the cosines

@@ -13,8 +13,9 @@ weights 0.8 and 0.2, Felzenszwalb with scale 100, sigma 0.7 to 1 and smallest si
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from talk2dino.errors import CheckpointError, InputError, MissingExtraError, Talk2DinoWarning
-from talk2dino.methods.base import Facts, Method
+from talk2dino.methods.base import Facts, Method, Preparation
 from talk2dino.methods.clip_dense import clip_normalise
 from talk2dino.methods.prototypes import PrototypeStore
 from talk2dino.prompts import PromptList, Prompts
@@ -33,6 +34,12 @@ from talk2dino.types import ImageFeatures, TextFeatures
 
 NEAREST = 350
 LOCAL_WEIGHT = 0.8
+#: Where FreeDA's published configurations differ from scale 100, sigma 1, smallest size 20 (ADE20K and Pascal Context).
+BENCHMARK_SUPERPIXELS: dict[str, dict[str, object]] = {
+    "voc20": {"sigma": 0.7},
+    "coco-stuff": {"min_size": 100},
+    "cityscapes": {"scale": 20, "sigma": 0.5, "min_size": 50},
+}
 
 
 class SmallStoreWarning(Talk2DinoWarning):
@@ -155,6 +162,28 @@ class FreeDA(Method):
         self.nearest, self.local_weight = usable_nearest(self.store, nearest), local_weight
         self.superpixel_options = {"scale": scale, "sigma": sigma, "min_size": min_size}
         self.clip_vision = towers.need_clip_vision("freeda's global similarity") if local_weight < 1 else None
+
+    @classmethod
+    def benchmark_options(cls, benchmark: str) -> Mapping[str, object]:
+        """The superpixels of FreeDA's published configurations (configs/*.yml); those of the others are the defaults."""
+        return BENCHMARK_SUPERPIXELS.get(benchmark, {})
+
+    @classmethod
+    def preparation(
+        cls, towers: Towers, options: Mapping[str, object], *, drawn: bool, scenes: int
+    ) -> Preparation | None:
+        """Prototypes from drawn scenes, for micro, which was trained on such scenes, and for the world."""
+        if options.get("prototypes") is not None:
+            return None
+        advice = "--prototypes DIR uses other prototypes (talk2dino freeda build), and --methods leaves freeda out."
+        if not drawn and towers.name != "micro":
+            return Preparation("prototypes", advice, impossible="it needs --prototypes DIR (talk2dino freeda build)")
+        from talk2dino.methods.prototype_build import build_world_prototypes, world_build_name
+
+        return Preparation(
+            f"prototypes from {scenes} drawn scenes (about {max(1, round(scenes / 600))} min on two CPU cores)", advice, f"prototypes/{world_build_name(towers, scenes)}", "keys.npy",
+            partial(build_world_prototypes, towers, scenes),
+        )  # fmt: skip
 
     @property
     def options(self) -> dict[str, object]:

@@ -6,6 +6,8 @@ word -> mean CLIP text embedding over the templates, length 1 = key
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from talk2dino.errors import DataError, InputError, MissingExtraError, OutputErr
 from talk2dino.methods.prototypes import Prototype, PrototypeWriter, check_index_kind
 from talk2dino.models.fingerprint import weights_checksum
 from talk2dino.models.preprocess import grid_size, resize_image, to_pixels
+from talk2dino.progress import ProgressCallback
 from talk2dino.towers import Towers
 
 #: Share of the largest attribution above which a pixel belongs to a word.
@@ -125,6 +128,32 @@ def build_prototypes(
     return writer.finish(index)
 
 
+def _world(count: int) -> tuple[range, str]:
+    scenes = range(FIRST_WORLD_SEED, FIRST_WORLD_SEED + count)
+    return scenes, f"world, seeds {scenes[0]} to {scenes[-1]}"
+
+
+def world_build_name(models: Any, count: int) -> str:
+    """A folder name for prototypes of ``count`` scenes that depends on the models' weights."""
+    meta = PrototypeMaker(models).meta(_world(count)[1])
+    digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()[:16]
+    return f"{models.name.rpartition('/')[2]}-{count}-{digest}"
+
+
+def build_world_prototypes(
+    models: Any, count: int, folder: Path, progress: ProgressCallback | None = None
+) -> dict[str, object]:
+    """Build prototypes from the first ``count`` training scenes, or resume it; returns freeda's options."""
+    scenes, what = _world(count)
+
+    def report(done: int, made: int) -> None:
+        if progress is not None:
+            progress(done, count, f"freeda: {made} prototypes")
+
+    build_prototypes(models, world_source(scenes), folder, what=what, progress=report)
+    return {"prototypes": str(folder)}
+
+
 # --- sources ---------------------------------------------------------------------------------------------------------
 
 
@@ -148,9 +177,9 @@ def folder_source(
 
     Names that are empty or "background" are left out.
     """
-    from talk2dino.evaluation.label_files import read_index_png
     from talk2dino.io.find import find_images
     from talk2dino.io.images import read_image
+    from talk2dino.io.index_png import read_index_png
 
     def load(path: Path) -> MaskedPicture:
         labels = read_index_png(masks / f"{path.stem}.png")

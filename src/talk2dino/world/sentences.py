@@ -1,7 +1,7 @@
-"""Captions for scenes, in English and Chinese: what a person might write under the picture, never the whole truth.
+"""Captions of scenes, in English and Chinese.
 
-Each caption names a random subset of what is visible, with colours, sizes and relations some of the time, and now and
-then with a rare synonym, another language's sentence frame or a missing article.
+Each caption names a random part of what is visible, sometimes with colours, sizes and relations. A few captions contain
+a rare synonym, a sentence frame of the other language, or lack an article.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ENGLISH_FRAMES = (
 )  # fmt: skip
 CHINESE_FRAMES = ("{}", "{}", "一张{}的照片", "一幅{}的图画", "图中有{}", "这是{}", "画面里有{}")
 RARE = 0.12  # share of mentions that use a synonym
-SMALLEST_SHARE = 0.015  # what covers less of the picture is not mentioned
+SMALLEST_SHARE = 0.015  # regions that cover a smaller share of the image are not mentioned
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Mention:
 
 
 def visible(scene: Scene, rendered: Rendered) -> tuple[list[Mention], list[Mention]]:
-    """What a caption may name: (backgrounds, things) that cover at least 1.5 % of the picture."""
+    """The (backgrounds, things) that a caption may name: those that cover at least 1.5 % of the image."""
     share = np.bincount(rendered.regions.reshape(-1), minlength=len(scene.things) + 2) / rendered.regions.size
     backgrounds = [Mention(BACKGROUNDS[kind]) for i, kind in enumerate(scene.backgrounds) if share[i] >= SMALLEST_SHARE]
     things = []
@@ -43,7 +43,7 @@ def visible(scene: Scene, rendered: Rendered) -> tuple[list[Mention], list[Menti
 
 
 def write_captions(scene: Scene, rendered: Rendered, count: int = 4, *, chinese_share: float = 0.4) -> list[str]:
-    """``count`` captions for a scene, the same ones for the same scene."""
+    """Write ``count`` captions of a scene; the same scene always gets the same captions."""
     rng = np.random.default_rng([scene.seed, 13])
     backgrounds, things = visible(scene, rendered)
     if not backgrounds and not things:
@@ -117,5 +117,5 @@ def _relation(a: Mention, b: Mention, rng: np.random.Generator, language: str) -
 
 
 def all_caption_words() -> list[str]:
-    """Every class word in both languages: what a tokenizer trained on captions must cover."""
+    """Every word for a class in both languages, which a tokenizer trained on captions must cover."""
     return [word for concept in CLASSES for word in (*concept.english, *concept.chinese)]

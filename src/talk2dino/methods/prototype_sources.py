@@ -153,6 +153,8 @@ def load_pipeline(name: str | Path, device: torch.device | str = "cpu", *, local
     for logger in loggers:
         logger.set_verbosity_error()  # no advice on other packages; failures are reported below
     try:
+        from diffusers import StableDiffusionPipeline
+
         pipeline = StableDiffusionPipeline.from_pretrained(
             str(name), use_safetensors=True, safety_checker=None, requires_safety_checker=False,
             local_files_only=local_files_only,

@@ -163,6 +163,10 @@ def test_synonyms_and_languages(micro, scenes):
     assert strange.names[0] == "🐟"
 
 
+def test_one_string_is_split_at_commas(micro, scenes):
+    assert micro.segment(scenes[0].image, "sky, grass") == micro.segment(scenes[0].image, ["sky", "grass"])
+
+
 def test_thousand_prompts(micro, scenes):
     result = micro.segment(scenes[0].image, [f"thing number {i}" for i in range(1000)])
     assert result.labels.max() < 1000
@@ -173,7 +177,7 @@ def test_thousand_prompts(micro, scenes):
     ("call", "error", "words"),
     [
         ({"prompts": []}, PromptError, "no prompts"),
-        ({"prompts": "sky, grass"}, PromptError, "single string"),
+        ({"prompts": "sky, |"}, PromptError, "no class name"),
         ({"prompts": ["  "]}, PromptError, "empty"),
         ({"prompts": ["x" * 10000]}, PromptError, "500"),
         ({"prompts": [3]}, PromptError, "int"),

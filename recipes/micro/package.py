@@ -1,4 +1,4 @@
-"""Last step of the embedded model: put the towers and psi into one folder, in float16, in the published layout.
+"""Step 5 of the embedded model: write the towers and psi to one folder, in float16, in the published layout.
 
 python recipes/micro/package.py --work build/micro --out src/talk2dino/assets/micro
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from talk2dino.models.text import TextEncoder
 from talk2dino.models.tokenizer import TextTokenizer
 from talk2dino.models.vision import VisionModel
 
-#: The bare name: on validation scenes, averaging sentence frames gave nothing, and unknown frames around it cost more.
+#: The bare name: on validation scenes, averaging over sentences gained nothing, and sentences unseen in training cost accuracy.
 TEMPLATES = ("{}",)
 
 
@@ -53,10 +54,8 @@ def main() -> None:
 
     parts = load_towers(options.work)
     parts.projection = load_projection(options.work / "projection")
-    settings = options.work / "settings.json"  # what projection.py tuned on validation scenes: threshold, size
+    settings = options.work / "settings.json"  # tuned by projection.py on validation scenes: threshold, size
     if settings.is_file():
-        from dataclasses import replace
-
         parts.config = replace(parts.config, **json.loads(settings.read_text()))
     segmenter = Segmenter(parts, device="cpu", dtype="float32")
     for module in (segmenter.vision, segmenter.text, segmenter.projection, segmenter.clip_vision):

@@ -64,7 +64,7 @@ class FolderOptions(BaseModel):
     projection: Path | None = None
     method: str = "talk2dino"
     method_options: dict[str, Any] = Field(default_factory=dict)
-    background: float | bool | None = Field(None, description="threshold, or True for the method's own")
+    background: float | bool | None = Field(default=None, description="threshold, or True for the method's own")
     thresholds: dict[str, float] = Field(default_factory=dict, description="thresholds of single classes")
     clean: bool | None = None
     refine: bool = False
@@ -72,11 +72,11 @@ class FolderOptions(BaseModel):
     device: str = "auto"
     dtype: str = "auto"
     engine: str = "torch"
-    batch_size: int = Field(4, ge=1, le=256)
-    workers: int | None = Field(None, ge=1, le=64)
+    batch_size: int = Field(default=4, ge=1, le=256)
+    workers: int | None = Field(default=None, ge=1, le=64)
     recursive: bool = False
     allow_truncated: bool = False
-    max_pixels: int = Field(MAX_PIXELS, ge=1)
+    max_pixels: int = Field(default=MAX_PIXELS, ge=1)
     overwrite: bool = False
     overlay: dict[str, Any] = Field(default_factory=dict, description="options of Segmentation.overlay")
 
@@ -208,7 +208,7 @@ class _Run:
     def __call__(self) -> FolderResult:
         options, method = self.options, self.segmenter.method
         self.text = self.segmenter.encode_text(options.prompts, negative=options.negative)
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "background": options.asked_background(method.threshold), "clean": options.clean, "refine": options.refine,
             "mode": options.mode,
         }  # fmt: skip
@@ -344,17 +344,11 @@ class _Run:
             self._write(path, picture, result)
 
     def _write(self, path: Path, picture: Picture, result: Segmentation) -> None:
-        files = {}
+        files: dict[str, str] = {}
         for kind in self.options.save:
             target = self.options.out / (self.names[path] + SUFFIX[kind])
             if kind == "overlay":
-                save_png(
-                    result.overlay(
-                        picture.array, **{k: v for k, v in self.options.overlay.items() if k in ("opacity", "legend")}
-                    ),
-                    target,
-                    compress_level=1,
-                )
+                save_png(result.overlay(picture, **self.options.overlay), target, compress_level=1)
             else:
                 result.save(target)
             files[kind] = str(target)

@@ -283,11 +283,13 @@ def _label(
             constant = 0.0 if thresholds is None else float(thresholds.min())
             full = torch.cat([full.new_full((1, *full.shape[1:]), constant), full])
         scores = full.float().cpu().numpy()
+    everything = ("background", *names) if background else names
+    index = 0 if background else None
     return Segmentation(
         labels.cpu().numpy(),
-        ("background", *names) if background else names,
-        class_palette(len(names) + int(background), background=0 if background else None),
-        0 if background else None,
+        everything,
+        class_palette(everything, index),
+        index,
         scores,
         method.towers.name,
         _info(image, text, method, options),

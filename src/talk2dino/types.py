@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from talk2dino.errors import ShapeError
+from talk2dino.errors import InputError, ShapeError, suggestion
+from talk2dino.io.legend import format_share
+from talk2dino.io.masks import read_segmentation, save_segmentation, to_coco, to_polygons
+from talk2dino.io.overlay import draw_overlay
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
     from torch import Tensor
+
+    from talk2dino.io.images import ImageSource
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,17 +174,19 @@ class TextFeatures:
         return len(self.names) - self.negative
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Segmentation:
-    """A label for every pixel of one picture.
+    """A label for every pixel of one image.
+
+    Two segmentations are equal if all their fields are; arrays are compared by value. They are not hashable.
 
     Attributes:
         labels: (H, W) integer array; value i stands for ``names[i]``.
         names: class names; with a background, ``names[0]`` is ``"background"``.
-        palette: (N, 3) uint8 RGB, one colour a name.
+        palette: (N, 3) uint8 RGB, one colour per name.
         background: index of the background in names, or None when every pixel belongs to a class.
         scores: (N, H, W) float32 on request, else None.
-        model: which model (and projection) made it.
+        model: name of the model (and projection) that made it.
         info: how it was made: method, mode, thresholds, cleaning, dtype, sizes.
     """
 
@@ -201,41 +208,86 @@ class Segmentation:
                 f"scores must be (N, H, W) = {(len(self.names), *self.labels.shape)}; got {self.scores.shape}"
             )
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Segmentation):
+            return NotImplemented
+        plain = [(s.names, s.background, s.model, s.info, s.scores is None) for s in (self, other)]
+        arrays = [(self.labels, other.labels), (self.palette, other.palette)]
+        if self.scores is not None and other.scores is not None:
+            arrays.append((self.scores, other.scores))
+        return plain[0] == plain[1] and all(np.array_equal(mine, theirs) for mine, theirs in arrays)
+
+    def __hash__(self) -> int:
+        raise TypeError(
+            "a Segmentation holds arrays and cannot be hashed; use the image's name or id(segmentation) as the key"
+        )
+
+    def __repr__(self) -> str:
+        shares = [f"{name} {format_share(share)}" for name, share in self.shares().items()]
+        if len(shares) > 6:
+            shares[6:] = [f"{len(shares) - 6} more"]
+        background = "no background" if self.background is None else f"background={self.names[self.background]!r}"
+        parts = [f"{self.size[0]} x {self.size[1]} (height x width)", f"{len(self.names)} names", background]
+        parts += ["with scores"] if self.scores is not None else []
+        return f"<Segmentation {', '.join(parts)}: {', '.join(shares)}>"
+
+    @classmethod
+    def load(cls, path: str | Path) -> Segmentation:
+        """Read what :meth:`save` wrote (.png, .npz or .json), or any palette or grey PNG; only .npz holds scores.
+
+        Raises:
+            ImageError: no such file. DataError: the file is damaged or holds no segmentation.
+        """
+        return cls(*read_segmentation(path))
+
     @property
     def size(self) -> tuple[int, int]:
         """(height, width)."""
         return self.labels.shape[0], self.labels.shape[1]
 
     def shares(self) -> dict[str, float]:
-        """Share of the picture's area that each class has, largest first; classes without a pixel are left out."""
-        counts = np.bincount(self.labels.reshape(-1), minlength=len(self.names))
+        """Share of the image area that each class covers (0..1), largest first; classes without a pixel are left out."""
+        counts = np.bincount(self.labels.reshape(-1), minlength=len(self.names))[: len(self.names)]
         order = np.argsort(-counts, kind="stable")
         return {self.names[i]: float(counts[i] / self.labels.size) for i in order if counts[i]}
 
     def mask(self, name: str) -> np.ndarray:
-        """(H, W) bool: where the class is."""
+        """(H, W) bool: the pixels of a class.
+
+        Raises:
+            InputError: no such name; similar ones are suggested.
+        """
+        if name not in self.names:
+            raise InputError(f"no class named {name!r} in this segmentation{suggestion(name, self.names)}")
         return self.labels == self.names.index(name)
 
     def save(self, path: str | Path) -> Path:
-        """Write the labels as a palette PNG (or .npz, .json by the ending). Written whole or not at all."""
-        from talk2dino.io.masks import save_segmentation
+        """Write a palette PNG, .npz or .json (COCO), chosen by the suffix, whole or not at all.
 
-        return save_segmentation(self, Path(path))
+        Raises:
+            InputError: any other suffix. OutputError: the file cannot be written.
+        """
+        return save_segmentation(self, path)
 
-    def overlay(self, image: Any, *, opacity: float = 0.55, legend: bool = True) -> Image.Image:
-        """The picture with the classes painted over it and a legend of names and area shares."""
-        from talk2dino.io.overlay import draw_overlay
+    def overlay(
+        self, image: ImageSource, *, opacity: float = 0.55, legend: bool = True, contours: bool = True,
+        max_size: int | None = None,
+    ) -> Image.Image:  # fmt: skip
+        """Draw the classes over the image; see :func:`talk2dino.io.overlay.draw_overlay`.
 
-        return draw_overlay(image, self, opacity=opacity, legend=legend)
+        Args:
+            image: the segmented image: a path, PIL image, array, ...
+            opacity: 0 (the image) .. 1 (plain colours).
+            legend: add a panel with names and area shares.
+            contours: draw lines between regions.
+            max_size: longest side of the drawn image in pixels, without its legend; by default that of the image.
+        """
+        return draw_overlay(image, self, opacity=opacity, legend=legend, contours=contours, max_size=max_size)
 
     def to_coco(self, image_id: int = 0, *, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
-        """One COCO annotation a class, with compressed RLE, area and box."""
-        from talk2dino.io.masks import to_coco
-
+        """One COCO annotation per class, with compressed RLE, area and box."""
         return to_coco(self, image_id, category_ids=category_ids)
 
     def polygons(self) -> dict[str, list[list[tuple[float, float]]]]:
-        """Outlines of each class as closed rings of (x, y) pixel corners; holes come as rings of their own."""
-        from talk2dino.io.masks import to_polygons
-
+        """Outlines of each class as closed rings of (x, y) pixel corners; a hole is a separate ring."""
         return to_polygons(self)

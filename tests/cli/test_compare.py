@@ -2,12 +2,12 @@ import json
 
 import numpy as np
 import pytest
+from miniature import make_miniature
 from PIL import Image
 from typer.testing import CliRunner
 
 from talk2dino.cli import build_app
 from talk2dino.errors import ImageError
-from talk2dino.evaluation.miniature import make_miniature
 from talk2dino.world import render, sample_scene
 
 

@@ -1,12 +1,12 @@
 import json
 
 import pytest
+from miniature import make_miniature
 from typer.testing import CliRunner
 
 from talk2dino.cli import build_app
 from talk2dino.errors import DataError
 from talk2dino.evaluation import cases
-from talk2dino.evaluation.miniature import make_miniature
 
 
 @pytest.fixture(scope="module")

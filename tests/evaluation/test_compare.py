@@ -104,6 +104,25 @@ def test_ready_systems_are_shown_before_prototypes_are_built(micro, scene, tmp_p
 
 
 @few
+def test_rows_come_in_the_order_that_was_asked_for(micro, tmp_path, cache):
+    options = CompareOptions(
+        benchmark="world",
+        limit=1,
+        plain=True,
+        prototype_scenes=8,
+        out=tmp_path / "out",
+        systems="freeda:nearest=2,clip-dense",
+    )
+    seen = []
+    result = compare_benchmark(options, segmenter=micro, progress=lambda done, total, note="": seen.append(note))
+    assert [row.label for row in result.rows] == ["freeda:nearest=2", "clip-dense"]
+    assert [note.partition(",")[0].partition(":")[0] for note in (seen[0], seen[-1])] == [
+        "clip-dense",
+        "freeda-nearest-2",
+    ]
+
+
+@few
 def test_prototypes_are_kept_in_the_output_folder_without_a_cache(micro, scene, tmp_path, monkeypatch):
     monkeypatch.setenv("TALK2DINO_CACHE", "off")
     options = CompareOptions(

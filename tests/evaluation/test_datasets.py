@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from miniature import make_miniature, miniature_truth
 from PIL import Image
 
 from talk2dino.errors import DataError, InputError, Talk2DinoError
@@ -11,7 +12,6 @@ from talk2dino.evaluation import class_tables as tables
 from talk2dino.evaluation import label_files as formats
 from talk2dino.evaluation.datasets import BENCHMARKS, open_benchmark
 from talk2dino.evaluation.metrics import ConfusionMatrix
-from talk2dino.evaluation.miniature import make_miniature, miniature_truth
 
 EIGHT = [name for name in BENCHMARKS if name != "world"]
 VARIANTS = [(name, "usual") for name in EIGHT] + [

@@ -11,11 +11,11 @@ import time
 import numpy as np
 import pytest
 import torch
+from miniature import make_miniature
 
 from talk2dino.errors import DataError, InputError, OutputError, Talk2DinoError
 from talk2dino.evaluation.datasets import get_benchmark, open_benchmark
 from talk2dino.evaluation.journal import ShardJournal, read_config, read_run
-from talk2dino.evaluation.miniature import make_miniature
 from talk2dino.evaluation.options import EvaluationOptions
 from talk2dino.evaluation.protocol import run_benchmark
 from talk2dino.evaluation.report import report_run

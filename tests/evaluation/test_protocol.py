@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from miniature import make_miniature
 
 from talk2dino.errors import InputError, PromptError
 from talk2dino.evaluation.datasets import BENCHMARKS, get_benchmark
-from talk2dino.evaluation.miniature import make_miniature
 from talk2dino.evaluation.options import EvaluationOptions
 from talk2dino.evaluation.protocol import run_benchmark
 from talk2dino.evaluation.runs import evaluate

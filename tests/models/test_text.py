@@ -8,7 +8,8 @@ from transformers.models.clip.configuration_clip import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPTextModelWithProjection
 
 from talk2dino.errors import PromptError
-from talk2dino.models.text import PUBLISHED_TEMPLATES, TextEncoder, check_templates
+from talk2dino.models.templates import PUBLISHED_TEMPLATES, check_templates
+from talk2dino.models.text import TextEncoder
 from talk2dino.models.tokenizer import TextTokenizer
 
 

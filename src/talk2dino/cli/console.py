@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from typing import Any, TextIO
+from typing import TextIO
 
 from talk2dino.errors import Talk2DinoWarning
 
@@ -40,15 +40,15 @@ def show_messages() -> None:
 def show_warnings() -> None:
     """Show this package's warnings as one line, without the source's path and line."""
     warnings.simplefilter("always", Talk2DinoWarning)
-    original = warnings.showwarning
+    original, write_line = warnings.showwarning, message
 
     def show(
-        text: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
         line: str | None = None,
-    ) -> Any:  # fmt: skip
+    ) -> None:  # fmt: skip
         if issubclass(category, Talk2DinoWarning):
-            message(f"talk2dino: WARNING: {text}")
+            write_line(f"talk2dino: WARNING: {message}")
         else:
-            original(text, category, filename, lineno, file, line)
+            original(message, category, filename, lineno, file, line)
 
     warnings.showwarning = show

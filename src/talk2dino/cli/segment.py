@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 from typer.core import TyperCommand
 
@@ -37,7 +36,7 @@ _Images = Annotated[
 class OptionalBackground(TyperCommand):
     """Lets ``--background`` stand without a value, as a flag that means the default threshold."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, fill_background(args))
 
 
@@ -93,7 +92,7 @@ def segment(
     from talk2dino.prompts import parse_prompts, read_prompt_file
 
     one_of_two(prompts, prompt_file, 'give the classes either with --prompts "sky, grass" or with --prompt-file FILE')
-    values = {
+    values: dict[str, Any] = {
         "images": images, "model": model, "projection": projection, "background": _threshold(background),
         "thresholds": _thresholds(threshold or []), "clean": clean, "refine": refine, "mode": mode, "out": out,
         "save": [kind.strip() for kind in save.split(",") if kind.strip()], "device": device, "dtype": dtype,

@@ -12,7 +12,6 @@
     report         one benchmark; summary: several benchmarks; paper: the published figures beside them
     compare        compare_images() and compare_benchmark(): what ``talk2dino compare`` does; comparison: its result
     charts, cases  bars, and images with their truth and predictions
-    miniature      tiny data sets in the true layouts, for tests
 
 Nothing here knows a method by name: everything about it comes from its facts.
 """

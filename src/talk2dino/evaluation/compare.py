@@ -7,8 +7,8 @@ it is built, once, into the cache.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class System:
-    """One system of a comparison: its label, method and options; ``missing`` is what must be built first."""
+    """One system of a comparison.
 
+    Attributes:
+        place: among the systems that were asked for. label: as it was asked for.
+        method, options: what it is; the options may also hold "background" and "matching".
+        missing: what must be built first.
+    """
+
+    place: int
     label: str
     method: str
     options: dict[str, Any]
@@ -59,7 +66,8 @@ class System:
                     "%s; %s needs %s, which are now built once into %s and found there by later calls. %s",
                     shown, self.label, self.missing.what, folder, self.missing.advice,
                 )  # fmt: skip
-            return System(self.label, self.method, {**self.options, **self.missing.build(folder, progress)})
+            built = self.missing.build(folder, progress)
+        return replace(self, options={**self.options, **built}, missing=None)
 
 
 def list_systems(segmenter: Segmenter, options: CompareOptions) -> list[System]:
@@ -69,7 +77,7 @@ def list_systems(segmenter: Segmenter, options: CompareOptions) -> list[System]:
         InputError: no system is left.
     """
     systems = []
-    for label in options.systems:
+    for place, label in enumerate(options.systems):
         method, chosen = options.system(label)
         drawn = options.benchmark is not None and not options.opened.on_disk
         missing = method_class(method).preparation(
@@ -78,7 +86,7 @@ def list_systems(segmenter: Segmenter, options: CompareOptions) -> list[System]:
         if missing is not None and missing.impossible:
             log.warning("%s is left out: %s", label, missing.impossible)
         else:
-            systems.append(System(label, method, chosen, missing))
+            systems.append(System(place, label, method, chosen, missing))
     if not systems:
         raise InputError("no system is left to compare")
     return sorted(systems, key=lambda system: system.missing is not None)
@@ -182,11 +190,14 @@ def compare_benchmark(
             built[system.label] = system.build(options.out, progress, shown)
         ready = built[system.label]
         asked = row_options(options, ready.method, ready.options, clean=clean, refine=refine)
-        folder = options.out / "-".join([*_words(system.label), *(["clean"] * clean), *(["refine"] * refine)])
+        label = system.label.replace(":", "-").replace("=", "-")
+        folder = options.out / "-".join([label, *(["clean"] * clean), *(["refine"] * refine)])
         part = part_of(progress, number * count, len(plans) * count, folder.name)
         outcome = run_benchmark(segmenter, benchmark, asked, folder=folder, progress=part)
         report = make_report(outcome.config, outcome.metrics, len(outcome.records))
         comparison.rows.append(Row(system.label, clean, refine, report, outcome))
+    places = {system.label: system.place for system in systems}
+    comparison.rows.sort(key=lambda row: places[row.label])
     comparison.written += write_comparison(comparison)
     return comparison
 
@@ -195,14 +206,11 @@ def _matchings(system: System) -> Iterator[System]:
     """Both ways of matching for a system whose segments have no class, unless one was chosen."""
     yield system
     if method_facts(system.method).matched and "matching" not in system.options:
-        yield System(f"{system.label}:matching=image", system.method, {**system.options, "matching": "image"})
+        own = {**system.options, "matching": "image"}
+        yield replace(system, label=f"{system.label}:matching=image", options=own)
 
 
 def _switches(system: System, plain: bool) -> list[tuple[bool, bool]]:
     """(clean, refine) of the rows of a system."""
     cleans = (False, True) if method_facts(system.method).can_clean and not plain else (False,)
     return [(clean, refine) for clean in cleans for refine in ((False,) if plain else (False, True))]
-
-
-def _words(label: str) -> Sequence[str]:
-    return label.replace(":", "-").replace("=", "-").split("-")

@@ -251,7 +251,7 @@ def _world(benchmark: Benchmark, folder: Path) -> list[Sample]:
 
 
 def _world_palette() -> tables.Palette:
-    return tuple((int(r), int(g), int(b)) for r, g, b in class_palette(len(WORLD_NAMES)))
+    return tuple((int(r), int(g), int(b)) for r, g, b in class_palette(WORLD_NAMES))
 
 
 _VOC_TREE = """\

@@ -114,7 +114,7 @@ class ConfusionMatrix:
     def merge(self, other: ConfusionMatrix) -> ConfusionMatrix:
         """The sum of both matrices."""
         if (self.names, self.ignore_index) != (other.names, other.ignore_index):
-            raise InputError("confusion matrices of different class lists cannot be merged")
+            raise InputError("confusion matrices of different class lists or ignored values cannot be merged")
         return ConfusionMatrix(self.names, ignore_index=self.ignore_index, counts=self.counts + other.counts)
 
     def metrics(self) -> Metrics:

@@ -1,6 +1,6 @@
-"""Explicit key maps: where each published tensor goes in transformers' classes, a line a parameter.
+"""Explicit key maps: where each original tensor goes in transformers' classes, one line per parameter.
 
-A published tensor may hold several of ours, stacked along the first axis (q, k, v).
+An original tensor may hold several of ours, stacked along the first axis (q, k, v).
 """
 
 from __future__ import annotations
@@ -10,16 +10,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Rule:
-    """One published tensor and the parameters of ours that it holds, ``{}`` standing for the block's number."""
+    """One original tensor and the parameters that it holds; ``{}`` stands for the block's number."""
 
-    published: str
+    original: str
     ours: tuple[str, ...]
     transposed: bool = False
-    optional: bool = False  # a block variant may lack it; then its parameters are absent from our class too
 
 
-def rule(published: str, *ours: str, transposed: bool = False, optional: bool = False) -> Rule:
-    return Rule(published, ours, transposed, optional)
+def rule(original: str, *ours: str, transposed: bool = False) -> Rule:
+    return Rule(original, ours, transposed)
 
 
 def _attention(weight: str) -> tuple[str, str, str]:
@@ -30,7 +29,7 @@ DINOV2_STEM = (
     rule("cls_token", "embeddings.cls_token"),
     rule("mask_token", "embeddings.mask_token"),
     rule("pos_embed", "embeddings.position_embeddings"),
-    rule("register_tokens", "embeddings.register_tokens", optional=True),
+    rule("register_tokens", "embeddings.register_tokens"),
     rule("patch_embed.proj.weight", "embeddings.patch_embeddings.projection.weight"),
     rule("patch_embed.proj.bias", "embeddings.patch_embeddings.projection.bias"),
     rule("norm.weight", "layernorm.weight"),
@@ -82,8 +81,8 @@ DINOV3_IGNORED = ("rope_embed.periods",)
 DINOV3_IGNORED_BLOCK = ("blocks.{}.attn.qkv.bias_mask",)
 
 
-def _clip_block(tower: str, published: str) -> tuple[Rule, ...]:
-    ours, theirs = f"{tower}.encoder.layers.{{}}", f"{published}transformer.resblocks.{{}}"
+def _clip_block(tower: str, prefix: str) -> tuple[Rule, ...]:
+    ours, theirs = f"{tower}.encoder.layers.{{}}", f"{prefix}transformer.resblocks.{{}}"
     return (
         rule(f"{theirs}.ln_1.weight", f"{ours}.layer_norm1.weight"),
         rule(f"{theirs}.ln_1.bias", f"{ours}.layer_norm1.bias"),

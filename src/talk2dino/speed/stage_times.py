@@ -1,4 +1,4 @@
-"""Each stage by itself, for one picture at the model's size."""
+"""Each stage by itself, for one image at the model's size."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import statistics
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from talk2dino.errors import Talk2DinoError
 from talk2dino.io.images import read_image
 from talk2dino.models.preprocess import normalise, resize_image, to_pixels
 from talk2dino.pipeline import plan_view
-from talk2dino.speed.figures import Figure, Note, Pair, Plan
-from talk2dino.speed.measure import take_turns
-from talk2dino.speed.parts import class_names, load, photograph, write_photographs
+from talk2dino.segmenter import Segmenter
+from talk2dino.speed.clocks import take_turns
+from talk2dino.speed.figures import Figure, Note, or_note
+from talk2dino.speed.plan import Pair, Plan
+from talk2dino.speed.workload import class_names, load, photograph, write_photographs
 from talk2dino.stages.background import clean_background
 from talk2dino.stages.refine import refine
 from talk2dino.stages.similarity import cosine_similarity
@@ -24,13 +24,10 @@ from talk2dino.stages.upsample import Resize, label_pixels, upsample
 from talk2dino.stages.windows import average_windows
 
 
-def stages(plan: Plan) -> Iterator[Figure | Note]:
+def stage_times(plan: Plan) -> Iterator[Figure | Note]:
     """Milliseconds of each stage, for every pair of dtype and engine."""
     for pair in plan.pairs:
-        try:
-            yield from _one(plan, pair)
-        except Talk2DinoError as error:
-            yield Note("stages", f"{pair}: {error}", failed=True)
+        yield from or_note("stages", str(pair), _one(plan, pair))
 
 
 def _one(plan: Plan, pair: Pair) -> Iterator[Figure]:
@@ -43,38 +40,41 @@ def _one(plan: Plan, pair: Pair) -> Iterator[Figure]:
         yield Figure("stages", name, value, "ms", None, pair.settings | {"batch": 1})
 
 
-def _works(segmenter: Any, names: list[str], folder: Path) -> dict[str, Callable[[], Any]]:
-    """What is timed, by name; everything that a stage needs is computed before."""
-    size = segmenter.config.size
+def _works(segmenter: Segmenter, names: list[str], folder: Path) -> dict[str, Callable[[], object]]:
+    """The calls to time, by name; their inputs are computed here."""
+    size = segmenter.method.size
     array = photograph(size, size)
     (jpeg,) = write_photographs(folder, 1)
     image, text = segmenter.encode_image(array), segmenter.encode_text(names)
-    assert image.pixels is not None
-    pixels, inputs = image.pixels, normalise(image.pixels)
-    mapped = (
-        image.patches if segmenter.vision_projection is None else segmenter.vision_projection(image.patches.float())
-    )
-    scores = cosine_similarity(mapped, text.embeddings)
+    pixels, attention = image.pixels, image.attention
+    assert pixels is not None
+    assert attention is not None
+    inputs = normalise(pixels)
+    psi = segmenter.vision_projection
+    patches = image.patches if psi is None else psi(image.patches.float())
+    scores = cosine_similarity(patches, text.embeddings)
     seen = (image.grid[0] * segmenter.vision.patch_size, image.grid[1] * segmenter.vision.patch_size)
     large = upsample(scores, seen)
     larger = photograph(480 * size // 448, 640 * size // 448)
     seen_larger = plan_view(larger.shape[:2], "whole", segmenter.method).seen
     windows = segmenter.encode_image(larger, mode="slide")
-    assert windows.boxes is not None
-    maps = [scores.new_zeros(len(names), bottom - top, right - left) for top, left, bottom, right in windows.boxes]
+    boxes, canvas = windows.boxes, windows.canvas
+    assert boxes is not None
+    assert canvas is not None
+    maps = [scores.new_zeros(len(names), bottom - top, right - left) for top, left, bottom, right in boxes]
     result = segmenter.segment(array, names)
     return {
         "JPEG of 640 x 480 to RGB": lambda: read_image(jpeg),
-        "resize a picture to what the model sees": lambda: to_pixels(resize_image(larger, seen_larger)),
+        "resize an image to what the model sees": lambda: to_pixels(resize_image(larger, seen_larger)),
         "vision model": lambda: segmenter.towers.run_vision(inputs),
         f"slide mode: {len(maps)} windows, cut and through the vision model": lambda: segmenter.encode_image(
             larger, mode="slide"
         ),
-        "slide mode: averaging the windows' maps": lambda: average_windows(maps, windows.boxes, windows.canvas),
-        "prompts (remembered) and psi": lambda: segmenter.encode_text(names),
-        "similarity": lambda: cosine_similarity(mapped, text.embeddings),
+        "slide mode: averaging the windows' maps": lambda: average_windows(maps, boxes, canvas),
+        "prompts (cached) and psi": lambda: segmenter.encode_text(names),
+        "similarity": lambda: cosine_similarity(patches, text.embeddings),
         "background cleaning": lambda: clean_background(
-            scores, mapped, image.attention, text.embeddings, variant=segmenter.config.variant
+            scores, patches, attention, text.embeddings, variant=segmenter.config.variant
         ),
         "refinement": lambda: refine(large, pixels),
         "upsampling and argmax": lambda: label_pixels(scores[0], [Resize(*seen, True)], None, 0),

@@ -1,4 +1,4 @@
-"""Run fit for several configurations in one group of processes, so that a test pays for starting them once."""
+"""Train with several configurations in one group of processes, so that a test pays for starting them once."""
 
 import json
 import sys
@@ -8,8 +8,8 @@ import torch
 
 from talk2dino.errors import DataError
 from talk2dino.features.store import FeatureStore
-from talk2dino.training.fit import fit
-from talk2dino.training.options import FitConfig
+from talk2dino.training.fit import train
+from talk2dino.training.options import TrainOptions
 from talk2dino.training.processes import joined_processes
 
 BASE = {"lr": 1e-3, "batch_size": 16, "epochs": 2, "log_every": 1}
@@ -19,6 +19,7 @@ CONFIGS = {
     "learned temperature": {"learned_temperature": True},
     "published scale": {"published_scale": True},
     "vision": {"side": "vision", "strategy": "pairwise-max"},
+    "partial batch": {"keep_partial_batch": True},
     "both": {"side": "both", "shared_dim": 11, "mask_same_image": True},
 }
 
@@ -26,18 +27,18 @@ CONFIGS = {
 def run_all(tensors: Path, out: Path) -> None:
     store = FeatureStore.from_tensors(*torch.load(tensors, weights_only=True))
     for name, settings in CONFIGS.items():
-        fit(store, FitConfig(**BASE, **settings), out / name)
+        train(store, TrainOptions(**BASE, **settings), out / name)
 
 
 def run_damaged(tensors: Path, out: Path, rank: int) -> None:
-    """One picture is not finite, which only one process reads; each writes down what it was told."""
+    """One image is not finite, which only one process reads; each writes down its error."""
     features, captions, owner = torch.load(tensors, weights_only=True)
     features["heads"][0, 0, 0] = float("nan")
     store = FeatureStore.from_tensors(features, captions, owner)
     try:
-        fit(store, FitConfig(**BASE), out / "damaged")
+        train(store, TrainOptions(**BASE), out / "damaged")
     except DataError as error:
-        (out / f"told{rank}.json").write_text(json.dumps(str(error)))
+        (out / f"error{rank}.json").write_text(json.dumps(str(error)))
 
 
 if __name__ == "__main__":

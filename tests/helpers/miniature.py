@@ -1,8 +1,7 @@
-"""Miniature data sets in the true folder structure and file formats of the benchmarks: for tests and for trying out.
+"""Miniature data sets in the folder layouts and file formats of the eight benchmarks.
 
-Each holds three pictures: a mixed one, one that is all background (where the data set has a background, else all of one
-class), and one whose label is ignored throughout. The pictures are grey; what matters is where files lie and what they
-hold.
+Each has three grey images: one with several classes, one that is all background (or one class, where the data set has no
+background), and one whose label is ignored everywhere.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ from talk2dino.evaluation.class_tables import CITYSCAPES_IDS, CITYSCAPES_NAMES, 
 from talk2dino.evaluation.datasets import get_benchmark
 from talk2dino.evaluation.metrics import IGNORE
 
-#: (height, width) of the three pictures: distinct primes.
+#: (height, width) of the three images: distinct primes.
 SIZES = ((53, 71), (61, 43), (47, 67))
 
 
 def miniature_truth(benchmark: str) -> dict[str, np.ndarray]:
-    """Name -> (H, W) class indices, 255 ignored, of the three pictures.
+    """Name -> (H, W) class indices, 255 ignored, of the three images.
 
-    The mixed picture: left third class 1, middle third class 2, right third class 0, an ignored top row (where the
-    format can tell ignored pixels from background) and the last class in the two bottom rows.
+    The mixed image: left third class 1, middle third class 2, right third class 0, an ignored top row (where the
+    format has ignored pixels) and the last class in the two bottom rows.
     """
     count = len(get_benchmark(benchmark).names)
     height, width = SIZES[0]
@@ -46,7 +45,7 @@ def make_miniature(benchmark: str, root: Path, variant: str = "usual") -> dict[s
 
     Args:
         benchmark: one of the eight names.
-        root: folder that plays mmsegmentation's ``data``.
+        root: folder in the role of mmsegmentation's ``data``.
         variant: "usual"; for the COCO sets also "pixel-maps" and (objects) "instances"; for Cityscapes also "ids",
             "instance-ids" (16-bit) and "polygons".
     """
@@ -59,7 +58,7 @@ def make_miniature(benchmark: str, root: Path, variant: str = "usual") -> dict[s
     return truth
 
 
-def _save_picture(path: Path, size: tuple[int, int]) -> None:
+def _save_image(path: Path, size: tuple[int, int]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     rows, columns = np.mgrid[: size[0], : size[1]]
     Image.fromarray((96 + 2 * ((rows + columns) % 32)).astype(np.uint8)).convert("RGB").save(path)
@@ -70,10 +69,10 @@ def _save_indices(path: Path, values: np.ndarray, palette: np.ndarray | None = N
     if values.max(initial=0) > 255:
         Image.fromarray(values.astype(np.uint16)).save(path)
         return
-    picture = Image.fromarray(values.astype(np.uint8))
+    image = Image.fromarray(values.astype(np.uint8))
     if palette is not None:
-        picture.putpalette(np.asarray(palette, dtype=np.uint8).reshape(-1).tolist())
-    picture.save(path)
+        image.putpalette(np.asarray(palette, dtype=np.uint8).reshape(-1).tolist())
+    image.save(path)
 
 
 def _raised(labels: np.ndarray) -> np.ndarray:
@@ -89,7 +88,7 @@ def _listed(root: Path, truth: dict[str, np.ndarray], folder: str, split: str, l
     colours = np.zeros((256, 3), dtype=np.uint8)
     colours[:21] = get_benchmark("voc21").palette
     for name, values in truth.items():
-        _save_picture(base / "JPEGImages" / f"{name}.jpg", values.shape)
+        _save_image(base / "JPEGImages" / f"{name}.jpg", values.shape)
         _save_indices(base / labels / f"{name}.png", values, colours if palette else None)
 
 
@@ -112,15 +111,15 @@ def _context59(root: Path, truth: dict[str, np.ndarray], variant: str) -> None:
     _context(root, {name: _raised(labels) for name, labels in truth.items()}, variant)
 
 
-def _coco_pictures(root: Path, truth: dict[str, np.ndarray]) -> Path:
+def _coco_images(root: Path, truth: dict[str, np.ndarray]) -> Path:
     base = root / "coco_stuff164k"
     for name, labels in truth.items():
-        _save_picture(base / "images" / "val2017" / f"{name}.jpg", labels.shape)
+        _save_image(base / "images" / "val2017" / f"{name}.jpg", labels.shape)
     return base / "annotations"
 
 
 def _coco_stuff(root: Path, truth: dict[str, np.ndarray], variant: str) -> None:
-    folder = _coco_pictures(root, truth) / "val2017"
+    folder = _coco_images(root, truth) / "val2017"
     raw = np.array([*COCO_STUFF_VALUES, *[IGNORE] * 85])
     for name, labels in truth.items():
         if variant == "pixel-maps":
@@ -130,7 +129,7 @@ def _coco_stuff(root: Path, truth: dict[str, np.ndarray], variant: str) -> None:
 
 
 def _coco_object(root: Path, truth: dict[str, np.ndarray], variant: str) -> None:
-    annotations = _coco_pictures(root, truth)
+    annotations = _coco_images(root, truth)
     stuff = np.array([COCO_STUFF_VALUES[100], *COCO_STUFF_VALUES[:80]])
     if variant == "instances":
         _instances(annotations / "instances_val2017.json", truth)
@@ -173,7 +172,7 @@ def _cityscapes(root: Path, truth: dict[str, np.ndarray], variant: str) -> None:
     ids[: len(CITYSCAPES_IDS)] = CITYSCAPES_IDS
     for name, labels in truth.items():
         stem = f"munster_{name}_000019"
-        _save_picture(root / "cityscapes/leftImg8bit/val/munster" / f"{stem}_leftImg8bit.png", labels.shape)
+        _save_image(root / "cityscapes/leftImg8bit/val/munster" / f"{stem}_leftImg8bit.png", labels.shape)
         target = root / "cityscapes/gtFine/val/munster" / f"{stem}_gtFine_"
         if variant == "ids":
             _save_indices(Path(f"{target}labelIds.png"), ids[labels])
@@ -204,5 +203,5 @@ def _city_polygons(labels: np.ndarray) -> dict:
 def _ade20k(root: Path, truth: dict[str, np.ndarray], variant: str) -> None:
     base = root / "ade" / "ADEChallengeData2016"
     for name, labels in truth.items():
-        _save_picture(base / "images" / "validation" / f"{name}.jpg", labels.shape)
+        _save_image(base / "images" / "validation" / f"{name}.jpg", labels.shape)
         _save_indices(base / "annotations" / "validation" / f"{name}.png", _raised(labels))

@@ -1,4 +1,4 @@
-"""Run fit on saved tensors in a process of its own, so that tests can kill it or start two."""
+"""Train on saved tensors in a process of its own, so that tests can kill it or start two."""
 
 import argparse
 import time
@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from talk2dino.features.store import FeatureStore
-from talk2dino.training.fit import fit
-from talk2dino.training.options import FitConfig
+from talk2dino.training.fit import train
+from talk2dino.training.options import TrainOptions
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--mask", action="store_true")
     options = parser.parse_args()
     store = FeatureStore.from_tensors(*torch.load(options.tensors, weights_only=True))
-    config = FitConfig(
+    settings = TrainOptions(
         strategy=options.strategy,
         lr=options.lr,
         batch_size=options.batch,
@@ -33,7 +33,7 @@ def main() -> None:
         log_every=1,
         mask_same_image=options.mask,
     )
-    fit(store, config, options.out, watch=lambda record: time.sleep(options.slow))
+    train(store, settings, options.out, progress=lambda done, total, note="": time.sleep(options.slow))
 
 
 if __name__ == "__main__":

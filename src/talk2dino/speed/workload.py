@@ -1,36 +1,35 @@
-"""What is measured on: models of the published sizes with random weights, and pictures like photographs."""
+"""What is measured: models of the published sizes with random weights, and images like photographs."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from talk2dino.models.config import SegmenterConfig
-from talk2dino.models.loading import Parts
+from talk2dino.models.loading import Parts, load_parts
 from talk2dino.models.projection import Projection
+from talk2dino.models.text import TextEncoder
+from talk2dino.models.tokenizer import TextTokenizer
 from talk2dino.models.vision import VisionModel, build_backbone
+from talk2dino.segmenter import Segmenter
 
-if TYPE_CHECKING:
-    from talk2dino.segmenter import Segmenter
-
-#: name -> (width, blocks, heads). Speed does not depend on what the weights are.
+#: name -> (width, blocks, heads). Speed does not depend on the weights.
 RANDOM_MODELS = {"random-vits": (384, 12, 6), "random-vitb": (768, 12, 12), "random-vitl": (1024, 24, 16)}
 
-#: Class names for the prompts; more are made by number.
+#: Class names of the prompts; further names are numbered.
 NAMES = ("person", "dog", "car", "tree", "house", "road", "sky", "grass", "boat", "chair", "table", "bird", "horse",
          "train", "sofa", "bottle", "plant", "screen", "bicycle", "cup")  # fmt: skip
+#: Different photographs; further files are links to them.
+PHOTOGRAPHS = 32
 
 
 def random_parts(name: str) -> Parts:
-    """DINOv2 with registers (patch 14), CLIP ViT-B/16's text tower and a psi between them, all of random weights."""
+    """DINOv2 with registers (patch 14), the text tower of CLIP ViT-B/16 and a psi between them, with random weights."""
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
-
-    from talk2dino.models.text import TextEncoder
-    from talk2dino.models.tokenizer import TextTokenizer
 
     width, blocks, heads = RANDOM_MODELS[name]
     with torch.random.fork_rng(devices=[]):
@@ -45,13 +44,24 @@ def random_parts(name: str) -> Parts:
     return Parts(VisionModel(backbone).eval(), encoder, projection, SegmenterConfig(name))
 
 
+def check_model(model: str) -> None:
+    """Raise now, not after minutes, if a model cannot be loaded."""
+    if model not in RANDOM_MODELS:
+        load_parts(model)
+
+
 def load(model: str, **options: Any) -> Segmenter:
     """A Segmenter of a random or a real model; ``options`` are the Segmenter's."""
-    from talk2dino.segmenter import Segmenter
-
     if model in RANDOM_MODELS:
         return Segmenter(random_parts(model), **options)
     return Segmenter.from_pretrained(model, **options)
+
+
+def run_vision(segmenter: Segmenter, pixels: torch.Tensor, times: int = 1) -> None:
+    """The bare vision model on normalised (B, 3, H, W) pixels."""
+    with torch.inference_mode():
+        for _ in range(times):
+            segmenter.towers.run_vision(pixels)
 
 
 def class_names(count: int) -> list[str]:
@@ -60,29 +70,28 @@ def class_names(count: int) -> list[str]:
 
 
 def photograph(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """(H, W, 3) uint8: smooth shapes and some noise, so that a JPEG of it has about the size of a photograph's."""
+    """(H, W, 3) uint8: smooth shapes and some noise, so that its JPEG is about as large as a photograph's."""
     rng = np.random.default_rng(seed)
     rows = np.arange(height, dtype=np.float32)[:, None] / height * 5
     columns = np.arange(width, dtype=np.float32)[None] / width * 7
-    picture = np.empty((height, width, 3), np.uint8)
+    image = np.empty((height, width, 3), np.uint8)
     for channel in range(3):
         shade = np.full((height, width), 128, np.float32)
         for _ in range(3):
             a, b, phase = rng.uniform(0.2, 3), rng.uniform(0.2, 3), rng.uniform(0, 6)
             shade += 35 * np.sin(a * rows + b * columns + phase)
         shade += rng.standard_normal((height, width), np.float32) * 9
-        picture[..., channel] = shade.clip(0, 255)
-    return picture
+        image[..., channel] = shade.clip(0, 255)
+    return image
 
 
 def write_photographs(folder: Path, count: int, size: tuple[int, int] = (480, 640)) -> list[Path]:
-    """JPEGs of (height, width) ``size``; no more than 32 different ones, the others are links to them."""
-    paths: list[Path] = []
-    for n in range(count):
-        path = folder / f"{n:05d}.jpg"
-        if n < 32:
+    """``count`` JPEGs of (height, width) ``size`` in a folder, which is created."""
+    folder.mkdir(exist_ok=True)
+    paths = [folder / f"{n:05d}.jpg" for n in range(count)]
+    for n, path in enumerate(paths):
+        if n < PHOTOGRAPHS:
             Image.fromarray(photograph(*size, seed=n)).save(path, quality=90)
         else:
-            path.hardlink_to(paths[n % 32])
-        paths.append(path)
+            path.hardlink_to(paths[n % PHOTOGRAPHS])
     return paths

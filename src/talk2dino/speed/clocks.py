@@ -1,4 +1,4 @@
-"""Clocks, rates and memory."""
+"""Time, rates and memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -16,8 +15,8 @@ from torch import nn
 from talk2dino.models.vision import VisionModel
 
 
-def seconds(work: Callable[[], Any], device: torch.device) -> float:
-    """Wall-clock seconds of one call, the device's queue emptied before and after."""
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Wall-clock seconds of one call, with the device idle before and after."""
     wait_for(device)
     started = time.perf_counter()
     work()
@@ -26,11 +25,11 @@ def seconds(work: Callable[[], Any], device: torch.device) -> float:
 
 
 def take_turns(
-    works: Mapping[str, Callable[[], Any]], turns: int, device: torch.device, *, warm: bool = True
+    works: Mapping[str, Callable[[], object]], turns: int, device: torch.device, *, warm: bool = True
 ) -> dict[str, list[float]]:
     """Seconds of each piece of work in each turn, after one unmeasured call of each (``warm``).
 
-    They alternate, so that another job on the machine slows all of them and leaves their ratios alone.
+    They alternate, so that another job on the machine slows all of them and hardly changes their ratios.
     """
     for work in works.values() if warm else ():
         work()
@@ -42,12 +41,12 @@ def take_turns(
 
 
 def ratio(times: Mapping[str, list[float]], of: str, to: str) -> float:
-    """Median over the turns of one piece's seconds over another's."""
+    """Median over the turns of the seconds of one piece of work over those of another."""
     return statistics.median(a / b for a, b in zip(times[of], times[to], strict=True))
 
 
 def matmul_rate(dtype: torch.dtype, device: torch.device, turns: int = 7) -> float:
-    """FLOP a second of a large matrix product: the bound for everything that a vision model does. The best of the turns."""
+    """FLOP per second of a large matrix product, the bound of a vision model; the best of the turns."""
     size = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(size, size, device=device, dtype=torch.float32).to(dtype) for _ in range(2))
     with torch.inference_mode():
@@ -56,9 +55,9 @@ def matmul_rate(dtype: torch.dtype, device: torch.device, turns: int = 7) -> flo
 
 
 def vision_flops(model: VisionModel, height: int, width: int) -> int:
-    """FLOP of one picture's forward pass in the matrix products of a plain vision transformer (2 a multiply-add).
+    """FLOP of the matrix products of a plain vision transformer for one image (a multiply-add counts as 2).
 
-    Linear layers by their shapes, attention 4 T^2 D a block, for T tokens of width D.
+    Linear layers by their shapes, attention 4 T^2 D per block, for T tokens of width D.
     """
     config = model.backbone.config
     patches = (height // model.patch_size) * (width // model.patch_size)
@@ -73,9 +72,9 @@ def vision_flops(model: VisionModel, height: int, width: int) -> int:
 
 
 def peak_memory() -> int:
-    """Most resident bytes that this process has had (0 where the system does not tell).
+    """Peak resident bytes of this process (0 where the system does not report them).
 
-    On Linux this is VmHWM, which starts with the program; ru_maxrss is handed on from the process that started it.
+    On Linux this is VmHWM, which starts with the program; ru_maxrss is inherited from the process that started it.
     """
     try:
         for entry in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
@@ -104,12 +103,12 @@ def restart_gpu_peak(device: torch.device) -> None:
 
 
 def gpu_peak(device: torch.device) -> int:
-    """Most bytes of GPU memory that tensors have taken; 0 without a CUDA GPU."""
+    """Peak bytes of GPU memory in tensors; 0 without a CUDA GPU."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
 
 
 def wait_for(device: torch.device) -> None:
-    """Until the device has done what it was given."""
+    """Wait until the device has finished its queue."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

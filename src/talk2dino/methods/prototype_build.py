@@ -100,7 +100,7 @@ def build_from(
         }.items()
     }
     if towers is None:
-        parts = load_parts(options.model)
+        parts = load_parts(options.model, needs_projection=False)
         towers = Towers(parts, device=options.device, dtype=options.dtype)
     build_prototypes(towers, _open_source(options, lists, towers), options.out, progress=progress)
     return PrototypeStore(options.out)

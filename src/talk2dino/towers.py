@@ -41,6 +41,7 @@ class Towers:
         self.dtype = choose_dtype(dtype, self.device, engine=engine)
         self.config = parts.config
         self.engine = engine
+        self.aligned = parts.aligned
         self._fingerprints = {
             "vision": quick_fingerprint(parts.vision)[:8]
         }  # before the weights are rounded to the dtype
@@ -75,7 +76,7 @@ class Towers:
         if tower is None:
             raise ModelNotFoundError(
                 f"{method} needs CLIP's image tower, which the model {self.name} does not include: use micro, a whole "
-                "published model such as vitb, or dinov2-base and others with --projection"
+                "published model such as vitb, or a backbone such as dinov2-reg-base or freeda-vitl"
             )
         return tower.to(self.device).eval()
 

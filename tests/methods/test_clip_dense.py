@@ -85,6 +85,16 @@ def test_statistics_of_the_clip_at_hand(micro):
     assert clip_normalise(white, micro.config)[0, 0, 0, 0] == pytest.approx((1 - 0.485) / 0.229, abs=1e-5)
 
 
+def test_templates_are_normalised_one_by_one(micro):
+    templates = ["a photo of a {}.", "the {}.", "art of a {}."]
+    raw = torch.stack([micro.text.embed([template.format(word) for word in WORDS]) for template in templates])
+    each = F.normalize(raw, dim=-1).mean(0)
+    found = micro.with_method("clip-dense", normalise_templates=True).encode_text(WORDS, templates=templates)
+    torch.testing.assert_close(found.embeddings, F.normalize(each, dim=-1))
+    default = micro.with_method("clip-dense").encode_text(WORDS, templates=templates)
+    torch.testing.assert_close(default.embeddings, F.normalize(raw.mean(0), dim=-1))
+
+
 def test_negative_prompts_become_background(micro, picture):
     dense = micro.with_method("clip-dense")
     every = dense.segment(picture, WORDS).labels

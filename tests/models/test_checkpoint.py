@@ -179,7 +179,7 @@ def test_thresholds_follow_the_size_of_the_vision_model(hub):
     assert CATALOG["dinov2-reg-large"].threshold == CATALOG["vitl"].threshold == 0.54
     assert CATALOG["dinov2-reg-base"].threshold == CATALOG["vitb"].threshold == 0.55
     for spec in CATALOG.values():
-        assert spec.threshold_source.startswith("not published") == ("v3" in spec.name or "dinov2-" in spec.name) or (
+        assert spec.threshold_source.startswith("not published") == ("v3" in spec.name or "dinov2-" in spec.name or spec.name == "freeda-vitl") or (
             spec.name in ("micro", "dinov2-reg-base", "dinov2-reg-large")
         )
     load, _ = hub
@@ -311,6 +311,26 @@ def test_a_backbone_needs_a_projection_except_for_extraction(hub):
     parts = load(projection=None, needs_projection=False)
     assert parts.projection is None
     assert parts.vision.dim == 32
+
+
+def test_a_backbone_serves_methods_without_a_projection(hub, tmp_path):
+    load, _ = hub
+    hub_options = {"cache_dir": tmp_path, "local_files_only": True, "device": "cpu", "dtype": "float32"}
+    with pytest.raises(ModelNotFoundError, match="without a projection: add --projection FILE"):
+        Segmenter.from_pretrained("dinov2-reg-base", **hub_options)
+    image = np.random.default_rng(1).integers(0, 255, (47, 61, 3), dtype=np.uint8)
+    dense = Segmenter.from_pretrained("dinov2-reg-base", method="clip-dense", size=64, **hub_options)
+    assert dense.segment(image, ["cat", "dog"]).labels.shape == (47, 61)
+    with pytest.raises(ModelNotFoundError, match="dinov2-reg-base has no projection, so talk2dino cannot compare"):
+        dense.with_method("talk2dino").encode_text(["cat"])
+    aligned = Segmenter(load(), device="cpu", dtype="float32", size=56)
+    assert aligned.segment(image, ["cat", "dog"]).labels.shape == (47, 61)
+
+
+def test_the_published_pair_of_freeda():
+    spec = CATALOG["freeda-vitl"]
+    assert (spec.repository, spec.text) == ("facebook/dinov2-large", "openai/clip-vit-large-patch14")
+    assert (spec.vision_dim, spec.text_dim, spec.patch_size) == (1024, 768, 14)
 
 
 def test_a_backbone_with_bad_weights_is_refused(hub):

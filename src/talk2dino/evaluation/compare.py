@@ -28,6 +28,7 @@ from talk2dino.io.lock import folder_lock
 from talk2dino.io.overlay import overlay_legend
 from talk2dino.methods import method_class, method_facts
 from talk2dino.methods.base import Preparation
+from talk2dino.models.loading import load_parts
 from talk2dino.progress import ProgressCallback
 from talk2dino.prompts import PromptList, parse_prompts
 from talk2dino.segmenter import Segmenter
@@ -94,9 +95,10 @@ def list_systems(segmenter: Segmenter, options: CompareOptions) -> list[System]:
 
 def load_segmenter(options: CompareOptions) -> Segmenter:
     """The models that all systems share."""
-    return Segmenter.from_pretrained(
-        options.model, projection=options.projection, device=options.device, dtype=options.dtype
-    )
+    methods = [options.system(label)[0] for label in options.systems]
+    needed = any("projection" in method_facts(method).towers for method in methods)
+    parts = load_parts(options.model, projection=options.projection, needs_projection=needed)
+    return Segmenter(parts, device=options.device, dtype=options.dtype)
 
 
 # --- images ----------------------------------------------------------------------------------------------------------

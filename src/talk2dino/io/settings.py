@@ -88,6 +88,26 @@ def read_json(path: str | Path, what: str = "file") -> dict[str, Any]:
     return values
 
 
+def read_lines(path: str | Path, what: str = "file", *, keep_empty: bool = False) -> list[str]:
+    """Read the lines of a text file, without surrounding blanks.
+
+    Args:
+        keep_empty: keep empty lines, except at the end, because the place of a line means something.
+
+    Raises:
+        DataError: the file cannot be read as UTF-8 text, or is empty.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the {what} {path}: {error}") from None
+    lines = [line.strip() for line in text.rstrip().splitlines()]
+    lines = lines if keep_empty else [line for line in lines if line]
+    if not lines:
+        raise DataError(f"the {what} {path} is empty: expected one entry per line")
+    return lines
+
+
 def build_options(kind: type[Options], values: Mapping[str, Any], what: str = "option") -> Options:
     """Validate ``values`` with a pydantic model.
 

@@ -40,7 +40,8 @@ def load_parts(
     Args:
         name: a catalog name, ``auto``, a local folder or a hub id.
         projection: a psi to use instead of the model's own: a file, or a folder written by ``train``.
-        needs_projection: refuse a backbone without a psi. Feature extraction and ``train`` work without one.
+        needs_projection: refuse a backbone without a psi. Feature extraction, ``train`` and methods such as freeda work
+            without one.
 
     Raises:
         ModelNotFoundError: unknown name, folder or repository, or the hub cannot be reached.
@@ -248,7 +249,7 @@ def _from_backbones(spec: ModelSpec, hub: HubOptions, config: SegmenterConfig) -
     text = TextEncoder(clip_text, tokenizer, config.templates, disk_cache=True)
     source = {"vision": spec.repository, "text": spec.text, "revision": hub.revision or "main"}
     return Parts(
-        vision, text, None, replace(config, source=source),
+        vision, text, None, replace(config, source=source), aligned=False,
         late_clip_vision=lambda: _pretrained(ImageTower, str(spec.text), **options).eval().requires_grad_(False),
     )  # fmt: skip
 

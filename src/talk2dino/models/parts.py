@@ -23,6 +23,7 @@ class Parts:
 
     Attributes:
         late_clip_vision: loads CLIP's image tower on first use, where ``clip_vision`` is None.
+        aligned: whether words can be compared with patches; False for a backbone without a projection.
     """
 
     vision: VisionModel
@@ -32,6 +33,7 @@ class Parts:
     clip_vision: nn.Module | None = None
     vision_projection: Projection | None = None
     late_clip_vision: Callable[[], nn.Module] | None = None
+    aligned: bool = True
 
 
 def attach_projection(parts: Parts, path: Path) -> None:
@@ -44,6 +46,7 @@ def attach_projection(parts: Parts, path: Path) -> None:
     parts.vision_projection = None if vision_file is None else load_projection(vision_file)
     only_vision = vision_file is not None and projection_file(path) is None
     parts.projection = None if only_vision else load_projection(path)
+    parts.aligned = True
     parts.config = replace(parts.config, source={**parts.config.source, "projection": path.name})
     check_sizes(parts, str(path))
     _check_trained_for(parts, path)

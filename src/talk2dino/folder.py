@@ -26,8 +26,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from talk2dino.errors import InputError, OutputError, Talk2DinoError
 from talk2dino.io.atomic import remove_leftovers, save_png
-from talk2dino.io.find import find_images
-from talk2dino.io.images import MAX_PIXELS, Picture, image_size, read_image
+from talk2dino.io.find import STDIN, search_images
+from talk2dino.io.images import MAX_PIXELS, LoadedImage, image_size, read_image
 from talk2dino.io.journal import Journal
 from talk2dino.io.lock import folder_lock
 from talk2dino.prompts import PromptList
@@ -42,7 +42,6 @@ log = logging.getLogger(__name__)
 Kind = Literal["overlay", "palette", "json", "npz"]
 SUFFIX: dict[str, str] = {"overlay": ".overlay.png", "palette": ".labels.png", "json": ".json", "npz": ".npz"}
 JOURNAL = ".talk2dino.jsonl"
-STDIN = "-"
 
 #: Largest images, in pixels, whose windows share a batch in slide mode.
 SLIDE_TOGETHER = 4_000_000
@@ -164,13 +163,11 @@ def run_folder(
         ImageError: no image was found. OutputError: the folder cannot be written, or another run is writing to it.
         Talk2DinoError: the model cannot be loaded, or an option does not fit it.
     """
-    paths = find_images([one for one in options.images if one != STDIN], options.recursive) if (
-        set(options.images) != {STDIN}
-    ) else []  # fmt: skip
-    if STDIN in options.images:
-        paths.append(Path(STDIN))
+    found = search_images(options.images, options.recursive)
+    if found.note:
+        log.info("%s", found.note)
     with _open_folder(options.out):
-        run = _Run(options, paths, segmenter, on_result or (lambda result: None), progress)
+        run = _Run(options, found.paths, segmenter, on_result or (lambda result: None), progress)
         return run()
 
 
@@ -237,7 +234,7 @@ class _Run:
             log.info("%s", note)
 
     def _is_done(self, path: Path, finished: dict[Any, Any]) -> bool:
-        if str(path) == STDIN:
+        if path == STDIN:
             return False
         name = self.names[path]
         present = all((self.options.out / (name + SUFFIX[kind])).is_file() for kind in self.options.save)
@@ -245,7 +242,7 @@ class _Run:
 
     def _stamp(self, path: Path) -> str:
         """The settings and the state of the file that a result was made from."""
-        if str(path) == STDIN:
+        if path == STDIN:
             return self.key
         stat = path.stat()
         return f"{self.key}-{stat.st_size}-{stat.st_mtime_ns}"
@@ -320,15 +317,10 @@ class _Run:
         if batch and not self.stopping.is_set():
             self._segment(batch)
 
-    def _read(self, path: Path) -> Picture:
-        source: Path | bytes = path
-        if str(path) == STDIN:
-            import sys
+    def _read(self, path: Path) -> LoadedImage:
+        return read_image(path, allow_truncated=self.options.allow_truncated, max_pixels=self.options.max_pixels)
 
-            source = sys.stdin.buffer.read()
-        return read_image(source, allow_truncated=self.options.allow_truncated, max_pixels=self.options.max_pixels)
-
-    def _segment(self, batch: list[tuple[Path, Picture]]) -> None:
+    def _segment(self, batch: list[tuple[Path, LoadedImage]]) -> None:
         try:
             results = self.segmenter.segment_batch(
                 [picture for _, picture in batch], self.text, batch_size=self.options.batch_size, **self.settings
@@ -343,7 +335,7 @@ class _Run:
         for (path, picture), result in zip(batch, results, strict=True):
             self._write(path, picture, result)
 
-    def _write(self, path: Path, picture: Picture, result: Segmentation) -> None:
+    def _write(self, path: Path, picture: LoadedImage, result: Segmentation) -> None:
         files: dict[str, str] = {}
         for kind in self.options.save:
             target = self.options.out / (self.names[path] + SUFFIX[kind])
@@ -397,7 +389,7 @@ def result_names(paths: Iterable[Path], records: Iterable[dict[str, Any]] = ()) 
     names: dict[Path, str] = {}
     for path in paths:
         source = _absolute(path)
-        if str(path) == STDIN:
+        if path == STDIN:
             names[path] = "stdin"
             continue
         hashed = f"{path.stem}_{hashlib.sha256(os.fsencode(source)).hexdigest()[:8]}"

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from talk2dino.errors import InputError
-from talk2dino.io.images import Picture
+from talk2dino.io.images import LoadedImage
 from talk2dino.io.palette import class_palette
 from talk2dino.methods.base import Method
 from talk2dino.models.preprocess import (
-    LONGEST_GRID,
     check_mode,
     fit_window,
+    fits_whole,
     grid_size,
     resize_for_slide,
     resize_image,
@@ -83,17 +83,12 @@ def plan_view(size: tuple[int, int], mode: str, method: Method) -> View:
         return View(mode, (side, side))
     longest, notes = LONGEST_SIDE, tuple[str, ...]()
     if mode == "whole":
-        if fits_whole(size, method) or "slide" not in method.facts.modes:
+        if fits_whole(*size, side, patch) or "slide" not in method.facts.modes:
             return View(mode, grid_size(*size, side, patch))
         note = f"{size[0]} x {size[1]} is too elongated to be seen as a whole; it was segmented in windows of {side} x {side}"
         longest, notes = LONGEST_STRIP, (note,)
     canvas = slide_size(*size, side, longest=round(longest * side))
     return View("slide", (side, side), canvas, tuple(window_boxes(*canvas, side, side // 2)), notes)
-
-
-def fits_whole(size: tuple[int, int], method: Method) -> bool:
-    """Whether the long side of an image stays within 256 patches when its short side is ``method.size``."""
-    return max(size) / min(size) * method.size / method.patch_size < LONGEST_GRID + 0.5
 
 
 def view_key(view: View) -> tuple[str, tuple[int, int]]:
@@ -105,7 +100,7 @@ def view_key(view: View) -> tuple[str, tuple[int, int]]:
 
 
 def encode_images(
-    images: Sequence[Picture], views: Sequence[View], method: Method, *, batch_size: int = WINDOW_BATCH
+    images: Sequence[LoadedImage], views: Sequence[View], method: Method, *, batch_size: int = WINDOW_BATCH
 ) -> Iterator[ImageFeatures]:
     """The features of one image after the other; a forward pass holds ``batch_size`` windows of one or several images.
 
@@ -124,7 +119,7 @@ def encode_images(
         )  # fmt: skip
 
 
-def _windows(image: Picture, view: View) -> Iterator[Tensor]:
+def _windows(image: LoadedImage, view: View) -> Iterator[Tensor]:
     """(3, height, width) RGB 0..255 of each window as the model sees it; the image itself where there are none."""
     if view.boxes is None or view.canvas is None:
         yield to_pixels(resize_image(image.array, view.seen))
@@ -134,7 +129,7 @@ def _windows(image: Picture, view: View) -> Iterator[Tensor]:
         yield fit_window(resized[:, top:bottom, left:right], view.seen)
 
 
-def _own_pixels(image: Picture, view: View, parts: Sequence[ImageFeatures]) -> Tensor:
+def _own_pixels(image: LoadedImage, view: View, parts: Sequence[ImageFeatures]) -> Tensor:
     """The pixels at which windows are labelled; only where an image is smaller than a window are they not those seen."""
     seen = torch.cat([part.pixels for part in parts if part.pixels is not None])
     if view.boxes is None or view.canvas is None:
@@ -315,7 +310,7 @@ def _info(image: ImageFeatures, text: TextFeatures, method: Method, options: Dec
 
 @torch.inference_mode()
 def segment_images(
-    images: Sequence[Picture], text: TextFeatures, method: Method, options: DecodeOptions, *, mode: str, batch_size: int
+    images: Sequence[LoadedImage], text: TextFeatures, method: Method, options: DecodeOptions, *, mode: str, batch_size: int
 ) -> list[Segmentation]:  # fmt: skip
     """Segment images of any sizes, in order; those that the model sees at one size share forward passes."""
     if batch_size < 1:

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -24,7 +23,7 @@ from talk2dino import pipeline
 from talk2dino.device import choose_device, choose_dtype
 from talk2dino.engines import check_engine
 from talk2dino.errors import InputError, ShapeError
-from talk2dino.io.images import Picture, read_image
+from talk2dino.io.images import ImageSource, read_image
 from talk2dino.methods import check_options, make_method, method_facts
 from talk2dino.methods.base import Method
 from talk2dino.models.config import SegmenterConfig
@@ -37,11 +36,6 @@ from talk2dino.pipeline import Background
 from talk2dino.prompts import PromptList, Prompts
 from talk2dino.towers import Towers
 from talk2dino.types import ImageFeatures, Segmentation, TextFeatures
-
-if TYPE_CHECKING:
-    from PIL import Image as PIL
-
-Image: TypeAlias = "str | Path | bytes | PIL.Image | Picture | np.ndarray | torch.Tensor"
 
 
 class Segmenter:
@@ -172,7 +166,7 @@ class Segmenter:
     # --- encode once -----------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def encode_image(self, images: Image | Sequence[Image], *, mode: str = "whole") -> ImageFeatures:
+    def encode_image(self, images: ImageSource | Sequence[ImageSource], *, mode: str = "whole") -> ImageFeatures:
         """Run the vision model.
 
         Args:
@@ -188,20 +182,21 @@ class Segmenter:
             ImageError: an image that cannot be read.
             ShapeError: images of different sizes, or several in slide mode.
         """
-        pictures = [read_image(image) for image in (images if isinstance(images, list | tuple) else [images])]
-        if not pictures:
+        sources = cast("Sequence[ImageSource]", images if isinstance(images, list | tuple) else [images])
+        loaded = [read_image(one) for one in sources]
+        if not loaded:
             raise InputError("no image was given")
-        if len({picture.size for picture in pictures}) > 1:
-            sizes = sorted({f"{picture.size[0]} x {picture.size[1]}" for picture in pictures})
+        if len({one.size for one in loaded}) > 1:
+            sizes = sorted({f"{one.size[0]} x {one.size[1]}" for one in loaded})
             raise ShapeError(
                 f"encode_image takes images of one size; got {', '.join(sizes[:4])}. Use segment_batch instead"
             )
-        views = [pipeline.plan_view(picture.size, mode, self.method) for picture in pictures]
-        if views[0].boxes is not None and len(pictures) > 1:
+        views = [pipeline.plan_view(one.size, mode, self.method) for one in loaded]
+        if views[0].boxes is not None and len(loaded) > 1:
             raise ShapeError("images that are cut into windows are encoded one at a time; use segment_batch instead")
-        if len(pictures) == 1:
-            return next(pipeline.encode_images(pictures, views, self.method))
-        encoded = list(pipeline.encode_images(pictures, views, self.method, batch_size=len(pictures)))
+        if len(loaded) == 1:
+            return next(pipeline.encode_images(loaded, views, self.method))
+        encoded = list(pipeline.encode_images(loaded, views, self.method, batch_size=len(loaded)))
         return ImageFeatures.stack(encoded)
 
     def encode_text(
@@ -264,7 +259,7 @@ class Segmenter:
 
     def segment(
         self,
-        image: Image,
+        image: ImageSource,
         prompts: Prompts | PromptList | TextFeatures,
         *,
         background: Background = None,
@@ -289,7 +284,7 @@ class Segmenter:
 
     def segment_batch(
         self,
-        images: Sequence[Image],
+        images: Sequence[ImageSource],
         prompts: Prompts | PromptList | TextFeatures,
         *,
         background: Background = None,
@@ -320,8 +315,8 @@ class Segmenter:
         else:
             text = self.encode_text(prompts, negative=negative)
         options = self._read_options(text, background, clean, refine, return_scores)
-        pictures = [read_image(image) for image in images]
-        return pipeline.segment_images(pictures, text, self.method, options, mode=mode, batch_size=batch_size)
+        loaded = [read_image(image) for image in images]
+        return pipeline.segment_images(loaded, text, self.method, options, mode=mode, batch_size=batch_size)
 
     def _read_options(
         self, text: TextFeatures, background: Background, clean: bool | None, refine: bool, return_scores: bool

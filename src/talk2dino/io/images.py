@@ -73,8 +73,6 @@ class LoadedImage:
         return self.array.shape[0], self.array.shape[1]
 
 
-Picture = LoadedImage  # the former name, for modules that still use it
-
 ImageSource = Union[str, Path, bytes, bytearray, memoryview, IO[bytes], Image.Image, np.ndarray, "Tensor", LoadedImage]
 
 

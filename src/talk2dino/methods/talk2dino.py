@@ -15,6 +15,7 @@ from torch import Tensor
 
 from talk2dino.errors import ModelNotFoundError
 from talk2dino.methods.base import Facts, Method
+from talk2dino.models.catalog import CATALOG
 from talk2dino.stages.background import clean_background
 from talk2dino.stages.similarity import cosine_similarity
 from talk2dino.towers import Towers
@@ -36,7 +37,8 @@ class Talk2Dino(Method):
         super().__init__(towers, size=size)
         self.variant = towers.config.variant
         self.threshold = towers.config.threshold
-        self.threshold_source = f"the model {towers.name}"
+        known = CATALOG.get(towers.name)
+        self.threshold_source = known.threshold_source if known else f"the model {towers.name}"
         self.threshold_range = (0.0, 1.0) if self.variant == "published" else (-1.0, 1.0)
 
     @property

@@ -45,7 +45,8 @@ def test_the_method_of_the_page_works_in_every_verb(site, tmp_path, picture):
     assert [line.split()[0] for line in commands] == ["segment", "evaluate", "compare"]
     outs = ["out", "evaluated", "compared"]
     lines = [
-        re.sub(r'"([^"]+)"', lambda words: words[1].replace(" ", ""), line).replace("--limit 60", "--limit 3") + f" --out {out} --device cpu --json"
+        re.sub(r'"([^"]+)"', lambda words: words[1].replace(" ", ""), line).replace("--limit 60", "--limit 3")
+        + f" --out {out} --device cpu --json"
         for line, out in zip(commands, outs, strict=True)
     ]
     path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])

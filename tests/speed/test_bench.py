@@ -19,7 +19,7 @@ from talk2dino.speed import agreement as agreement_module
 from talk2dino.speed import end_to_end
 from talk2dino.speed.clocks import matmul_rate, ratio, take_turns, vision_flops
 from talk2dino.speed.figures import Figure, Note
-from talk2dino.speed.plain_pamr import pamr
+from talk2dino.speed.refinement import pamr
 from talk2dino.speed.plan import BenchOptions, make_plan
 from talk2dino.speed.suite import MEASURES, run_bench
 from talk2dino.speed.tables import Results, draw, first_settings, line

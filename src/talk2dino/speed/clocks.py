@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import statistics
 import sys
 import time
@@ -76,12 +77,9 @@ def peak_memory() -> int:
 
     On Linux this is VmHWM, which starts with the program; ru_maxrss is inherited from the process that started it.
     """
-    try:
-        for entry in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
-            if entry.startswith("VmHWM:"):
-                return 1024 * int(entry.split()[1])
-    except OSError:
-        pass
+    status = Path("/proc/self/status")
+    if status.is_file() and (found := re.search(r"^VmHWM:\s*(\d+)", status.read_text(errors="replace"), re.MULTILINE)):
+        return 1024 * int(found[1])
     try:
         import resource
     except ImportError:  # Windows
@@ -94,17 +92,6 @@ def restart_peak() -> None:
     """Let :func:`peak_memory` start again from what is resident now, where the system can do that (Linux)."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-
-
-def restart_gpu_peak(device: torch.device) -> None:
-    """Let :func:`gpu_peak` start again from what is in use now."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def gpu_peak(device: torch.device) -> int:
-    """Peak bytes of GPU memory in tensors; 0 without a CUDA GPU."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
 
 
 def wait_for(device: torch.device) -> None:

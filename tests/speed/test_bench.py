@@ -19,8 +19,8 @@ from talk2dino.speed import agreement as agreement_module
 from talk2dino.speed import end_to_end
 from talk2dino.speed.clocks import matmul_rate, ratio, take_turns, vision_flops
 from talk2dino.speed.figures import Figure, Note
-from talk2dino.speed.refinement import pamr
 from talk2dino.speed.plan import BenchOptions, make_plan
+from talk2dino.speed.refinement import pamr
 from talk2dino.speed.suite import MEASURES, run_bench
 from talk2dino.speed.tables import Results, draw, first_settings, line
 from talk2dino.speed.workload import class_names, photograph, random_parts, write_photographs
@@ -176,7 +176,7 @@ def test_stages_also_of_a_model_with_a_vision_projection(monkeypatch):
         segmenter.towers.projection = Projection(segmenter.text.dim, 40).eval()
         return segmenter
 
-    monkeypatch.setattr("talk2dino.speed.stage_times.load", with_vision_projection)
+    monkeypatch.setattr("talk2dino.speed.workload.load", with_vision_projection)
     results = run_bench(BenchOptions(model="micro", turns=1, sections=("stages",), classes=3))
     names = [figure.what for figure in results.figures]
     assert not results.failed, results.notes

@@ -26,12 +26,8 @@ from talk2dino.errors import InputError, ShapeError
 from talk2dino.io.images import ImageSource, read_image
 from talk2dino.methods import check_options, make_method, method_facts
 from talk2dino.methods.base import Method
-from talk2dino.models.config import SegmenterConfig
 from talk2dino.models.loading import HubOptions, Parts, load_parts
 from talk2dino.models.preprocess import check_mode
-from talk2dino.models.projection import Projection
-from talk2dino.models.text import TextEncoder
-from talk2dino.models.vision import VisionModel
 from talk2dino.pipeline import Background
 from talk2dino.prompts import PromptList, Prompts
 from talk2dino.towers import Towers
@@ -50,6 +46,11 @@ class Segmenter:
         engine: what runs the vision model: "torch", "compile" (torch.compile), "openvino" or "onnx" (ONNX Runtime).
         method: "talk2dino", or one of the methods it is compared with; see :func:`talk2dino.methods.method_names`.
         options: of the method, such as ``prototypes`` for freeda.
+
+    Attributes:
+        name, config: of the model.
+        vision, text: the vision model, and the text model with its tokenizer and templates.
+        projection, vision_projection: psi, and a projection of the patches; None for models that need none.
     """
 
     def __init__(
@@ -66,6 +67,10 @@ class Segmenter:
             models = Towers(models, device=device, dtype=dtype, engine=engine)
         self.towers: Towers = models
         self.method: Method = make_method(method, self.towers, **options)
+        self.name, self.config = models.name, models.config
+        self.device, self.dtype, self.engine = models.device, models.dtype, models.engine
+        self.vision, self.text = models.vision, models.text
+        self.projection, self.vision_projection = models.projection, models.vision_projection
 
     @classmethod
     def from_pretrained(
@@ -118,46 +123,6 @@ class Segmenter:
             f"{self.method.patch_size}, {dtype} on {self.device}, engine={self.engine!r})"
         )
 
-    # --- the models ------------------------------------------------------------------------------------------------
-
-    @property
-    def name(self) -> str:
-        """Name of the model."""
-        return self.towers.name
-
-    @property
-    def config(self) -> SegmenterConfig:
-        return self.towers.config
-
-    @property
-    def device(self) -> torch.device:
-        return self.towers.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.towers.dtype
-
-    @property
-    def engine(self) -> str:
-        return self.towers.engine
-
-    @property
-    def vision(self) -> VisionModel:
-        return self.towers.vision
-
-    @property
-    def text(self) -> TextEncoder:
-        return self.towers.text
-
-    @property
-    def projection(self) -> Projection | None:
-        """psi; None for models whose words live in the vision model's space already."""
-        return self.towers.projection
-
-    @property
-    def vision_projection(self) -> Projection | None:
-        return self.towers.vision_projection
-
     @property
     def clip_vision(self) -> nn.Module | None:
         """CLIP's image tower, loaded on first use; None if the checkpoint has none."""
@@ -194,10 +159,9 @@ class Segmenter:
         views = [pipeline.plan_view(one.size, mode, self.method) for one in loaded]
         if views[0].boxes is not None and len(loaded) > 1:
             raise ShapeError("images that are cut into windows are encoded one at a time; use segment_batch instead")
-        if len(loaded) == 1:
-            return next(pipeline.encode_images(loaded, views, self.method))
-        encoded = list(pipeline.encode_images(loaded, views, self.method, batch_size=len(loaded)))
-        return ImageFeatures.stack(encoded)
+        batch_size = len(loaded) if len(loaded) > 1 else pipeline.WINDOW_BATCH
+        encoded = list(pipeline.encode_images(loaded, views, self.method, batch_size=batch_size))
+        return encoded[0] if len(encoded) == 1 else ImageFeatures.stack(encoded)
 
     def encode_text(
         self,
@@ -252,7 +216,7 @@ class Segmenter:
         Raises:
             InputError: a threshold that is out of range; features or words of another model.
         """
-        options = self._read_options(text, background, clean, refine, return_scores)
+        options = pipeline.read_options(self.method, text.names, background, clean, refine, return_scores)
         pipeline.check_features(image, text, self.method)
         singles = [image] if image.boxes is not None else [image[i] for i in range(len(image))]
         return [pipeline.decode_image(one, text, self.method, options) for one in singles]
@@ -314,16 +278,9 @@ class Segmenter:
             text = prompts
         else:
             text = self.encode_text(prompts, negative=negative)
-        options = self._read_options(text, background, clean, refine, return_scores)
+        options = pipeline.read_options(self.method, text.names, background, clean, refine, return_scores)
         loaded = [read_image(image) for image in images]
         return pipeline.segment_images(loaded, text, self.method, options, mode=mode, batch_size=batch_size)
-
-    def _read_options(
-        self, text: TextFeatures, background: Background, clean: bool | None, refine: bool, return_scores: bool
-    ) -> pipeline.DecodeOptions:
-        return pipeline.read_options(
-            self.method, text.names, background=background, clean=clean, refine=refine, return_scores=return_scores
-        )
 
     # --- keep ------------------------------------------------------------------------------------------------------
 

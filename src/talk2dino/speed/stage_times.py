@@ -48,7 +48,7 @@ def _works(segmenter: Segmenter, names: list[str], folder: Path) -> dict[str, Ca
     assert pixels is not None
     assert attention is not None
     inputs = normalise(pixels)
-    psi = segmenter.vision_projection
+    psi = segmenter.towers.vision_projection
     patches = image.patches if psi is None else psi(image.patches.float())
     scores = cosine_similarity(patches, text.embeddings)
     seen = (image.grid[0] * segmenter.vision.patch_size, image.grid[1] * segmenter.vision.patch_size)

@@ -10,7 +10,6 @@ instead of single operations. One bad image never stops the others, and a run th
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from talk2dino.errors import InputError, OutputError, Talk2DinoError
+from talk2dino.errors import InputError, Talk2DinoError
 from talk2dino.io.atomic import remove_leftovers, save_png
 from talk2dino.io.find import STDIN, search_images
 from talk2dino.io.images import MAX_PIXELS, LoadedImage, image_size, read_image
@@ -90,7 +89,7 @@ class FolderOptions(BaseModel):
         check_device_name(self.device)
         check_dtype_name(self.dtype)
         check_engine_name(self.engine)
-        numbers = [*self.thresholds.values(), *([] if isinstance(self.background, bool | None) else [self.background])]
+        numbers = [*self.thresholds.values(), float(self.background or 0)]
         if wrong := [number for number in numbers if not -1 <= number <= 1]:
             raise InputError(f"a background threshold must be a number from -1 to 1; got {wrong[0]}")
         if unknown := [name for name in self.thresholds if name not in self.prompts.names]:
@@ -167,24 +166,9 @@ def run_folder(
     found = search_images(options.images, options.recursive)
     if found.note:
         log.info("%s", found.note)
-    with _open_folder(options.out):
+    with folder_lock(options.out):
+        remove_leftovers(options.out)
         return _Run(options, found.paths, segmenter, on_result, progress)()
-
-
-@contextlib.contextmanager
-def _open_folder(out: Path) -> Iterator[None]:
-    """Hold the output folder for this run."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot create the output folder {out} ({error.strerror}): choose another with --out"
-        ) from None
-    if not os.access(out, os.W_OK | os.X_OK):
-        raise OutputError(f"the output folder {out} is not writable: choose another with --out")
-    with folder_lock(out):
-        remove_leftovers(out)
-        yield
 
 
 class _Run:
@@ -194,11 +178,16 @@ class _Run:
         self, options: FolderOptions, paths: list[Path], segmenter: Segmenter | None,
         on_result: Callable[[ImageResult], None] | None, progress: ProgressCallback | None,
     ) -> None:  # fmt: skip
+        from talk2dino.segmenter import Segmenter
+
         self.options, self.on_result, self.progress = options, on_result, progress
         self.journal = Journal(options.out / JOURNAL, sync=False, damaged="skip")
         self.paths = _without_own_results(paths, options.out, self.journal.records)
         self.names = result_names(self.paths, self.journal.records)
-        self.segmenter = segmenter or _load(options)
+        self.segmenter = segmenter or Segmenter.from_pretrained(
+            options.model, method=options.method, projection=options.projection, device=options.device,
+            dtype=options.dtype, engine=options.engine, **options.method_options,
+        )  # fmt: skip
         self.lock, self.batch_lock, self.stopping = threading.Lock(), threading.Lock(), threading.Event()
         self.ready: dict[Path, ImageResult] = {}  # finished, but an image before it is not
         self.shown = 0
@@ -408,15 +397,6 @@ def _without_own_results(paths: list[Path], out: Path, records: Iterable[dict[st
     if len(kept) < len(paths):
         log.info("%s in %s are results of an earlier run and were passed over", _count(len(paths) - len(kept)), out)
     return kept
-
-
-def _load(options: FolderOptions) -> Segmenter:
-    from talk2dino.segmenter import Segmenter
-
-    return Segmenter.from_pretrained(
-        options.model, method=options.method, projection=options.projection, device=options.device, dtype=options.dtype,
-        engine=options.engine, **options.method_options,
-    )  # fmt: skip
 
 
 def _settings_key(options: FolderOptions, segmenter: Segmenter, settings: dict[str, Any]) -> str:

@@ -23,10 +23,7 @@ class Towers:
 
     Args:
         parts: the models, as :func:`talk2dino.models.loading.load_parts` returns them.
-        device: "auto" (CUDA, then MPS, then CPU) or a torch device.
-        dtype: of the vision model: "auto" (bfloat16 where the hardware computes in it, else float32), "float32", "bfloat16",
-            "float16" or a torch dtype. Text, similarity and everything after are float32.
-        engine: what runs the vision model: "torch", "compile" (torch.compile), "openvino" or "onnx" (ONNX Runtime).
+        device, dtype, engine: as in :class:`talk2dino.Segmenter`.
     """
 
     def __init__(

@@ -64,4 +64,5 @@ def _opened(path: Path) -> IO[str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         return open(path, "a+", encoding="utf-8")
     except OSError as error:
-        raise OutputError(f"cannot create the folder {readable(path.parent)}: {error.strerror}") from error
+        folder = readable(path.parent)
+        raise OutputError(f"cannot write to the folder {folder} ({error.strerror}): choose another") from error

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -85,15 +86,14 @@ class CrossAttentionRecorder:
     def __init__(self, size: tuple[int, int], *, guided: bool) -> None:
         self.size, self.guided = size, guided
         self.sums: dict[str, Tensor] = {}
-        self.steps: dict[str, int] = {}
+        self.steps: Counter[str] = Counter()
 
     def add(self, layer: str, probabilities: Tensor) -> None:
         """Record the (B, heads, h*w, T) probabilities of one layer at one step."""
         if self.guided:
             probabilities = probabilities[probabilities.shape[0] // 2 :]
-        probabilities = probabilities.float()
-        self.sums[layer] = self.sums[layer] + probabilities if layer in self.sums else probabilities
-        self.steps[layer] = self.steps.get(layer, 0) + 1
+        self.sums[layer] = self.sums.get(layer, 0) + probabilities.float()
+        self.steps[layer] += 1
 
     def maps(self) -> Tensor:
         """(B, T, h, w) maps of the tokens, on the CPU."""
@@ -118,18 +118,13 @@ def _layer_size(positions: int, size: tuple[int, int]) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def recording(
-    unet: Any, size: tuple[int, int], *, guided: bool
-) -> Iterator[CrossAttentionRecorder]:  # fmt: skip
+def recording(unet: Any, size: tuple[int, int], *, guided: bool) -> Iterator[CrossAttentionRecorder]:
     """Record a U-Net's cross-attention inside the block, except that of its middle block."""
     recorder = CrossAttentionRecorder(size, guided=guided)
     before = dict(unet.attn_processors)
-    unet.set_attn_processor(
-        {
-            name: one if name.startswith("mid_block") else RecordingProcessor(one, recorder, name)
-            for name, one in before.items()
-        }
-    )
+    recorded = {name: one for name, one in before.items() if not name.startswith("mid_block")}
+    own = {name: RecordingProcessor(one, recorder, name) for name, one in recorded.items()}
+    unet.set_attn_processor(before | own)
     try:
         yield recorder
     finally:

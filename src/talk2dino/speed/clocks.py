@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from talk2dino.models.vision import VisionModel
 
@@ -56,20 +57,12 @@ def matmul_rate(dtype: torch.dtype, device: torch.device, turns: int = 7) -> flo
 
 
 def vision_flops(model: VisionModel, height: int, width: int) -> int:
-    """FLOP of the matrix products of a plain vision transformer for one image (a multiply-add counts as 2).
-
-    Linear layers by their shapes, attention 4 T^2 D per block, for T tokens of width D.
-    """
-    config = model.backbone.config
-    patches = (height // model.patch_size) * (width // model.patch_size)
-    tokens = patches + 1 + int(getattr(config, "num_register_tokens", 0) or 0)
-    flops = 0
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            flops += 2 * tokens * module.in_features * module.out_features
-        elif isinstance(module, nn.Conv2d):
-            flops += 2 * patches * module.weight.numel()
-    return flops + 4 * tokens**2 * config.hidden_size * config.num_hidden_layers
+    """FLOP of the matrix products of one image, attention included (a multiply-add counts as 2)."""
+    pixels = next(model.parameters()).new_zeros(1, 3, height, width)
+    # Torch does not count what fused attention computes.
+    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(pixels)
+    return counter.get_total_flops()
 
 
 def peak_memory() -> int:

@@ -146,12 +146,9 @@ class FolderResult:
 
 
 def run_folder(
-    options: FolderOptions,
-    *,
-    segmenter: Segmenter | None = None,
-    on_result: Callable[[ImageResult], None] | None = None,
-    progress: ProgressCallback | None = None,
-) -> FolderResult:
+    options: FolderOptions, *, segmenter: Segmenter | None = None,
+    on_result: Callable[[ImageResult], None] | None = None, progress: ProgressCallback | None = None,
+) -> FolderResult:  # fmt: skip
     """Segment images and write the results; finished images are skipped when the run is repeated.
 
     Args:

@@ -8,7 +8,6 @@ The method brings the features and the scores (:mod:`talk2dino.methods.base`); e
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -199,10 +198,9 @@ def read_thresholds(method: Method, names: Sequence[str], background: Background
 def check_threshold(method: Method, value: object) -> float:
     """A number on the scale of the method's scores, or InputError."""
     low, high = method.threshold_range
-    if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):
-        raise InputError(f"a background threshold must be a number from {low:g} to {high:g}; got {value!r}")
-    if math.isnan(value) or not low <= value <= high:
-        raise InputError(f"a background threshold of {method.name} must be from {low:g} to {high:g}; got {value}")
+    numbers = int | float | np.floating | np.integer
+    if isinstance(value, bool) or not isinstance(value, numbers) or not low <= value <= high:
+        raise InputError(f"a background threshold of {method.name} must be from {low:g} to {high:g}; got {value!r}")
     return float(value)
 
 

@@ -54,15 +54,9 @@ class Segmenter:
     """
 
     def __init__(
-        self,
-        models: Parts | Towers,
-        *,
-        device: str | torch.device = "auto",
-        dtype: str | torch.dtype = "auto",
-        engine: str = "torch",
-        method: str = "talk2dino",
-        **options: Any,
-    ) -> None:
+        self, models: Parts | Towers, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto",
+        engine: str = "torch", method: str = "talk2dino", **options: Any,
+    ) -> None:  # fmt: skip
         if not isinstance(models, Towers):
             models = Towers(models, device=device, dtype=dtype, engine=engine)
         self.towers: Towers = models
@@ -74,19 +68,11 @@ class Segmenter:
 
     @classmethod
     def from_pretrained(
-        cls,
-        model: str | Path = "auto",
-        *,
-        method: str = "talk2dino",
-        projection: str | Path | None = None,
-        device: str | torch.device = "auto",
-        dtype: str | torch.dtype = "auto",
-        engine: str = "torch",
-        revision: str | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
+        cls, model: str | Path = "auto", *, method: str = "talk2dino", projection: str | Path | None = None,
+        device: str | torch.device = "auto", dtype: str | torch.dtype = "auto", engine: str = "torch",
+        revision: str | None = None, cache_dir: str | Path | None = None, local_files_only: bool = False,
         **options: Any,
-    ) -> Segmenter:
+    ) -> Segmenter:  # fmt: skip
         """Load a model.
 
         Args:
@@ -164,12 +150,9 @@ class Segmenter:
         return encoded[0] if len(encoded) == 1 else ImageFeatures.stack(encoded)
 
     def encode_text(
-        self,
-        prompts: Prompts | PromptList,
-        *,
-        negative: Prompts | PromptList | None = None,
+        self, prompts: Prompts | PromptList, *, negative: Prompts | PromptList | None = None,
         templates: Sequence[str] | None = None,
-    ) -> TextFeatures:
+    ) -> TextFeatures:  # fmt: skip
         """Run the text model and psi.
 
         Args:
@@ -189,15 +172,9 @@ class Segmenter:
     # --- ask often -------------------------------------------------------------------------------------------------
 
     def decode(
-        self,
-        image: ImageFeatures,
-        text: TextFeatures,
-        *,
-        background: Background = None,
-        clean: bool | None = None,
-        refine: bool = False,
-        return_scores: bool = False,
-    ) -> list[Segmentation]:
+        self, image: ImageFeatures, text: TextFeatures, *, background: Background = None, clean: bool | None = None,
+        refine: bool = False, return_scores: bool = False,
+    ) -> list[Segmentation]:  # fmt: skip
         """Label every pixel of encoded images.
 
         Args:
@@ -222,17 +199,10 @@ class Segmenter:
         return [pipeline.decode_image(one, text, self.method, options) for one in singles]
 
     def segment(
-        self,
-        image: ImageSource,
-        prompts: Prompts | PromptList | TextFeatures,
-        *,
-        background: Background = None,
-        clean: bool | None = None,
-        refine: bool = False,
-        mode: str = "whole",
-        negative: Prompts | PromptList | None = None,
-        return_scores: bool = False,
-    ) -> Segmentation:
+        self, image: ImageSource, prompts: Prompts | PromptList | TextFeatures, *, background: Background = None,
+        clean: bool | None = None, refine: bool = False, mode: str = "whole",
+        negative: Prompts | PromptList | None = None, return_scores: bool = False,
+    ) -> Segmentation:  # fmt: skip
         """An image and words in, a label for every pixel out. Arguments as in :meth:`decode` and :meth:`encode_image`.
 
         Example:
@@ -247,18 +217,10 @@ class Segmenter:
         )[0]  # fmt: skip
 
     def segment_batch(
-        self,
-        images: Sequence[ImageSource],
-        prompts: Prompts | PromptList | TextFeatures,
-        *,
-        background: Background = None,
-        clean: bool | None = None,
-        refine: bool = False,
-        mode: str = "whole",
-        negative: Prompts | PromptList | None = None,
-        return_scores: bool = False,
-        batch_size: int = 8,
-    ) -> list[Segmentation]:
+        self, images: Sequence[ImageSource], prompts: Prompts | PromptList | TextFeatures, *,
+        background: Background = None, clean: bool | None = None, refine: bool = False, mode: str = "whole",
+        negative: Prompts | PromptList | None = None, return_scores: bool = False, batch_size: int = 8,
+    ) -> list[Segmentation]:  # fmt: skip
         """Segment images of any sizes; those that the model sees at one size go through it together.
 
         Args:

@@ -148,12 +148,9 @@ class Method(ABC):
 
     @torch.inference_mode()
     def encode_text(
-        self,
-        prompts: Prompts | PromptList,
-        *,
-        negative: Prompts | PromptList | None = None,
+        self, prompts: Prompts | PromptList, *, negative: Prompts | PromptList | None = None,
         templates: Sequence[str] | None = None,
-    ) -> TextFeatures:
+    ) -> TextFeatures:  # fmt: skip
         """See :meth:`talk2dino.Segmenter.encode_text`."""
         check_fork()
         wanted = read_prompts(prompts)

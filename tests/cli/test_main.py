@@ -75,9 +75,13 @@ def test_every_verb_has_short_help(verb):
     assert shown(verb, "-h") == shown(verb, "--help")
 
 
-@pytest.mark.parametrize("verb", ["segment", "models", "export", "bench"])
+VERBS = [*(name for name in cli.VERBS if name not in ("freeda", "store")), "freeda build"]
+VERBS += [f"store {name}" for name in ("check", "convert", "merge")]
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_help_has_an_example(verb):
-    assert f"Example: talk2dino {verb}" in shown(verb, "-h")
+    assert f"Example: talk2dino {verb}" in shown(*verb.split(), "-h")
 
 
 @pytest.mark.parametrize("arguments", [["unknown-verb"], ["--unknown-option"], ["models", "--unknown-option"]])

@@ -120,7 +120,7 @@ def test_exit_code_and_message(main, capfd, error, code, message):
         (["segment", "a.png", "-p", "sky"], "interrupted; finished work is kept, and the same command resumes it"),
         (["evaluate", "-b", "world", "-oout"], "interrupted; finished work is kept, and the same command resumes it"),
         (["evaluate", "-b", "world"], "interrupted; nothing was kept, since --out was not given"),
-        (["compare", "a.png", "-p", "sky"], "interrupted; nothing was kept, since --benchmark was not given"),
+        (["compare", "a.png", "-p", "sky"], "interrupted; finished work is kept, and the same command resumes it"),
         (["compare", "--benchmark=world"], "interrupted; finished work is kept, and the same command resumes it"),
         (["bench"], "interrupted"),
     ],

@@ -51,8 +51,19 @@ def test_keep_rewrites_the_file(tmp_path):
 
 
 def test_differences_are_named_by_their_path():
-    before = {"model": {"weights": "a", "name": "micro"}, "sizes": (1, 2), "folder": Path("x"), "run": {"device": "cpu"}}
-    now = {"model": {"weights": "b", "name": "micro"}, "sizes": [1, 2], "folder": "x", "run": {"device": "cuda"}, "new": 3}
+    before = {
+        "model": {"weights": "a", "name": "micro"},
+        "sizes": (1, 2),
+        "folder": Path("x"),
+        "run": {"device": "cpu"},
+    }
+    now = {
+        "model": {"weights": "b", "name": "micro"},
+        "sizes": [1, 2],
+        "folder": "x",
+        "run": {"device": "cuda"},
+        "new": 3,
+    }
     found = differences(before, now, ignore=("run",))
     assert found == ['model.weights: "a" before, "b" now', "new: unset before, 3 now"]
     assert differences(before, before) == []

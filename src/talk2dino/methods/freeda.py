@@ -200,9 +200,9 @@ class FreeDA:
     def global_similarity(self, pixels: Tensor, text: Tensor) -> Tensor:
         """(B, N) cosines of the whole window's CLIP image embedding with the class texts."""
         assert self.clip_vision is not None
-        side = self.clip_vision.config.image_size
+        side = self.clip_vision.config.grid * self.clip_vision.config.patch_size
         squashed = F.interpolate(pixels.float(), (side, side), mode="bicubic", antialias=True).clamp(0, 255)
-        image = self.clip_vision(pixel_values=clip_normalise(squashed, self.openai).to(self.device)).image_embeds
+        image = self.clip_vision.embed_image(clip_normalise(squashed, self.openai).to(self.device))
         return F.normalize(image.float().cpu(), dim=-1) @ text.T
 
     def segment_batch(self, images: Sequence[Any], prompts: Any, **options: Any) -> list[Segmentation]:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import nn
 
 from talk2dino.errors import CheckpointError, ModelNotFoundError, Talk2DinoWarning
 from talk2dino.models.catalog import CATALOG, ModelSpec, find_model
@@ -24,11 +21,12 @@ from talk2dino.models.checkpoint import (
 )
 from talk2dino.models.config import SegmenterConfig
 from talk2dino.models.fingerprint import same_weights
-from talk2dino.models.hub import WHAT_TO_DO, hub_file
+from talk2dino.models.hub import hub_file
 from talk2dino.models.projection import Projection, from_published, load_projection
 from talk2dino.models.text import TextEncoder
 from talk2dino.models.tokenizer import TextTokenizer
 from talk2dino.models.vision import VisionModel
+from talk2dino.models.vit import VisionTransformer
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -49,9 +47,9 @@ class Parts:
     text: TextEncoder
     projection: Projection | None
     config: SegmenterConfig
-    clip_vision: nn.Module | None = None
+    clip_vision: VisionTransformer | None = None
     vision_projection: Projection | None = None
-    late_clip_vision: Callable[[], nn.Module] | None = None
+    late_clip_vision: Callable[[], VisionTransformer] | None = None
 
 
 @dataclass(frozen=True)
@@ -190,13 +188,13 @@ def _from_weights(weights: Path, config: SegmenterConfig) -> Parts:
             else TextTokenizer.from_file(weights.parent / config.tokenizer, context)
         )
         clip_text = clip_text_from_published(
-            groups["clip_model."], heads=config.text_heads, activation=config.text_activation, end_token=tokenizer.end
+            groups["clip_model."], heads=config.text_heads, activation=config.text_activation
         )
         clip_vision = None
         if any(name.startswith("visual.conv1") for name in groups["clip_model."]):
             clip_vision = clip_vision_from_published(
                 groups["clip_model."], heads=config.clip_vision_heads, activation=config.text_activation
-            ).eval().requires_grad_(False)  # fmt: skip
+            )
         projection = from_published(groups["proj."]) if groups["proj."] else None
         vision_projection = from_published(groups["vision_proj."]) if groups["vision_proj."] else None
     except CheckpointError as error:
@@ -208,64 +206,21 @@ def _from_weights(weights: Path, config: SegmenterConfig) -> Parts:
 
 
 def _from_backbones(spec: ModelSpec, hub: HubOptions, config: SegmenterConfig) -> Parts:
-    """A vision model and CLIP in transformers' layout, for a projection of one's own."""
-    from transformers.models.clip.modeling_clip import CLIPTextModelWithProjection, CLIPVisionModelWithProjection
-    from transformers.models.dinov2.modeling_dinov2 import Dinov2Model
-    from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers import Dinov2WithRegistersModel
-    from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTModel
+    """A vision tower and CLIP in transformers' layout, to be combined with a projection."""
+    from talk2dino.models.hub_towers import clip_image_from_hub, clip_text_from_hub, vision_from_hub
 
-    options: dict[str, Any] = {"cache_dir": hub.cache_dir, "local_files_only": hub.local_files_only}
-    kinds: dict[str, Any] = {
-        "dinov2": Dinov2Model,
-        "dinov2_with_registers": Dinov2WithRegistersModel,
-        "dinov3_vit": DINOv3ViTModel,
-    }
-    kind = read_json(hub.file(spec.repository, CONFIG)).get("model_type")
-    if kind not in kinds:
-        raise CheckpointError(f"{spec.repository} holds a {kind!r} model; accepted: {', '.join(kinds)}")
-
-    class TextTower(CLIPTextModelWithProjection):
-        """CLIP's repositories hold both towers: the other one is no news."""
-
-        _keys_to_ignore_on_load_unexpected = ["^vision_model", "^visual_projection", "^logit_scale"]  # noqa: RUF012
-
-    class ImageTower(CLIPVisionModelWithProjection):
-        _keys_to_ignore_on_load_unexpected = ["^text_model", "^text_projection", "^logit_scale"]  # noqa: RUF012
-
-    backbone = _pretrained(kinds[kind], spec.repository, revision=hub.revision, **options)
-    clip_text = _pretrained(TextTower, str(spec.text), **options)
-    clip_text.config.eos_token_id = 49407  # some published configurations carry an outdated id
-    vision = VisionModel(backbone, rotary_attention=config.rotary_attention)
-    tokenizer = TextTokenizer.clip(clip_text.config.max_position_embeddings)
-    text = TextEncoder(clip_text, tokenizer, config.templates, disk_cache=True)
-    source = {"vision": spec.repository, "text": spec.text, "revision": hub.revision or "main"}
+    text = str(spec.text)
+    find_text = partial(replace(hub, revision=None).file, text)
+    vision = VisionModel(
+        vision_from_hub(spec.repository, partial(hub.file, spec.repository)), rotary_attention=config.rotary_attention
+    )
+    tower = clip_text_from_hub(text, find_text)
+    encoder = TextEncoder(tower, TextTokenizer.clip(tower.config.context), config.templates, disk_cache=True)
+    source = {"vision": spec.repository, "text": text, "revision": hub.revision or "main"}
     return Parts(
-        vision, text, None, replace(config, source=source),
-        late_clip_vision=lambda: _pretrained(ImageTower, str(spec.text), **options).eval().requires_grad_(False),
+        vision, encoder, None, replace(config, source=source),
+        late_clip_vision=lambda: clip_image_from_hub(text, find_text),
     )  # fmt: skip
-
-
-def _pretrained(kind: Any, repository: str, **options: Any) -> Any:
-    """A transformers model in float32, with every weight from the hub: transformers itself would make up what is missing.
-
-    Raises:
-        ModelNotFoundError: not in the cache and not to be had.
-        CheckpointError: with the weights that are missing or of another shape.
-    """
-    try:
-        model, found = kind.from_pretrained(
-            repository, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
-    except OSError as error:
-        raise ModelNotFoundError(f"{str(error).splitlines()[0]}. {WHAT_TO_DO}") from None
-    needed = {name for name in found["missing_keys"] if not name.endswith("mask_token")}  # masks are for pretraining
-    names = sorted(needed | {name for name, *_ in found["mismatched_keys"]})
-    if names:
-        raise CheckpointError(
-            f"{repository} lacks {len(names)} weights of the model that its {CONFIG} describes, or has them in another shape: "
-            f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}; delete it from the cache to download it again"
-        )
-    return model
 
 
 def attach_projection(parts: Parts, path: Path) -> None:

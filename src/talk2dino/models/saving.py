@@ -42,15 +42,14 @@ def save_segmenter(segmenter: Segmenter, folder: Path) -> Path:
     from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
-    vision: Any = segmenter.vision.backbone.config
-    text: Any = segmenter.text.model.config
+    vision, text = segmenter.vision.config, segmenter.text.model.config
     config = segmenter.config.to_dict()
-    config["heads"] = vision.num_attention_heads
-    config["text_heads"] = text.num_attention_heads
+    config["heads"] = vision.heads
+    config["text_heads"] = text.heads
     clip_vision: Any = segmenter.clip_vision
     if clip_vision is not None:
-        config["clip_vision_heads"] = clip_vision.config.num_attention_heads
-    config["text_activation"] = text.hidden_act
+        config["clip_vision_heads"] = clip_vision.config.heads
+    config["text_activation"] = text.activation
     config["rotary_attention"] = segmenter.vision.rotary_attention
     config["templates"] = list(segmenter.text.templates)
     if config["tokenizer"] != "clip":

@@ -12,7 +12,8 @@ from PIL import Image
 from talk2dino.models.config import SegmenterConfig
 from talk2dino.models.loading import Parts
 from talk2dino.models.projection import Projection
-from talk2dino.models.vision import VisionModel, build_backbone
+from talk2dino.models.vision import VisionModel
+from talk2dino.models.vit import TextTransformer, VisionTransformer, clip_text, dinov2_registers, randomise
 
 if TYPE_CHECKING:
     from talk2dino.segmenter import Segmenter
@@ -27,22 +28,19 @@ NAMES = ("person", "dog", "car", "tree", "house", "road", "sky", "grass", "boat"
 
 def random_parts(name: str) -> Parts:
     """DINOv2 with registers (patch 14), CLIP ViT-B/16's text tower and a psi between them, all of random weights."""
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
-
     from talk2dino.models.text import TextEncoder
     from talk2dino.models.tokenizer import TextTokenizer
 
     width, blocks, heads = RANDOM_MODELS[name]
+    backbone = VisionTransformer(dinov2_registers(width, blocks, heads, 4 * width))
+    text = TextTransformer(clip_text(512, 12, 8, 2048, vocabulary=49408, context=77, output=512))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        backbone = build_backbone(
-            "dinov2-registers", hidden_size=width, num_hidden_layers=blocks, num_attention_heads=heads, patch_size=14,
-            image_size=518,
-        )  # fmt: skip
-        text = CLIPTextModelWithProjection(CLIPTextConfig(projection_dim=512, eos_token_id=49407)).eval()
+        randomise(backbone)
+        randomise(text)
         projection = Projection(512, width)
     encoder = TextEncoder(text, TextTokenizer.clip(), disk_cache=False)
-    return Parts(VisionModel(backbone).eval(), encoder, projection, SegmenterConfig(name))
+    return Parts(VisionModel(backbone), encoder, projection, SegmenterConfig(name))
 
 
 def load(model: str, **options: Any) -> Segmenter:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -255,3 +257,18 @@ def test_gradients_of_pixels_after_inference():
     pixels.requires_grad_(True)
     tower(pixels)[0].sum().backward()
     assert pixels.grad.abs().max() > 0
+
+
+def test_loading_a_model_imports_neither_transformers_nor_a_compiler():
+    code = """
+import sys
+from talk2dino.models.loading import load_parts
+import torch
+parts = load_parts("micro")
+parts.vision(torch.zeros(1, 3, 64, 64))
+parts.text.embed(["sky"])
+heavy = ("transformers", "torch._dynamo", "torch._inductor", "sympy", "scipy", "numba", "torch.distributed.tensor")
+print([name for name in heavy if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "[]\n", done.stdout + done.stderr

@@ -8,7 +8,6 @@ A block computes, for tokens x (T, D):
 
 The image tower also returns the last block's CLS row, q_cls k^T / sqrt(d), before the softmax. Parameters have the names
 of the original DINOv2 checkpoints; keymaps.py maps every other layout onto them.
-
 Source: DINOv2 (arXiv 2304.07193), registers (arXiv 2309.16588), DINOv3 (arXiv 2508.10104), CLIP (arXiv 2103.00020).
 """
 
@@ -35,13 +34,11 @@ class ViTConfig:
             resize a learned grid; "rotary" is DINOv3's embedding; "text" is one learned embedding per token.
         patch_size, grid, registers: P in pixels, rows and columns of the learned position grid, R.
         activation: "gelu", "quick_gelu" (OpenAI's CLIP) or "swiglu" (a gated MLP).
-        eps: of the layer norms.
         qkv_bias: which of q, k and v have a bias; the bias of the others is zero.
         layer_scale: whether each branch is scaled per channel (DINO).
         norm_first: whether a layer norm follows the position embedding (CLIP's image tower).
-        rope_theta: base of the rotary frequencies.
-        output: C, the width of CLIP's joint space; None without a final projection.
-        vocabulary, context: of the text tower, in tokens.
+        eps, rope_theta: of the layer norms, and the base of the rotary frequencies.
+        output: C, the width of CLIP's joint space; None: no final projection. vocabulary, context: of the text tower.
     """
 
     width: int
@@ -198,8 +195,7 @@ class VisionTransformer(nn.Module):
         self.norm_pre = nn.LayerNorm(width, config.eps) if config.norm_first else nn.Identity()
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width, config.eps)
-        if config.output:
-            self.proj = nn.Linear(width, config.output, bias=False)
+        self.proj = nn.Linear(width, config.output, bias=False) if config.output else nn.Identity()
         self.per_size = PerSize()
 
     @property
@@ -212,7 +208,7 @@ class VisionTransformer(nn.Module):
         return 1 + self.config.registers
 
     def forward(self, pixels: Tensor, *, rotary_attention: bool = False) -> tuple[Tensor, Tensor]:
-        """Encode normalised images.
+        """Encode images.
 
         Args:
             pixels: (B, 3, H, W), H and W multiples of P.
@@ -274,7 +270,8 @@ class TextTransformer(nn.Module):
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.config = config
-        self.token_embed = nn.Embedding(config.vocabulary, config.width)
+        # Without nn.Embedding's initialisation, which imports torch's compiler for a tensor on the meta device.
+        self.token_embed = nn.Embedding.from_pretrained(torch.empty(config.vocabulary, config.width), freeze=False)
         self.pos_embed = nn.Parameter(torch.zeros(config.context, config.width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width, config.eps)

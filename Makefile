@@ -1,4 +1,4 @@
-# Everything happens in .venv inside the repository; nothing else on the machine is touched.
+# Everything is installed into .venv inside the repository; nothing else on the machine changes.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,11 +6,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraint
 CORE := $(VENV)/.core-installed
 DEV := $(VENV)/.dev-installed
 
-.PHONY: demo test test-long check format bench install clean
+.PHONY: demo test test-long check format bench mutants install clean
 
 install: $(CORE)
 
-# torch comes first and by exact version: any newer one would bring CUDA packages of several GB.
+# torch is installed first and by exact version: newer versions depend on CUDA packages of several GB.
 $(CORE): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c "import torch" 2>/dev/null || $(PIP) "$$(grep '^torch==' constraints.txt)"
@@ -18,7 +18,7 @@ $(CORE): pyproject.toml constraints.txt
 	touch $@
 
 $(DEV): $(CORE)
-	$(PIP) -e ".[dev,fast,coco,plots,parquet,log,freeda,onnx,openvino]"
+	$(PIP) -e ".[dev,fast,plots,parquet,log,freeda,onnx,openvino]"
 	touch $@
 
 demo: $(CORE)
@@ -41,6 +41,11 @@ format: $(DEV)
 
 bench: $(DEV)
 	$(BIN)/talk2dino bench
+
+# Not part of `make test`: up to an hour on two cores. It can be stopped; the next call goes on.
+mutants: $(DEV)
+	$(BIN)/python -c "import mutmut.configuration" 2>/dev/null || $(PIP) mutmut==3.8.1
+	$(BIN)/python benchmarks/mutants.py
 
 clean:
 	rm -rf build dist demo_out out .pytest_cache .ruff_cache .mypy_cache

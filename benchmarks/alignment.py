@@ -1,12 +1,11 @@
-"""Both speeds that training a projection of one's own depends on: extraction's and the training loop's, each as a ratio.
+"""The two speeds that training your own projection depends on: those of extraction and of training, as ratios.
 
     python benchmarks/alignment.py                # some minutes on two cores
     python benchmarks/alignment.py --json
 
-What is compared with what: benchmarks/extraction.py (extraction against the bare backbone) and benchmarks/training.py
-(the training loop, and the published loop's shape, against a bare loop). Each is measured in a process of its own, as
-`extract` and `train` are: threads that the one leaves behind could slow the other's steps. Options of either go to that
-file alone.
+benchmarks/extraction.py compares extraction with the bare vision model, benchmarks/training.py compares training with a bare
+loop. Each runs in a separate process, like `extract` and `train`: threads left over from one could slow down the other. Both
+have more options.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import training
 
 
 def measured(file: str, given: list[str]) -> dict:
-    """What a benchmark beside this one prints with --json."""
+    """The output of another benchmark with --json."""
     call = [sys.executable, str(Path(__file__).parent / file), "--json", *given]
     output = subprocess.run(call, check=True, stdout=subprocess.PIPE, text=True).stdout
     return json.loads(output.splitlines()[-1])
@@ -31,7 +30,7 @@ def measured(file: str, given: list[str]) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--turns", type=int, help="of each; else as their own commands have it")
+    parser.add_argument("--turns", type=int, help="of each; their own defaults if not given")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     given = ["--threads", str(options.threads), *(["--turns", str(options.turns)] if options.turns else [])]

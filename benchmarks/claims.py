@@ -5,7 +5,7 @@
 Every psi is trained as recipes/micro trains the embedded one (micro's frozen backbones, captions alone, Adam with lr 1e-3
 and a cosine schedule, batch 128, 3,000 steps) on 5,000 training scenes (seeds 0 to 4,999). What is compared:
 
-- every head strategy of ``training.heads``;
+- every head strategy of ``talk2dino.stages.heads``;
 - an MLP against a linear projection, on the text side, the vision side or both, for the published rule (max) and for
   pairwise-max;
 - no background cleaning, the published code's and the paper's, on scenes where only the objects are named and everything
@@ -37,18 +37,17 @@ import torch
 from PIL import Image
 
 from talk2dino import Segmenter
-from talk2dino.captions.source import CaptionSource, Record, Skipped, make_record
+from talk2dino.captions import CaptionSource, Record, Skipped, make_record
 from talk2dino.evaluation.metrics import ConfusionMatrix, Metrics
 from talk2dino.evaluation.report import versions
 from talk2dino.evaluation.world import BACKGROUND_CLASSES, OBJECT_CLASSES, held_out_seeds
-from talk2dino.features.encoders import load_encoders
-from talk2dino.features.extraction import FEATURES, ExtractOptions, extract
-from talk2dino.features.store import FeatureStore
+from talk2dino.features import ExtractOptions, FeatureStore, extract
+from talk2dino.features.options import FEATURES
 from talk2dino.io.atomic import atomic_path, write_atomically
 from talk2dino.models.loading import Parts, load_parts
 from talk2dino.stages.heads import STRATEGIES
-from talk2dino.training.fit import FitResult, fit
-from talk2dino.training.options import FitConfig
+from talk2dino.training.fit import TrainResult, train
+from talk2dino.training.options import TrainOptions
 from talk2dino.types import ImageFeatures
 from talk2dino.world import BACKGROUNDS, CLASS_NAMES, OBJECTS, render, sample_scene, write_captions
 
@@ -79,8 +78,8 @@ class Variant:
         """Whether it is also measured with a background class."""
         return self.strategy in FOLLOWED and self.side == "text" and not self.linear
 
-    def config(self, seed: int, steps: int) -> FitConfig:
-        return FitConfig.build(
+    def config(self, seed: int, steps: int) -> TrainOptions:
+        return TrainOptions(
             strategy=self.strategy, side=self.side, depth=1 if self.linear else 2, optimizer="adam", lr=1e-3,
             schedule="cosine", batch_size=128, max_steps=steps, save_every=steps, log_every=200, seed=seed,
         )  # fmt: skip
@@ -131,7 +130,9 @@ class EncodedScenes:
     def of(cls, segmenter: Segmenter, seeds: Iterable[int]) -> EncodedScenes:
         drawn = [render(sample_scene(seed)) for seed in seeds]
         parts = [drawn[start : start + 50] for start in range(0, len(drawn), 50)]
-        return cls([segmenter.encode_image([d.image for d in part]) for part in parts], [d.labels for d in drawn])
+        encoded = [segmenter.encode_image([d.image for d in part]) for part in parts]
+        # Patches of the frozen backbone, the same for every psi: without the fingerprint of one of them.
+        return cls([replace(features, space="") for features in encoded], [d.labels for d in drawn])
 
     def object_labels(self) -> list[np.ndarray]:
         """(H, W) each: 0 for every surface, 1 + i for object i."""
@@ -149,13 +150,15 @@ class Bench:
     def store(self) -> FeatureStore:
         folder = self.options.out / f"store-{self.options.train_scenes}"
         started = time.time()
-        encoders = load_encoders("micro", device="cpu", dtype="float32")
-        settings = ExtractOptions(FEATURES, encoders.size, batch_size=50, records_per_shard=1000, workers=1)
-        manifest = extract(WorldScenes(range(self.options.train_scenes)), encoders, folder, settings)
+        options = ExtractOptions(
+            out=folder, model="micro", device="cpu", dtype="float32", features=FEATURES, batch_size=50,
+            records_per_shard=1000, workers=1,
+        )  # fmt: skip
+        manifest = extract(options, source=WorldScenes(range(self.options.train_scenes)))
         tell(f"features of {manifest.images} training scenes: {time.time() - started:.0f} s")
         return FeatureStore.open(folder)
 
-    def segmenter(self, result: FitResult | None = None, cleaning: str = "published") -> Segmenter:
+    def segmenter(self, result: TrainResult | None = None, cleaning: str = "published") -> Segmenter:
         projection, vision_projection = (result.projection, result.vision_projection) if result else (None, None)
         config = replace(self.parts.config, variant="paper" if cleaning == "paper" else "published")
         parts = Parts(self.parts.vision, self.parts.text, projection, config, vision_projection=vision_projection)
@@ -179,7 +182,7 @@ class Bench:
         store = self.store
         started = time.time()
         with tempfile.TemporaryDirectory() as folder:
-            result = fit(store, variant.config(seed, self.options.steps), folder, device="cpu")
+            result = train(store, variant.config(seed, self.options.steps), folder, device="cpu")
         trained = time.time() - started
         metrics = label_world(self.segmenter(result), self.test)
         record = {

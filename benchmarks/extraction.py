@@ -1,12 +1,14 @@
-"""Pictures a second of extraction, as a share of the bare backbone's, and its memory, on this machine.
+"""Images per second of extraction, relative to the bare vision model, and its memory, on this machine.
 
-    python benchmarks/extraction.py                       # 640 x 480 JPEGs, ViT-B/14 of random weights at 448
-    python benchmarks/extraction.py --memory 32768        # peak memory against the number of pictures, and indices
+    python benchmarks/extraction.py                       # 640 x 480 JPEGs, ViT-B/14 with random weights at 448
+    python benchmarks/extraction.py --memory 32768        # peak memory by the number of images, and the size of indices
     python benchmarks/extraction.py --memory 8000 --encoders micro --records-per-shard 256 --index-records 0
 
-Bare: the vision model alone on one batch in memory, same batch size and dtype. Ours: `extract` from JPEG files on disk
-to a finished store, decoding, text model (random CLIP ViT-B/16 text tower, five captions a picture) and writing
-included. The two take turns, so that another job on the machine slows both.
+- Bare: the vision model alone on one batch in memory, with the same batch size and dtype.
+- Ours: `extract` from JPEG files on disk to a finished store, including decoding, the text model (a CLIP ViT-B/16 text tower
+  with random weights, five captions per image) and writing.
+
+The two take turns, so that other work on the machine slows both.
 """
 
 from __future__ import annotations
@@ -27,15 +29,12 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-from talk2dino.captions.layouts import open_source
-from talk2dino.captions.source import CaptionSource, FirstRecords
-from talk2dino.features.encoders import Encoders
-from talk2dino.features.extraction import ExtractOptions, extract
+from talk2dino.captions import CaptionSource, FirstRecords, open_source
+from talk2dino.features import Encoders, ExtractOptions, extract, load_encoders
 from talk2dino.models.text import TextEncoder
 from talk2dino.models.tokenizer import TextTokenizer
-from talk2dino.models.vision import VisionModel, build_backbone
+from talk2dino.speed.workload import random_parts
 
 COCO_IMAGES = 82_783
 GOAL = 0.85  # of the bare backbone
@@ -63,7 +62,7 @@ WORDS = [
 
 
 def photographs(folder: Path, count: int, size: tuple[int, int] = (640, 480)) -> CaptionSource:
-    """JPEGs with the file size of photographs (smooth shapes and some noise) and five captions each."""
+    """JPEGs of the file size of photographs (smooth shapes and noise), with five captions each."""
     rows, columns = np.mgrid[: size[1], : size[0]] / 100
     lines = []
     for n in range(count):
@@ -81,14 +80,10 @@ def photographs(folder: Path, count: int, size: tuple[int, int] = (640, 480)) ->
 
 def random_encoders(dtype: torch.dtype) -> Encoders:
     """DINOv2 ViT-B/14 with registers and CLIP ViT-B/16's text tower, with random weights."""
-    torch.manual_seed(0)
-    backbone = build_backbone(
-        "dinov2-registers", hidden_size=768, num_hidden_layers=12, num_attention_heads=12, patch_size=14, image_size=518
-    )
-    vision = VisionModel(backbone).to(dtype)
-    text = CLIPTextModelWithProjection(CLIPTextConfig(projection_dim=512, eos_token_id=49407))
-    text = TextEncoder(text, TextTokenizer.clip(), cache_size=0)
-    return Encoders(vision, lambda lines: text.embed(lines, truncate=True), 12, 768, 512, 448, {"name": "random"})
+    parts = random_parts("random-vitb")
+    vision = parts.vision.to(dtype)
+    text = TextEncoder(parts.text.model, TextTokenizer.clip(), cache_size=0)
+    return Encoders(vision, lambda lines: text.embed(lines, truncate=True), 12, 768, 512, 448, 14, {"name": "random"})
 
 
 def speed(options: argparse.Namespace) -> dict:
@@ -98,21 +93,21 @@ def speed(options: argparse.Namespace) -> dict:
     bare, ours = [], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        source = photographs(folder, options.pictures)
-        settings = ExtractOptions(batch_size=options.batch, workers=options.workers)
+        source = photographs(folder, options.images)
 
         def backbone_alone() -> float:
             with torch.inference_mode():
                 started = time.perf_counter()
-                for _ in range(options.pictures // options.batch):
+                for _ in range(options.images // options.batch):
                     encoders.vision(pixels)
-            return options.pictures / (time.perf_counter() - started)
+            return options.images / (time.perf_counter() - started)
 
         def extraction(turn: int) -> float:
             started = time.perf_counter()
-            manifest = extract(source, encoders, folder / f"store{turn}", settings)
-            assert manifest.images == options.pictures
-            return options.pictures / (time.perf_counter() - started)
+            settings = ExtractOptions(out=folder / f"store{turn}", batch_size=options.batch, workers=options.workers)
+            manifest = extract(settings, source=source, encoders=encoders)
+            assert manifest.images == options.images
+            return options.images / (time.perf_counter() - started)
 
         with torch.inference_mode():
             encoders.vision(pixels)
@@ -120,15 +115,13 @@ def speed(options: argparse.Namespace) -> dict:
         for turn in range(options.turns):
             ours.append(extraction(turn))
             bare.append(backbone_alone())
-            print(
-                f"turn {turn}: bare {bare[-1]:.3f}, extraction {ours[-1]:.3f} pictures/s", file=sys.stderr, flush=True
-            )
+            print(f"turn {turn}: bare {bare[-1]:.3f}, extraction {ours[-1]:.3f} images/s", file=sys.stderr, flush=True)
     around = [2 / (1 / a + 1 / b) for a, b in itertools.pairwise(bare)]
     ratios = [mine / alone for mine, alone in zip(ours, around, strict=True)]
     rate = statistics.median(ours)
     return {
-        "bare_pictures_per_second": round(statistics.median(bare), 3),
-        "extraction_pictures_per_second": round(rate, 3),
+        "bare_images_per_second": round(statistics.median(bare), 3),
+        "extraction_images_per_second": round(rate, 3),
         "ratio": round(statistics.median(ratios), 3),
         "ratio_lowest_turn": round(min(ratios), 3),
         "coco_2014_hours": round(COCO_IMAGES / rate / 3600, 1),
@@ -139,33 +132,31 @@ def speed(options: argparse.Namespace) -> dict:
 
 
 def tiny_encoders() -> Encoders:
-    """Encoders that cost nothing but give features of a ViT-B's size: for memory alone."""
+    """Encoders that cost nothing but return features of the size of a ViT-B, to measure memory."""
 
     def vision(pixels: torch.Tensor) -> SimpleNamespace:
         mean = pixels.mean((2, 3))[:, :1, None, None]
         patches = mean.expand(-1, 4, 4, 768)
         return SimpleNamespace(patches=patches, attention=mean.expand(-1, 12, 4, 4), cls=patches[:, 0, 0])
 
-    return Encoders(vision, lambda lines: torch.ones(len(lines), 512), 12, 768, 512, 32, {"name": "none"})
+    return Encoders(vision, lambda lines: torch.ones(len(lines), 512), 12, 768, 512, 32, 8, {"name": "none"})
 
 
 def memory_child(source_path: Path, out: Path, count: int, encoders: str, per_shard: int) -> None:
-    """Index a source, extract so many of its pictures, and print resident memory after each step, in MB."""
-    from talk2dino.features.encoders import load_encoders
-
+    """Index a source, extract some of its images, and print the resident memory after each step, in MB."""
     if encoders in ("none", "random"):
         chosen = tiny_encoders() if encoders == "none" else random_encoders(torch.float32)
     else:
         chosen = load_encoders(encoders, device="cpu", dtype="float32")
-    if encoders != "none":  # what the models themselves take at work belongs to the start
+    if encoders != "none":  # the memory of the running models counts as the start
         chosen.vision(torch.zeros(16, 3, chosen.size, chosen.size))
         chosen.embed(["a caption of some words"] * 32)
     start = resident("VmRSS")
     source = open_source(source_path, images=source_path.parent)
     indexed = resident("VmRSS")
     if count:
-        settings = ExtractOptions(size=chosen.size, records_per_shard=per_shard)
-        extract(FirstRecords(source, count), chosen, out, settings)
+        settings = ExtractOptions(out=out, records_per_shard=per_shard)
+        extract(settings, source=FirstRecords(source, count), encoders=chosen)
     else:
         for _ in source.records(lambda number: number % 997 == 0):
             pass
@@ -174,7 +165,7 @@ def memory_child(source_path: Path, out: Path, count: int, encoders: str, per_sh
 
 
 def resident(what: str) -> float:
-    """VmRSS (now) or VmHWM (the most so far) of this process, in MB."""
+    """VmRSS (now) or VmHWM (peak) of this process, in MB."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
     return int(line.split()[1]) / 1e3
 
@@ -188,7 +179,7 @@ def small_jpeg() -> bytes:
 
 
 def some_captions(n: int) -> list[str]:
-    return [f"a red ball lies on the green grass, caption {i} of picture {n}" for i in range(5)]
+    return [f"a red ball lies on the green grass, caption {i} of image {n}" for i in range(5)]
 
 
 def write_tar(path: Path, count: int) -> None:
@@ -196,17 +187,17 @@ def write_tar(path: Path, count: int) -> None:
     import io
     import tarfile
 
-    picture = small_jpeg()
+    image = small_jpeg()
     with tarfile.open(path, "w") as tar:
         for n in range(count):
-            for ending, content in (("jpg", picture), ("txt", "\n".join(some_captions(n)).encode())):
+            for ending, content in (("jpg", image), ("txt", "\n".join(some_captions(n)).encode())):
                 info = tarfile.TarInfo(f"{n:09d}.{ending}")
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
 
 
 def write_jsonl(folder: Path, count: int) -> None:
-    """metadata.jsonl alone: for the index."""
+    """metadata.jsonl alone, to measure the index."""
     folder.mkdir()
     with open(folder / "metadata.jsonl", "w") as file:
         for n in range(count):
@@ -214,7 +205,7 @@ def write_jsonl(folder: Path, count: int) -> None:
 
 
 def write_coco(path: Path, count: int) -> None:
-    """A COCO captions file of ``count`` pictures, with the fields that COCO's own have: for the index."""
+    """A COCO captions file of ``count`` images with the fields of the original, to measure the index."""
     with open(path, "w") as file:
         file.write('{"info": {}, "images": [')
         for n in range(count):
@@ -229,7 +220,7 @@ def write_coco(path: Path, count: int) -> None:
 
 
 def write_text_files(folder: Path, count: int) -> None:
-    """Empty pictures, each with a .txt: for the index."""
+    """Empty images, each with a .txt, to measure the index."""
     folder.mkdir()
     for n in range(count):
         (folder / f"{n:012d}.jpg").touch()
@@ -237,13 +228,13 @@ def write_text_files(folder: Path, count: int) -> None:
 
 
 def memory(options: argparse.Namespace) -> dict:
-    """Peak memory at 1/4, 1/2 and all of the pictures, from a tar; and the index of many records, layout by layout."""
+    """Peak memory at 1/4, 1/2 and all of the images, from a tar; and the size of the index, per layout."""
     rows: list[dict] = []
     layouts: list[dict] = []
     most, records = options.memory, options.index_records
     if most // 4 < 4 * options.records_per_shard:
-        sys.exit(f"--memory {most} is less than 16 shards of {options.records_per_shard}: growth could not be told from "
-                 "the shards that a run holds anyway")  # fmt: skip
+        sys.exit(f"--memory {most} is less than 16 shards of {options.records_per_shard}, too few to separate growth from "
+                 "the shards that a run holds in memory")  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_tar(folder / "small.tar", most)
@@ -288,26 +279,24 @@ def _child(source: Path, out: Path, count: int, options: argparse.Namespace) -> 
 
 
 def show_speed(figures: dict) -> None:
-    print(f"bare backbone                {figures['bare_pictures_per_second']:7.2f} pictures/s   ({figures['dtype']}, batch "
+    print(f"bare backbone                {figures['bare_images_per_second']:7.2f} images/s   ({figures['dtype']}, batch "
           f"{figures['batch']}, ViT-B/14 at 448)")  # fmt: skip
-    print(f"extraction                   {figures['extraction_pictures_per_second']:7.2f} pictures/s   "
+    print(f"extraction                   {figures['extraction_images_per_second']:7.2f} images/s   "
           f"{100 * figures['ratio']:.1f} % of the bare backbone (lowest turn {100 * figures['ratio_lowest_turn']:.1f} %, "
           f"goal {100 * GOAL:.0f} %)")  # fmt: skip
-    print(
-        f"COCO 2014: {COCO_IMAGES:,} pictures, 5 captions each: {figures['coco_2014_hours']} hours at extraction's rate"
-    )
+    print(f"COCO 2014: {COCO_IMAGES:,} images, 5 captions each: {figures['coco_2014_hours']} hours at this rate")
     print(figures["machine"])
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=32, help="pictures a turn")
+    parser.add_argument("--images", type=int, default=32, help="images per turn")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--memory", type=int, metavar="PICTURES", help="measure memory instead of speed")
+    parser.add_argument("--memory", type=int, metavar="IMAGES", help="measure memory instead of speed")
     parser.add_argument("--index-records", type=int, default=1_000_000, help="with --memory: records of each layout")
     parser.add_argument("--encoders", default="none", help="with --memory: none, random (ViT-B), or a model")
     parser.add_argument("--records-per-shard", type=int, default=2048, help="with --memory")
@@ -328,11 +317,11 @@ def main() -> None:
         print(json.dumps(figures))
     elif options.memory:
         counts = ", ".join(f"{row['extracted']:,}" for row in figures["rows"])
-        print(f"peak {', '.join(map(str, figures['peak_mb']))} MB resident at {counts} pictures ({figures['start_mb']} MB "
-              f"before a source is opened); growth {figures['growth_mb_for_a_million']} MB a million pictures")  # fmt: skip
+        print(f"peak {', '.join(map(str, figures['peak_mb']))} MB resident at {counts} images ({figures['start_mb']} MB "
+              f"before a source is opened); growth {figures['growth_mb_for_a_million']} MB per million images")  # fmt: skip
         for layout, index in figures["index_mb_for_a_million"].items():
-            print(f"index of a million records, {layout}: {index} MB, while it is made at most "
-                  f"{figures['opening_peak_mb_for_a_million'][layout]} MB")  # fmt: skip
+            print(f"index of a million records, {layout}: {index} MB, at most "
+                  f"{figures['opening_peak_mb_for_a_million'][layout]} MB while it is made")  # fmt: skip
     else:
         show_speed(figures)
 

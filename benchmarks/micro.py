@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from talk2dino import Segmenter
-from talk2dino.evaluation.world import PROMPT_VARIANTS, WorldFigures, evaluate_world, held_out_seeds, world_prompts
-from talk2dino.methods import wrap_segmenter
+from talk2dino.evaluation.options import EvaluationOptions
+from talk2dino.evaluation.report import EvaluationReport
+from talk2dino.evaluation.runs import evaluate
+from talk2dino.evaluation.world import PROMPT_VARIANTS
 
 
 def main() -> None:
@@ -25,43 +24,36 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=300)
     parser.add_argument("--model", default="micro")
     parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    given = parser.parse_args()
 
-    seeds = held_out_seeds(options.scenes)
-    segmenter = Segmenter.from_pretrained(options.model, device="cpu", dtype="float32")
-    rows: dict[str, WorldFigures] = {}
+    segmenter = Segmenter.from_pretrained(given.model, device="cpu", dtype="float32")
+    rows: dict[str, EvaluationReport] = {}
 
-    def measure(title: str, run: Callable[[], WorldFigures]) -> None:
-        rows[title] = figures = run()
-        values = (figures.miou, figures.backgrounds, figures.objects)
-        print(f"{title:<34}" + "".join(f"{100 * value:>10.1f}" for value in values), flush=True)
+    def measure(title: str, **options: object) -> None:
+        asked = EvaluationOptions(benchmark="world", limit=given.scenes, **options)
+        rows[title] = report = evaluate(asked, segmenter=segmenter).reports[0]
+        values = (100 * report.metrics.miou, report.details["background_miou"], report.details["object_miou"])
+        print(f"{title:<34}" + "".join(f"{value:>10.1f}" for value in values), flush=True)
 
-    print(
-        f"{options.scenes} scenes, model {segmenter.name}\n{'mIoU in %':<34}{'all':>10}{'grounds':>10}{'objects':>10}"
-    )
-    measure("class names", lambda: evaluate_world(segmenter, seeds))
-    measure("one object in a held-out colour", lambda: evaluate_world(segmenter, seeds, held_out=True))
-    measure("every object in a held-out colour", lambda: evaluate_world(segmenter, seeds, held_out="all"))
+    print(f"{given.scenes} scenes, model {segmenter.name}\n{'mIoU in %':<34}{'all':>10}{'grounds':>10}{'objects':>10}")
+    measure("class names")
+    measure("one object in a held-out colour", held_out="one")
+    measure("every object in a held-out colour", held_out="all")
     for variant in PROMPT_VARIANTS[1:]:
-        measure(f"prompts: {variant}", lambda v=variant: evaluate_world(segmenter, seeds, prompts=world_prompts(v)))
-    measure("refined (PAMR)", lambda: evaluate_world(segmenter, seeds, refine=True))
-    dense = wrap_segmenter("clip-dense", segmenter)
-    measure("dense CLIP of the same model", lambda: evaluate_world(dense, seeds))
-    lost = {t: rows["class names"].miou - f.miou for t, f in rows.items() if t.startswith("prompts")}
+        measure(f"prompts: {variant}", prompts=variant)
+    measure("refined (PAMR)", refine=True)
+    measure("dense CLIP of the same model", method="clip-dense")
+
+    miou = {title: 100 * report.metrics.miou for title, report in rows.items()}
+    lost = {title: miou["class names"] - value for title, value in miou.items() if title.startswith("prompts")}
     worst = max(lost, key=lost.__getitem__)
-    print(
-        f"\nahead of dense CLIP by {100 * (rows['class names'].miou - rows['dense CLIP of the same model'].miou):.1f} points"
-    )
-    print(f"most lost by other wording: {100 * lost[worst]:.1f} points ({worst})")
-    print("per class: " + ", ".join(f"{n} {100 * v:.0f}" for n, v in zip(*_classes(rows["class names"]), strict=True)))
-    if options.json:
-        options.json.write_text(json.dumps({title: figures.as_dict() for title, figures in rows.items()}, indent=2))
-
-
-def _classes(figures: WorldFigures) -> tuple[list[str], np.ndarray]:
-    from talk2dino.world import CLASS_NAMES
-
-    return list(CLASS_NAMES), np.asarray(figures.metrics.iou)
+    metrics = rows["class names"].metrics
+    print(f"\nahead of dense CLIP by {miou['class names'] - miou['dense CLIP of the same model']:.1f} points")
+    print(f"most lost by other wording: {lost[worst]:.1f} points ({worst})")
+    print("per class: " + ", ".join(f"{n} {100 * v:.0f}" for n, v in zip(metrics.names, metrics.iou, strict=True)))
+    if given.json:
+        values = {title: report.metrics.as_dict() | report.details for title, report in rows.items()}
+        given.json.write_text(json.dumps(values, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Where oneDNN leaves a core idle: a packed linear layer at once against the same layer in pieces of rows.
+"""Where oneDNN leaves a core idle: a packed linear layer in one call against the same layer in pieces of rows.
 
     python benchmarks/rows.py
 
-Prints time at once / time in equal pieces of at most 384 rows, for the layers of ViT-S, ViT-B and ViT-L. Above 1 the pieces
-are faster. It shows why models/fused.py does not cut rows: what helps one layer at one number of rows (ViT-B with one
-picture of 448 x 448: 1029 rows) costs another one more.
+Prints the time of one call divided by the time of equal pieces of at most 384 rows, for the layers of ViT-S, ViT-B and ViT-L.
+Above 1, the pieces are faster. This is why models/fused.py does not split rows: what helps one layer at one number of rows
+(ViT-B with one image of 448 x 448: 1029 rows) costs another layer more.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PIECE = 384
 
 
 def seconds(work: Callable[[], object], turns: int) -> float:
-    """Median of so many calls, after three that do not count."""
+    """Median of ``turns`` calls, after three unmeasured ones."""
     spent = []
     for _ in range(3 + turns):
         started = time.perf_counter()

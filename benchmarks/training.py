@@ -1,15 +1,17 @@
-"""Steps a second of the training loop, as a share of a bare loop over tensors already in memory, on this machine.
+"""Steps per second of training, relative to a bare loop over tensors in memory, on this machine.
 
     python benchmarks/training.py                 # batch 128, 12 heads, D 768, C 512
-    python benchmarks/training.py --pictures 8000 --turns 3
+    python benchmarks/training.py --images 8000 --turns 3
 
-Bare: forward, backward and optimizer step on one batch of float32 tensors, nothing read. Ours: `fit` itself on a
-memory-mapped store of several float16 shards, with its reading, checks, records and checkpoints. Published: the same
-steps in the shape of the published loop, a dataset of dictionaries (picture -> features) in memory that torch's DataLoader
-draws from an item at a time and collates by default, without workers and with two. They take turns, so that another job
-on the machine slows all. Each ratio is the median over the turns, to the bare loop right before and after.
+- Bare: forward, backward and optimizer step on one batch of float32 tensors. Nothing is read.
+- Ours: `train` on a memory-mapped store of several float16 shards, with its reading, checks, records and checkpoints.
+- Published: the same steps in the shape of the published loop: a data set of dictionaries (image -> features) in memory,
+  read item by item by torch's DataLoader with the default collate function, without workers and with two.
 
-`python benchmarks/alignment.py` prints this and extraction's ratio together.
+The loops take turns, so that other work on the machine slows all of them. Each ratio is the median over the turns; the bare
+loop is measured directly before and after.
+
+`python benchmarks/alignment.py` prints this ratio and that of extraction.
 """
 
 from __future__ import annotations
@@ -28,20 +30,21 @@ from torch.utils.data import DataLoader, Dataset
 from talk2dino.features.store import FeatureStore
 from talk2dino.training.aligner import Aligner
 from talk2dino.training.batches import Batches
-from talk2dino.training.fit import fit, make_optimizer
-from talk2dino.training.options import FitConfig
+from talk2dino.training.fit import train
+from talk2dino.training.optimizer import make_optimizer
+from talk2dino.training.options import TrainOptions
 
 COCO_IMAGES, COCO_CAPTIONS, EPOCHS = 82_783, 414_113, 100
 GOAL = 0.85  # of the bare loop
 
 
-def random_store(folder: Path, pictures: int, shards: int, heads: int, vision_dim: int, text_dim: int) -> FeatureStore:
-    """A store of random features in several shards, five captions a picture."""
+def random_store(folder: Path, images: int, shards: int, heads: int, vision_dim: int, text_dim: int) -> FeatureStore:
+    """A store of random features in several shards, with five captions per image."""
     from safetensors.torch import save_file
 
     from talk2dino.features.manifest import Manifest, Shard, checksum
 
-    each = pictures // shards
+    each = images // shards
     manifest = Manifest({"name": "random"}, {}, ["heads"], heads, vision_dim, text_dim)
     for number in range(shards):
         generator = torch.Generator().manual_seed(number)
@@ -55,14 +58,15 @@ def random_store(folder: Path, pictures: int, shards: int, heads: int, vision_di
             path,
         )
         manifest.shards.append(Shard(number, path.name, each, 5 * each, 0, path.stat().st_size, checksum(path)))
+    manifest.complete = True
     manifest.write(folder)
     return FeatureStore.open(folder)
 
 
 class BareLoop:
-    """The least that training can be: one batch in memory, forward, backward, step."""
+    """The least that training has to do: forward, backward and step on one batch in memory."""
 
-    def __init__(self, store: FeatureStore, config: FitConfig) -> None:
+    def __init__(self, store: FeatureStore, config: TrainOptions) -> None:
         self.batch = Batches(store, config, torch.device("cpu"))[0]
         self.aligner = Aligner(config, store.text_dim, store.shape("heads")[-1])
         self.optimizer = make_optimizer(self.aligner, config)
@@ -78,7 +82,7 @@ class BareLoop:
 
 
 class PublishedShape(Dataset):
-    """A caption and its picture's features out of dictionaries, as the published dataset gives them."""
+    """A caption and the features of its image from dictionaries, as in the published data set."""
 
     def __init__(self, store: FeatureStore) -> None:
         rows = torch.arange(store.num_images)
@@ -103,13 +107,15 @@ class PublishedShape(Dataset):
 class PublishedLoop:
     """Forward, backward and step over a DataLoader with the default collate."""
 
-    def __init__(self, data: PublishedShape, config: FitConfig, text_dim: int, vision_dim: int, workers: int) -> None:
+    def __init__(
+        self, data: PublishedShape, config: TrainOptions, text_dim: int, vision_dim: int, workers: int
+    ) -> None:
         self.loader = DataLoader(data, batch_size=config.batch_size, shuffle=True, num_workers=workers, drop_last=True)
         self.aligner = Aligner(config, text_dim, vision_dim)
         self.optimizer = make_optimizer(self.aligner, config)
 
     def steps_per_second(self, steps: int) -> float:
-        """Of at most one epoch; what starting the workers takes is not counted."""
+        """Over at most one epoch. Starting the workers is not measured."""
         started, done = 0.0, -1
         for batch in self.loader:
             if done < 0:
@@ -125,20 +131,20 @@ class PublishedLoop:
 
 
 def measure(options: argparse.Namespace) -> dict:
-    """All loops in turns; figures as they are printed."""
+    """Measure all loops in turns."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         store = random_store(
-            folder, options.pictures, options.shards, options.heads, options.vision_dim, options.text_dim
+            folder, options.images, options.shards, options.heads, options.vision_dim, options.text_dim
         )
-        config = FitConfig(strategy=options.strategy, batch_size=options.batch)
+        config = TrainOptions(strategy=options.strategy, batch_size=options.batch)
         bare = BareLoop(store, config)
         data = PublishedShape(store)
         published = {
             workers: PublishedLoop(data, config, options.text_dim, options.vision_dim, workers) for workers in (0, 2)
         }
         bare.steps_per_second(20)
-        rates: dict[str, list[tuple[float, float]]] = {}  # name -> (bare around it, its own), one a turn
+        rates: dict[str, list[tuple[float, float]]] = {}  # name -> (bare loop around it, its own) per turn
         before = bare.steps_per_second(options.steps // 2)
 
         def note(name: str, own: float) -> None:
@@ -154,12 +160,12 @@ def measure(options: argparse.Namespace) -> dict:
     return figures_of(rates, options)
 
 
-def our_rate(store: FeatureStore, config: FitConfig, out: Path, turn: int, steps: int) -> float:
-    """Steps a second of the next so many steps of a run."""
+def our_rate(store: FeatureStore, config: TrainOptions, out: Path, turn: int, steps: int) -> float:
+    """Steps per second of the next steps of a run."""
     clock: list[float] = []
     partial = config.model_copy(update={"max_steps": turn * steps, "log_every": 50})
-    fit(store, partial, out, device="cpu", watch=lambda _: clock.append(time.perf_counter()))
-    return 50 * (len(clock) - 1) / (clock[-1] - clock[0])
+    train(store, partial, out, device="cpu", progress=lambda done, total, note="": clock.append(time.perf_counter()))
+    return 50 * (len(clock) - 2) / (clock[-1] - clock[1])  # the first call reports the steps of earlier turns
 
 
 def figures_of(rates: dict[str, list[tuple[float, float]]], options: argparse.Namespace) -> dict:
@@ -190,21 +196,21 @@ def show(figures: dict) -> None:
         goal = f", goal {100 * GOAL:.0f} %" if name == "training" else ""
         print(f"{title:<28} {figures[f'{name}_steps_per_second']:7.1f} steps/s   {100 * figures[f'{name}_ratio']:.1f} % of "
               f"the bare loop (lowest turn {100 * figures[f'{name}_ratio_lowest_turn']:.1f} %{goal})")  # fmt: skip
-    print(f"COCO 2014: {COCO_IMAGES:,} pictures, {COCO_CAPTIONS:,} captions, {EPOCHS} epochs = "
-          f"{figures['coco_2014_steps']:,} steps: {figures['coco_2014_hours']} hours at the training loop's rate")  # fmt: skip
+    print(f"COCO 2014: {COCO_IMAGES:,} images, {COCO_CAPTIONS:,} captions, {EPOCHS} epochs = "
+          f"{figures['coco_2014_steps']:,} steps: {figures['coco_2014_hours']} hours at the rate of training")  # fmt: skip
     print(figures["machine"])
 
 
 def make_parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("--pictures", type=int, default=8000)
+    found.add_argument("--images", type=int, default=8000)
     found.add_argument("--shards", type=int, default=8)
     found.add_argument("--heads", type=int, default=12)
     found.add_argument("--vision-dim", type=int, default=768)
     found.add_argument("--text-dim", type=int, default=512)
     found.add_argument("--batch", type=int, default=128)
     found.add_argument("--strategy", default="max")
-    found.add_argument("--steps", type=int, default=300, help="steps a turn, at least 100")
+    found.add_argument("--steps", type=int, default=300, help="steps per turn, at least 100")
     found.add_argument("--turns", type=int, default=7)
     found.add_argument("--threads", type=int, default=2)
     found.add_argument("--json", action="store_true")

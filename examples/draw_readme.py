@@ -1,11 +1,11 @@
-"""Draw the README's picture: two demo scenes, what micro says with English words, Chinese words, and objects only.
+"""Draw the README's image: four demo scenes, segmented by micro with English words, Chinese words, and objects only.
 
 python examples/draw_readme.py
 """
 
 from pathlib import Path
 
-from demo import CHINESE, ENGLISH, OBJECTS, PICTURES
+from demo import CHINESE, ENGLISH, IMAGES, OBJECTS
 from PIL import Image
 
 from talk2dino import Segmenter
@@ -16,11 +16,11 @@ tiles = []
 for name, prompts, options in (
     ("beach", ENGLISH, {}), ("harbour", CHINESE, {}), ("garden", ENGLISH, {}), ("dunes", OBJECTS, {"background": True}),
 ):  # fmt: skip
-    picture = Image.open(PICTURES / f"{name}.png")
-    result = segmenter.segment(picture, prompts, refine=True, **options)
+    image = Image.open(IMAGES / f"{name}.png")
+    result = segmenter.segment(image, prompts, refine=True, **options)
     tiles += [
-        (name, picture),
-        ("16 prompts" if len(prompts) == 16 else "8 prompts and a background", result.overlay(picture)),
+        (name, image),
+        ("16 prompts" if len(prompts) == 16 else "8 prompts and a background", result.overlay(image)),
     ]
 grid = draw_grid(tiles, columns=4)
 grid.thumbnail((1600, 1600))

@@ -4,9 +4,9 @@
     python recipes/font.py --source /usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc
 
 Writes src/talk2dino/assets/fonts/talk2dino-sans.otf: Latin-1, basic Greek and Cyrillic, common punctuation and arrows,
-kana, and the 6,763 Chinese characters of GB 2312; of further ranges that are asked for (Latin Extended-A), what the
-source has. Its licence (SIL Open Font License 1.1) asks that a changed font keeps the licence and drops reserved names:
-the subset is therefore called "Talk2DINO Sans", and OFL.txt lies beside it.
+kana, the 6,763 Chinese characters of GB 2312, and as much of Latin Extended-A as the source has. The font's licence (SIL
+Open Font License 1.1) requires that a modified font keeps the licence and drops reserved names: the subset is therefore
+called "Talk2DINO Sans", and OFL.txt is stored beside it.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ RANGES = (
 
 
 def characters() -> set[int]:
-    """Code points to keep; Chinese characters are rows 16 to 87 of GB 2312's code table."""
+    """The code points to keep. Chinese characters are rows 16 to 87 of GB 2312's code table."""
     kept = {point for first, last in RANGES for point in range(first, last + 1)}
     for row in range(16, 88):
         for cell in range(1, 95):
             try:
                 kept.add(ord(bytes((0xA0 + row, 0xA0 + cell)).decode("gb2312")))
-            except UnicodeDecodeError:  # some rows are not full
+            except UnicodeDecodeError:  # not every row is full
                 continue
     return kept
 
 
 def rename(font: TTFont) -> None:
-    """Drop the source's names; keep copyright, licence and licence address."""
+    """Replace the source's names; keep copyright, licence and the address of the licence."""
     names = {1: FAMILY, 2: "Regular", 3: f"{FAMILY} Regular subset", 4: FAMILY, 6: FAMILY.replace(" ", "") + "-Regular"}
     table = font["name"]
     for record in list(table.names):
@@ -55,7 +55,7 @@ def rename(font: TTFont) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, required=True, help="NotoSansCJK-Regular.ttc")
-    parser.add_argument("--face", default="Noto Sans CJK SC", help="family inside the collection")
+    parser.add_argument("--face", default="Noto Sans CJK SC", help="family name within the collection")
     parser.add_argument("--out", type=Path, default=Path("src/talk2dino/assets/fonts/talk2dino-sans.otf"))
     chosen = parser.parse_args()
 

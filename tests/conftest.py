@@ -19,7 +19,7 @@ DATA = Path(__file__).parent / "data"
 @pytest.fixture(scope="session")
 def reference():
     """(tensors, outputs) of a golden checkpoint: what the published code gives for it."""
-    from talk2dino.models.checkpoint import read_tensors
+    from talk2dino.models.weights import read_tensors
 
     def load(name: str):
         outputs = np.load(DATA / "reference" / f"{name}_outputs.npz")
@@ -30,13 +30,7 @@ def reference():
 
 @pytest.fixture(scope="session")
 def protocol_resize():
-    """The published evaluation's resize: bilinear on uint8 without antialiasing, rounded with halves upwards."""
+    """The published evaluation's resize, written out: OpenCV's bilinear on uint8."""
+    from opencv import opencv_resize
 
-    import torch
-
-    def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].double()
-        resized = torch.nn.functional.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=False)
-        return torch.floor(resized[0] + 0.500001).permute(1, 2, 0).to(torch.uint8).numpy()
-
-    return resize
+    return opencv_resize

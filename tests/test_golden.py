@@ -7,11 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from talk2dino.models.checkpoint import below, clip_text_from_published, vision_from_published
+from talk2dino.models.checkpoint import clip_text_from_original, vision_from_original
 from talk2dino.models.preprocess import normalise
-from talk2dino.models.projection import from_published
+from talk2dino.models.projection import from_original
 from talk2dino.models.text import TextEncoder
 from talk2dino.models.tokenizer import TextTokenizer
+from talk2dino.models.weights import below
 from talk2dino.stages.background import clean_background
 from talk2dino.stages.similarity import cosine_similarity
 
@@ -29,7 +30,7 @@ def close(actual: torch.Tensor, expected: np.ndarray, tolerance: float = 1e-4) -
 
 
 def encode(tensors, outputs):
-    vision = vision_from_published(below(tensors, "model."))
+    vision = vision_from_original(below(tensors, "model."))
     pixels = torch.from_numpy(outputs["image_rgb"])[None]
     return vision(normalise(pixels))
 
@@ -44,11 +45,11 @@ def test_vision(golden):
 
 def test_text(golden):
     name, tensors, outputs = golden
-    text = TextEncoder(clip_text_from_published(below(tensors, "clip_model."), heads=2), TextTokenizer.clip())
+    text = TextEncoder(clip_text_from_original(below(tensors, "clip_model."), heads=2), TextTokenizer.clip())
     for tokens, word in zip(outputs["text_tokens"], CLASSES[name], strict=True):
         assert np.array_equal(text.tokenize([t.format(word) for t in text.templates]).numpy(), tokens)
     close(text.embed([text.templates[0].format(word) for word in CLASSES[name]]), outputs["clip_text_embedding"])
-    projection = from_published(below(tensors, "proj."))
+    projection = from_original(below(tensors, "proj."))
     embedded = F.normalize(projection(text.embed_classes([[word] for word in CLASSES[name]])), dim=-1, eps=1e-6)
     close(embedded, outputs["class_embedding"])
 

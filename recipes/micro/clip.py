@@ -1,8 +1,8 @@
-"""Step 3 of the embedded model: a byte-pair tokenizer for English and Chinese, and a small CLIP on picture-caption pairs.
+"""Step 3 of the embedded model: a byte-pair tokenizer for English and Chinese, and a small CLIP on image-caption pairs.
 
     python recipes/micro/clip.py --work build/micro --steps 1500
 
-Both towers are transformers' CLIP. Can be stopped at any time; the next call goes on from clip.pt.
+Both towers are transformers' CLIP. The run can be stopped at any time; the next call resumes it from clip.pt.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import CLIPConfig, CLIPModel
 
-from talk2dino.world.captions import all_caption_words
+from talk2dino.io.atomic import atomic_path
+from talk2dino.world import all_caption_words
 
 CONTEXT = 32
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
@@ -27,7 +28,7 @@ STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
 
 
 def train_tokenizer(captions: list[list[str]], vocabulary: int = 800) -> Tokenizer:
-    """Byte-level BPE like CLIP's: lower case, ``</w>`` ends a word; each Han character stands for itself."""
+    """Byte-level BPE like CLIP's: lower case, ``</w>`` ends a word; each Han character is a word."""
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
@@ -78,9 +79,9 @@ def pixels(images: np.ndarray) -> torch.Tensor:
 
 def embed(model: CLIPModel, images: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     with torch.autocast("cpu", torch.bfloat16):
-        picture = model.visual_projection(model.vision_model(pixel_values=images).pooler_output)
+        image = model.visual_projection(model.vision_model(pixel_values=images).pooler_output)
         sentence = model.text_projection(model.text_model(input_ids=tokens).pooler_output)
-    return F.normalize(picture.float(), dim=-1), F.normalize(sentence.float(), dim=-1)
+    return F.normalize(image.float(), dim=-1), F.normalize(sentence.float(), dim=-1)
 
 
 def main() -> None:
@@ -100,7 +101,7 @@ def main() -> None:
     if not tokenizer_file.exists():
         train_tokenizer(captions).save(str(tokenizer_file))
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    held = 300  # the last scenes tell recall
+    held = 300  # the last scenes measure recall
     usable = len(images) - held
 
     model = build(tokenizer)
@@ -119,8 +120,8 @@ def main() -> None:
             group["lr"] = rate
         index = np.sort(rng.choice(usable, options.batch, replace=False))
         lines = [captions[i][int(rng.integers(len(captions[i])))] for i in index]
-        picture, sentence = embed(model, pixels(images[index]), encode(tokenizer, lines))
-        logits = model.logit_scale.exp().clamp(max=100) * picture @ sentence.T
+        image, sentence = embed(model, pixels(images[index]), encode(tokenizer, lines))
+        logits = model.logit_scale.exp().clamp(max=100) * image @ sentence.T
         target = torch.arange(options.batch)
         loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         optimizer.zero_grad(set_to_none=True)
@@ -134,16 +135,14 @@ def main() -> None:
             )
         if (step + 1) % 100 == 0 or step + 1 == options.steps:
             with torch.no_grad():
-                picture, sentence = embed(
+                image, sentence = embed(
                     model, pixels(images[usable:]), encode(tokenizer, [c[0] for c in captions[usable:]])
                 )
-                recall = (sentence @ picture.T).argmax(1).eq(torch.arange(held)).float().mean().item()
+                recall = (sentence @ image.T).argmax(1).eq(torch.arange(held)).float().mean().item()
             print(f"step {step + 1} recall@1 of {held}: {recall:.3f}", flush=True)
-            torch.save(
-                {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1},
-                checkpoint.with_suffix(".tmp"),
-            )
-            checkpoint.with_suffix(".tmp").replace(checkpoint)
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+            with atomic_path(checkpoint) as temporary:
+                torch.save(state, temporary)
             model.save_pretrained(options.work / "clip")
 
 

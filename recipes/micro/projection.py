@@ -2,8 +2,8 @@
 
     python recipes/micro/projection.py --work build/micro --strategy pairwise-max
 
-Reads the two frozen towers; sees captions, never masks. The background threshold is the one value that is tuned with
-masks, on 150 validation scenes (seeds 5,000,000 and up) that neither training nor the test uses.
+Reads the two frozen towers and trains on captions, never on masks. Only the background threshold is tuned with masks, on
+150 validation scenes (seeds from 5,000,000) that neither training nor the test uses.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from talk2dino.features.store import FeatureStore
 from talk2dino.models.preprocess import normalise, resize_image, to_pixels
 from talk2dino.models.projection import load_projection
 from talk2dino.stages.heads import pooled_features
-from talk2dino.training.fit import fit
-from talk2dino.training.options import FitConfig
+from talk2dino.training.fit import train
+from talk2dino.training.options import TrainOptions
 from talk2dino.world import BACKGROUNDS, CLASS_NAMES, OBJECTS, render, sample_scene
 
 VALIDATION_SEEDS = range(5_000_000, 5_000_150)
@@ -49,7 +49,7 @@ def extract(parts, work: Path, count: int, size: int) -> FeatureStore:
 
 
 def tune_threshold(segmenter: Segmenter) -> tuple[float, float]:
-    """(threshold, mIoU) that is best when only the objects are named and everything else is background."""
+    """The best (threshold, mIoU) when only objects are prompts and everything else is background."""
     names = ["background", *CLASS_NAMES[len(BACKGROUNDS) :]]
     objects = [concept.name for concept in OBJECTS]
     grid = np.round(np.arange(0.50, 0.70, 0.005), 3)
@@ -73,26 +73,23 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=12000)
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--out", default="projection", help="folder below --work for this psi")
+    parser.add_argument("--out", default="projection", help="folder of this psi below --work")
     options = parser.parse_args()
 
     started = time.time()
     parts = load_towers(options.work)
     store = extract(parts, options.work, options.count, options.size)
     print(f"features of {options.count} scenes: {time.time() - started:.0f} s", flush=True)
-    config = FitConfig.build(
+    config = TrainOptions(
         strategy=options.strategy, optimizer="adam", lr=1e-3, schedule="cosine", batch_size=128, max_steps=options.steps,
     )  # fmt: skip
-    result = fit(store, config, options.work / options.out, device="cpu")
+    result = train(store, config, options.work / options.out, device="cpu")
     print(f"psi: {result.steps} steps, {result.metrics}", flush=True)
     parts.projection = load_projection(options.work / options.out)
     threshold, miou = tune_threshold(Segmenter(parts, device="cpu", dtype="float32"))
     print(f"background threshold {threshold} (objects and background on validation scenes: {100 * miou:.1f} mIoU)")
-    settings = {
-        "threshold": threshold,
-        "size": options.size,
-        "source": {"embedded": "recipes/micro", "psi": options.strategy},
-    }
+    source = {"embedded": "recipes/micro", "psi": options.strategy}
+    settings = {"threshold": threshold, "size": options.size, "source": source}
     (options.work / "settings.json").write_text(json.dumps(settings))
 
 

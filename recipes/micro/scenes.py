@@ -3,7 +3,7 @@
     python recipes/micro/scenes.py --work build/micro --count 16000
 
 Writes images.npy (N, 96, 96, 3) uint8, labels.npy and regions.npy (N, 96, 96) uint8 and captions.json (N lists).
-Labels and regions are for measuring alone: nothing that trains reads them.
+Labels and regions are only for measuring: training does not read them.
 """
 
 from __future__ import annotations

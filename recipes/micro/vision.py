@@ -1,16 +1,16 @@
-"""Step 2 of the embedded model: train its DINO-like vision transformer on pictures alone.
+"""Step 2 of the embedded model: train its DINO-like vision transformer, on images only.
 
     python recipes/micro/vision.py --work build/micro --steps 2550
 
-No captions, labels or masks are read. Four losses over two global and two local crops of every picture:
+No captions, labels or masks are read. Four losses over two global and two local crops of every image:
 - DINO: the student's CLS of every crop predicts the teacher's prototype assignment of the other global crop;
 - iBOT: the student's masked patches predict the teacher's assignments of the same patches;
 - words: a linear head predicts each patch's visual word, a k-means cell of local orientation and colour statistics;
-- agreement: patches of the two global crops that show the same place have the same features (VICRegL's local loss in
-  its simplest form, a cosine to the teacher).
-In the last ``--recolour-steps`` steps the student sees half of its crops with any hue or in grey while the teacher sees
-them as they are, and agrees with it patch by patch: what a thing is should not hang on its colour.
-Can be stopped at any time; the next call goes on from vision.pt.
+- agreement: patches of the two global crops that show the same place get the same features (the simplest form of
+  VICRegL's local loss, a cosine to the teacher).
+In the last ``--recolour-steps`` steps, the student sees most of its crops with any hue or in grey, the teacher sees them
+unchanged, and their patches must agree: classes should not depend on colour.
+The run can be stopped at any time; the next call resumes it from vision.pt.
 """
 
 from __future__ import annotations
@@ -20,80 +20,29 @@ import copy
 import math
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+from visual_words import WORDS, visual_words
+
+from talk2dino.io.atomic import atomic_path
 
 PATCH = 8
 GLOBAL, LOCAL = 64, 32
-WORDS, PROTOTYPES, PATCH_PROTOTYPES = 256, 128, 256
+PROTOTYPES, PATCH_PROTOTYPES = 128, 256
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
-
-
-# --- visual words ------------------------------------------------------------------------------------------------
-
-
-def describe(images: Tensor) -> Tensor:
-    """Local statistics of (B, 3, 96, 96) pictures in 0..1 on a grid of 4 px: (B, 24, 24, F)."""
-    grey = images.mean(1, keepdim=True)
-    sobel = torch.tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]]).view(1, 1, 3, 3) / 4
-    maps = []
-    for scale in (1, 2, 4):
-        level = F.avg_pool2d(grey, scale, 1, padding=scale // 2)[..., :96, :96] if scale > 1 else grey
-        level = F.pad(level, (scale,) * 4, mode="replicate")
-        dx = F.conv2d(level, sobel, dilation=scale)
-        dy = F.conv2d(level, sobel.transpose(2, 3), dilation=scale)
-        strength, angle = torch.sqrt(dx**2 + dy**2 + 1e-8), torch.atan2(dy, dx) * 2
-        maps += [strength * (0.5 + 0.5 * torch.cos(angle - k * math.pi / 2)) ** 2 for k in range(4)]
-    texture = torch.cat(maps, 1)
-
-    def window(values: Tensor) -> Tensor:
-        return F.avg_pool2d(F.pad(values, (6,) * 4, mode="replicate"), 12, 4)[..., :24, :24]
-
-    energy = torch.log(window(texture) + 0.01)
-    colour = window(images)
-    spread = torch.sqrt((window(images**2) - colour**2).clamp_min(1e-6))
-    return torch.cat([energy, colour * 4, spread * 4], 1).permute(0, 2, 3, 1)
-
-
-def k_means(samples: Tensor, k: int, rounds: int = 25, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    centres = samples[torch.randperm(len(samples), generator=generator)[:k]].clone()
-    for _ in range(rounds):
-        nearest = torch.cat([torch.cdist(part, centres).argmin(1) for part in samples.split(20000)])
-        sums = torch.zeros_like(centres).index_add_(0, nearest, samples)
-        counts = torch.bincount(nearest, minlength=k).float()
-        empty = counts == 0
-        centres = torch.where(empty[:, None], centres, sums / counts.clamp_min(1)[:, None])
-        if empty.any():
-            centres[empty] = samples[torch.randint(len(samples), (int(empty.sum()),), generator=generator)]
-    return centres
-
-
-def visual_words(images: np.ndarray) -> np.ndarray:
-    """(N, 24, 24) uint8: the visual word of each 4 px cell."""
-    grids = []
-    for start in range(0, len(images), 250):
-        part = torch.from_numpy(images[start : start + 250]).permute(0, 3, 1, 2).float() / 255
-        grids.append(describe(part).half())
-    features = torch.cat(grids)
-    flat = features.view(-1, features.shape[-1])
-    sample = flat[torch.randperm(len(flat), generator=torch.Generator().manual_seed(1))[:120_000]].float()
-    mean, std = sample.mean(0), sample.std(0)
-    centres = k_means((sample - mean) / std, WORDS)
-    words = [torch.cdist((part.float() - mean) / std, centres).argmin(1).byte() for part in flat.split(50_000)]
-    return torch.cat(words).view(features.shape[:3]).numpy()
 
 
 # --- crops ---------------------------------------------------------------------------------------------------------
 
 
 def crop(images: Tensor, side: Tensor, cx: Tensor, cy: Tensor, flip: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Square crops by bilinear sampling; returns them and their sampling grid in the picture's -1..1 coordinates."""
+    """Square crops by bilinear sampling; returns them and their sampling grid in the image's -1..1 coordinates."""
     axis = (torch.arange(size) + 0.5) / size * 2 - 1
     gy, gx = torch.meshgrid(axis, axis, indexing="ij")
     sign = torch.where(flip, -1.0, 1.0)[:, None, None]
@@ -111,9 +60,9 @@ def random_crop(images: Tensor, low: float, high: float, size: int) -> tuple[Ten
 
 
 def jitter(images: Tensor, recoloured: Tensor | None = None) -> Tensor:
-    """Brightness, contrast, saturation, hue, a little noise; a tenth of the crops turns grey.
+    """Change brightness, contrast, saturation and hue, and add a little noise; a tenth of the crops becomes grey.
 
-    ``recoloured`` (B,) bool: crops that get any hue, and of which a third turns grey.
+    ``recoloured`` (B,) bool: crops that get any hue, and of which a third becomes grey.
     """
     count = len(images)
     if recoloured is None:
@@ -152,7 +101,7 @@ def backbone() -> Dinov2WithRegistersModel:
 
 
 class Heads(nn.Module):
-    """Projection heads that are thrown away after training."""
+    """Projection heads, which are only used in training."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -191,19 +140,96 @@ def cross_entropy(logits: Tensor, target: Tensor, temperature: float = 0.1) -> T
     return -(target * F.log_softmax(logits / temperature, -1)).sum(-1).mean()
 
 
+# --- losses ----------------------------------------------------------------------------------------------------------
+
+
+class Views(NamedTuple):
+    """Crops of B images.
+
+    Attributes:
+        crops, local: (2B, 3, h, w) global and local crops in 0..1, before colours are changed.
+        centres: (2B, 8, 8, 2) patch centres of the global crops in the image's -1..1 coordinates.
+        words: (2B, P) visual word of each patch. masked: (2B, P) patches that the student does not see.
+    """
+
+    crops: Tensor
+    local: Tensor
+    centres: Tensor
+    words: Tensor
+    masked: Tensor
+
+
+def sample_views(images: Tensor, words: Tensor) -> Views:
+    """Crops of (B, 3, 96, 96) images in 0..1 with (B, 1, 24, 24) visual words."""
+    count, tokens = 2 * len(images), (GLOBAL // PATCH) ** 2
+    a, grid_a = random_crop(images, 40, 84, GLOBAL)
+    b, grid_b = random_crop(images, 40, 84, GLOBAL)
+    local = torch.cat([random_crop(images, 20, 40, LOCAL)[0] for _ in range(2)])
+    centres = torch.cat([grid_a, grid_b])[:, PATCH // 2 :: PATCH, PATCH // 2 :: PATCH]
+    targets = F.grid_sample(torch.cat([words, words]), centres, mode="nearest", align_corners=False)
+    masked = torch.rand(count, tokens) < torch.empty(count, 1).uniform_(0.1, 0.5)
+    masked &= torch.rand(count, 1) < 0.5
+    return Views(torch.cat([a, b]), local, centres, targets.view(count, tokens).long(), masked)
+
+
+def losses(
+    views: Views, student: nn.Module, teacher: nn.Module, heads: Heads, teacher_heads: Heads, *, recolour: bool, fresh: bool
+) -> dict[str, Tensor]:  # fmt: skip
+    """The weighted losses by name; ``fresh``: the student's global crops get colours other than the teacher's."""
+    count, masked = len(views.crops), views.masked
+    pixels = jitter(views.crops)
+    with torch.no_grad():
+        teacher_cls, teacher_patches = forward(teacher, pixels)
+        cls_target = torch.cat([sinkhorn(teacher_heads.cls_logits(part), 0.03) for part in teacher_cls.chunk(2)])
+        patch_target = sinkhorn(teacher_heads.patch_logits(teacher_patches[masked]), 0.04)
+    recoloured = torch.rand(count) < (0.6 if recolour else 0.0)
+    cls, patches = forward(student, jitter(views.crops, recoloured) if fresh else pixels, masked)
+    local_cls, _ = forward(student, jitter(views.local))
+
+    swapped = cls_target.roll(count // 2, 0)
+    dino = cross_entropy(heads.cls_logits(cls), swapped)
+    dino = dino + cross_entropy(heads.cls_logits(local_cls), cls_target)
+    dino = (dino + cross_entropy(heads.cls_logits(local_cls), swapped)) / 3
+    ibot = cross_entropy(heads.patch_logits(patches[masked]), patch_target)
+    logits = heads.words(patches)
+    true_colours = ~recoloured[:, None]  # visual words depend on colour
+    seen, hidden = ~masked & true_colours, masked & true_colours
+    words = F.cross_entropy(logits[seen], views.words[seen])
+    words = words + 0.5 * F.cross_entropy(logits[hidden], views.words[hidden])
+    agree = agreement(patches, teacher_patches, views.centres)
+    found = {"dino": dino, "ibot": ibot, "words": (0.3 if recolour else 1.0) * words, "agree": 0.5 * agree}
+    if recolour:
+        same_place = 1 - F.cosine_similarity(patches, teacher_patches, dim=-1)
+        found["recolour"] = 3.0 * same_place[~masked].mean()
+    return found
+
+
+def agreement(patches: Tensor, teacher_patches: Tensor, centres: Tensor) -> Tensor:
+    """1 - cosine of the first crop's patches to the teacher's nearest patch of the other crop, where less than a patch away."""
+    half = len(patches) // 2
+    gap = torch.cdist(centres[:half].flatten(1, 2), centres[half:].flatten(1, 2))
+    distance, partner = gap.min(2)
+    other = teacher_patches[half:].gather(1, partner[..., None].expand(-1, -1, patches.shape[-1]))
+    return (1 - F.cosine_similarity(patches[:half], other, dim=-1))[distance < 0.09].mean()
+
+
 # --- one run ---------------------------------------------------------------------------------------------------------
 
 
-def main() -> None:
+def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("build/micro"))
     parser.add_argument("--steps", type=int, default=2550)
-    parser.add_argument("--recolour-steps", type=int, default=350, help="of --steps, the last so many")
+    parser.add_argument("--recolour-steps", type=int, default=350, help="the last steps of --steps")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--save-every", type=int, default=100)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse_options()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
 
@@ -214,94 +240,46 @@ def main() -> None:
     all_words = torch.from_numpy(np.load(words_file))
 
     student, teacher = backbone(), backbone()
-    student_heads, teacher_heads = Heads(192), Heads(192)
+    heads, teacher_heads = Heads(192), Heads(192)
     teacher.load_state_dict(student.state_dict())
-    teacher_heads.load_state_dict(student_heads.state_dict())
-    online = list(student.parameters()) + list(student_heads.parameters())
+    teacher_heads.load_state_dict(heads.state_dict())
+    online = list(student.parameters()) + list(heads.parameters())
     average = list(teacher.parameters()) + list(teacher_heads.parameters())
-    for parameter in average:
-        parameter.requires_grad_(False)
-    decay = [p for p in online if p.ndim > 1]
-    plain = [p for p in online if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": 0.04}, {"params": plain, "weight_decay": 0.0}],
-        lr=options.lr,
-        betas=(0.9, 0.98),
-    )
+    nn.ModuleList([teacher, teacher_heads]).requires_grad_(False)
+    groups = [
+        {"params": [p for p in online if (p.ndim > 1) is decay], "weight_decay": 0.04 * decay}
+        for decay in (True, False)
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98))
+    saved = {
+        "student": student, "teacher": teacher, "optimizer": optimizer, "student_heads": heads,
+        "teacher_heads": teacher_heads,
+    }  # fmt: skip
     first, checkpoint = 0, options.work / "vision.pt"
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
-        for module, name in (
-            (student, "student"),
-            (teacher, "teacher"),
-            (student_heads, "student_heads"),
-            (teacher_heads, "teacher_heads"),
-        ):
+        for name, module in saved.items():
             module.load_state_dict(state[name])
-        optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
 
-    started, tokens = time.time(), (GLOBAL // PATCH) ** 2
+    started, main_steps = time.time(), options.steps - options.recolour_steps
     for step in range(first, options.steps):
-        generator = np.random.default_rng([7, step])
         torch.manual_seed(step)
-        main_steps = options.steps - options.recolour_steps
         recolour = step >= main_steps
         progress = (step - main_steps) / options.recolour_steps if recolour else step / main_steps
-        rate = (
-            (0.4 if recolour else 1.0)
-            * options.lr
-            * (min(1, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * progress)) + 0.005)
-        )
+        rate = min(1, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * progress)) + 0.005
+        rate *= (0.4 if recolour else 1.0) * options.lr
         for group in optimizer.param_groups:
             group["lr"] = rate
 
-        index = np.sort(generator.choice(len(all_images), options.batch, replace=False))
+        index = np.sort(np.random.default_rng([7, step]).choice(len(all_images), options.batch, replace=False))
         images = torch.from_numpy(all_images[index]).permute(0, 3, 1, 2).float() / 255
-        words = all_words[index].float().unsqueeze(1)
-        a, grid_a = random_crop(images, 40, 84, GLOBAL)
-        b, grid_b = random_crop(images, 40, 84, GLOBAL)
-        local = torch.cat([random_crop(images, 20, 40, LOCAL)[0] for _ in range(2)])
-        both = torch.cat([a, b])
-        centre = torch.cat([grid_a, grid_b])[:, PATCH // 2 :: PATCH, PATCH // 2 :: PATCH]  # (2B, 8, 8, 2)
-        target_words = F.grid_sample(torch.cat([words, words]), centre, mode="nearest", align_corners=False)
-        target_words = target_words.view(2 * options.batch, tokens).long()
-        masked = torch.rand(2 * options.batch, tokens) < torch.empty(2 * options.batch, 1).uniform_(0.1, 0.5)
-        masked &= torch.rand(2 * options.batch, 1) < 0.5
-
-        global_pixels = jitter(both)
-        with torch.no_grad():
-            teacher_cls, teacher_patches = forward(teacher, global_pixels)
-            cls_target = torch.cat([sinkhorn(teacher_heads.cls_logits(part), 0.03) for part in teacher_cls.chunk(2)])
-            patch_target = sinkhorn(teacher_heads.patch_logits(teacher_patches[masked]), 0.04)
-        recoloured = torch.rand(2 * options.batch) < (0.6 if recolour else 0.0)
+        views = sample_views(images, all_words[index].float().unsqueeze(1))
         fresh = recolour or step % 2 == 0
-        cls, patches = forward(student, jitter(both, recoloured) if fresh else global_pixels, masked)
-        local_cls, _ = forward(student, jitter(local))
-
-        swapped = cls_target.roll(options.batch, 0)
-        loss_dino = cross_entropy(student_heads.cls_logits(cls), swapped)
-        loss_dino = loss_dino + cross_entropy(student_heads.cls_logits(local_cls), cls_target)
-        loss_dino = (loss_dino + cross_entropy(student_heads.cls_logits(local_cls), swapped)) / 3
-        loss_ibot = cross_entropy(student_heads.patch_logits(patches[masked]), patch_target)
-        logits = student_heads.words(patches)
-        true_colours = ~recoloured[:, None]  # words tell colours apart
-        plain_patches, masked_patches = ~masked & true_colours, masked & true_colours
-        loss_words = F.cross_entropy(logits[plain_patches], target_words[plain_patches])
-        loss_words = loss_words + 0.5 * F.cross_entropy(logits[masked_patches], target_words[masked_patches])
-        # The same place in the other crop: nearest patch centre, kept when nearer than a patch.
-        gap = torch.cdist(centre[: options.batch].flatten(1, 2), centre[options.batch :].flatten(1, 2))
-        distance, partner = gap.min(2)
-        near = distance < 0.09
-        other = teacher_patches[options.batch :].gather(1, partner[..., None].expand(-1, -1, 192))
-        loss_agree = (1 - F.cosine_similarity(patches[: options.batch], other, dim=-1))[near].mean()
-        loss = loss_dino + loss_ibot + (0.3 if recolour else 1.0) * loss_words + 0.5 * loss_agree
-        if recolour:
-            same_place = 1 - F.cosine_similarity(patches, teacher_patches, dim=-1)
-            loss = loss + 3.0 * same_place[~masked].mean()
+        parts = losses(views, student, teacher, heads, teacher_heads, recolour=recolour, fresh=fresh)
 
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        sum(parts.values(), torch.zeros(())).backward()
         nn.utils.clip_grad_norm_(online, 1.0)
         optimizer.step()
         momentum = 0.98 if recolour else 0.996 - (0.996 - 0.97) * (1 + math.cos(math.pi * min(1, progress * 1.5))) / 2
@@ -309,23 +287,12 @@ def main() -> None:
 
         if step % 20 == 0:
             pace = (time.time() - started) / (step - first + 1)
-            parts = " ".join(
-                f"{name} {value.item():.3f}"
-                for name, value in (
-                    ("dino", loss_dino),
-                    ("ibot", loss_ibot),
-                    ("words", loss_words),
-                    ("agree", loss_agree),
-                )
-            )
-            print(f"step {step} {parts} lr {rate:.2e} {pace:.2f} s/step", flush=True)
+            shown = " ".join(f"{name} {value.item():.3f}" for name, value in parts.items())
+            print(f"step {step} {shown} lr {rate:.2e} {pace:.2f} s/step", flush=True)
         if (step + 1) % options.save_every == 0 or step + 1 == options.steps:
-            state = {
-                "student": student.state_dict(), "teacher": teacher.state_dict(), "optimizer": optimizer.state_dict(),
-                "student_heads": student_heads.state_dict(), "teacher_heads": teacher_heads.state_dict(), "step": step + 1,
-            }  # fmt: skip
-            torch.save(state, checkpoint.with_suffix(".tmp"))
-            checkpoint.with_suffix(".tmp").replace(checkpoint)
+            state = {name: module.state_dict() for name, module in saved.items()} | {"step": step + 1}
+            with atomic_path(checkpoint) as temporary:
+                torch.save(state, temporary)
             copy.deepcopy(teacher).save_pretrained(options.work / "vision")
 
 

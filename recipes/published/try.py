@@ -1,12 +1,12 @@
-"""Run the published-size recipe, word for word, on a small stand-in for everything that it needs.
+"""Run the published recipe unchanged on small stand-ins for everything that it needs.
 
     python recipes/published/try.py                          # all four models, tiny: some minutes
-    python recipes/published/try.py --models dinov2-reg-base --size real --pictures 24
+    python recipes/published/try.py --models dinov2-reg-base --size real --images 26
 
-Makes below --out: COCO 2014 in its true layout (drawn scenes as JPEG, five captions each), the eight benchmarks in theirs,
-and a hub cache with the repositories that the recipe names, holding models of the right classes with random weights. Then
-runs recipe.sh, which cannot tell the difference, and looks at what came out. The figures mean nothing; that every command
-works, and what it leaves, does. A second call goes on where the first one stopped, as the recipe itself does.
+Creates in --out: COCO 2014 in its original layout (drawn scenes as JPEG, five captions each), the eight benchmarks in theirs,
+and a hub cache with the repositories named in the recipe, which hold models of the right classes with random weights. Then
+runs recipe.sh and checks its output files. The results are meaningless; the point is that every command works. A second call
+resumes an interrupted one, as the recipe does.
 """
 
 from __future__ import annotations
@@ -25,23 +25,25 @@ import torch
 from PIL import Image
 
 from talk2dino.evaluation.datasets import BENCHMARKS
-from talk2dino.evaluation.miniature import make_miniature
 from talk2dino.io.atomic import atomic_path, write_atomically
 from talk2dino.models.catalog import CATALOG, ModelSpec
 from talk2dino.world import render, sample_scene, write_captions
 
+sys.path.append(str(Path(__file__).parents[2] / "tests" / "helpers"))
+from miniature import make_miniature
+
 RECIPE = Path(__file__).with_name("recipe.sh")
 MODELS = ("dinov2-reg-base", "dinov2-reg-large", "dinov3-base", "dinov3-large")
 REVISION = "0" * 40
-CAPTIONS = 5  # a picture, as in COCO
+CAPTIONS = 5  # per image, as in COCO
 
 
 def make_coco(folder: Path, counts: dict[str, int], height: int = 240) -> None:
     """COCO 2014: annotations/captions_{split}2014.json and {split}2014/COCO_{split}2014_{id:012}.jpg.
 
     Args:
-        counts: split -> number of pictures.
-        height: of landscape pictures, and width of portrait ones; the longer side is 4/3 of it (COCO: 480 and 640).
+        counts: split -> number of images.
+        height: of landscape images, and width of portrait ones, in pixels; the longer side is 4/3 of it (COCO: 480 and 640).
     """
     seed = 0
     for split, count in counts.items():
@@ -68,7 +70,7 @@ def make_coco(folder: Path, counts: dict[str, int], height: int = 240) -> None:
 
 
 def make_vision(spec: ModelSpec, real: bool) -> Any:
-    """The vision model of a catalog row with random weights; tiny, or of its real size."""
+    """The vision model of a catalog entry with random weights, tiny or of its real size."""
     from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel, DINOv3ViTConfig, DINOv3ViTModel
 
     layers = {"base": 12, "large": 24}[spec.name.rpartition("-")[2]] if real else 2
@@ -84,7 +86,7 @@ def make_vision(spec: ModelSpec, real: bool) -> Any:
 
 
 def make_clip(real: bool) -> Any:
-    """CLIP with CLIP's own vocabulary and random weights; tiny, or as ViT-B/16."""
+    """CLIP with its vocabulary and random weights, tiny or of the size of ViT-B/16."""
     from transformers import CLIPConfig, CLIPModel
 
     width, heads, layers = (512, 8, 12) if real else (32, 2, 2)
@@ -106,9 +108,9 @@ def add_to_hub(hub: Path, repository: str, model: Any) -> None:
     write_atomically(place / "refs" / "main", REVISION)
 
 
-def make_everything(out: Path, models: list[str], pictures: int, real: bool) -> dict[str, str]:
-    """Stand-ins for all that the recipe needs; returns the environment to run it in."""
-    make_coco(out / "data" / "coco2014", {"train": pictures, "val": max(4, pictures // 4)})
+def make_everything(out: Path, models: list[str], images: int, real: bool) -> dict[str, str]:
+    """Create stand-ins for everything that the recipe needs; returns the environment to run it in."""
+    make_coco(out / "data" / "coco2014", {"train": images, "val": max(4, images // 4)})
     for name, benchmark in BENCHMARKS.items():
         if benchmark.folders:
             make_miniature(name, out / "data")
@@ -128,27 +130,25 @@ def make_everything(out: Path, models: list[str], pictures: int, real: bool) -> 
         "WORK": str(out / "work"),
         "HF_HOME": str(out / "hub"),
         "HF_HUB_OFFLINE": "1",
-        "TALK2DINO_CACHE": "off",  # random weights are no texts to remember
+        "TALK2DINO_CACHE": "off",  # texts encoded with random weights are not worth caching
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }
 
 
-def look(work: Path, model: str, pictures: int) -> dict[str, Any]:
-    """What the recipe left, checked.
+def check_outputs(work: Path, model: str, images: int) -> dict[str, Any]:
+    """Check the output files of the recipe.
 
     Raises:
-        AssertionError: something is missing or not as it should be.
+        AssertionError: a file is missing or wrong.
     """
     from talk2dino.features.store import FeatureStore
     from talk2dino.models.projection import load_projection
 
     store = FeatureStore.open(work / "features" / model / "train", verify=True)
-    assert (store.num_images, store.num_captions) == (pictures, CAPTIONS * pictures), (
-        "not every picture is in the store"
-    )
+    assert (store.num_images, store.num_captions) == (images, CAPTIONS * images), "images are missing from the store"
     manifest = store.manifests[0]
     made = (manifest.complete, manifest.model["name"], manifest.preprocessing["size"])
-    assert made == (True, model, 448), f"the store was made otherwise: {made}"
+    assert made == (True, model, 448), f"the store was made with other settings: {made}"
     folder = work / "psi" / model
     ours, published = load_projection(folder), load_projection(folder / "projection.pth")
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), published.parameters(), strict=True))
@@ -160,8 +160,8 @@ def look(work: Path, model: str, pictures: int) -> dict[str, Any]:
     }
     expected = {name for name, benchmark in BENCHMARKS.items() if benchmark.folders}
     assert set(found) == expected, f"no results for {sorted(expected - set(found))}"
-    overlays = list((work / "pictures" / model).rglob("*overlay*"))
-    assert len(overlays) == 2, f"{len(overlays)} overlays of 2 pictures"
+    overlays = list((work / "images" / model).rglob("*overlay*"))
+    assert len(overlays) == 2, f"{len(overlays)} overlays of 2 images"
     steps = max(record["step"] for record in records)
     return {"model": model, "steps": steps, "first_loss": losses[0], "last_loss": losses[-1], "benchmarks": len(found)}
 
@@ -169,22 +169,20 @@ def look(work: Path, model: str, pictures: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("build/try-published"))
-    parser.add_argument("--models", default=",".join(MODELS), help="with commas between")
-    parser.add_argument("--size", choices=("tiny", "real"), default="tiny", help="real: as the published models")
-    parser.add_argument(
-        "--pictures", type=int, default=48, help="training pictures, at least 26 (a batch of 128 captions)"
-    )
+    parser.add_argument("--models", default=",".join(MODELS), help="separated by commas")
+    parser.add_argument("--size", choices=("tiny", "real"), default="tiny", help="real: sizes of the published models")
+    parser.add_argument("--images", type=int, default=48, help="training images, at least 26 (a batch of 128 captions)")
     options = parser.parse_args()
     models = options.models.split(",")
     if unknown := [name for name in models if name not in MODELS]:
         parser.error(f"no recipe for {', '.join(unknown)}; there are {', '.join(MODELS)}")
 
     out = options.out.resolve()
-    environment = {**os.environ, **make_everything(out, models, options.pictures, options.size == "real")}
+    environment = {**os.environ, **make_everything(out, models, options.images, options.size == "real")}
     for model in models:
         started = time.time()
         subprocess.run(["sh", str(RECIPE), model], env=environment, check=True)
-        found = look(out / "work", model, options.pictures)
+        found = check_outputs(out / "work", model, options.images)
         print(json.dumps({**found, "seconds": round(time.time() - started)}), flush=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,11 +13,31 @@ from talk2dino.errors import InputError
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def choose_device(device: str | torch.device = "auto") -> torch.device:
-    """A torch device; "auto" takes CUDA, then Apple's MPS, then the CPU.
+def check_device_name(device: str) -> None:
+    """Refuse what cannot be a device on any machine.
 
     Raises:
-        InputError: an unknown device, or one that this machine does not have.
+        InputError: with what is accepted.
+    """
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+        raise InputError(f"unknown device {device!r}; accepted: auto, cpu, cuda, cuda:N, mps")
+
+
+def check_dtype_name(dtype: str) -> None:
+    """Refuse an unknown dtype.
+
+    Raises:
+        InputError: with what is accepted.
+    """
+    if dtype != "auto" and dtype not in DTYPES:
+        raise InputError(f"unknown dtype {dtype!r}; accepted: auto, {', '.join(DTYPES)}")
+
+
+def choose_device(device: str | torch.device = "auto") -> torch.device:
+    """Return a torch device; "auto" is CUDA if there is one, else Apple's MPS, else the CPU.
+
+    Raises:
+        InputError: the device is unknown, or this machine does not have it.
     """
     if isinstance(device, str) and device == "auto":
         if torch.cuda.is_available():
@@ -28,20 +49,20 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
         raise InputError(f"unknown device {device!r}; accepted: auto, cpu, cuda, cuda:N, mps") from None
     if chosen.type == "cuda" and (not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()):
         raise InputError(
-            f"device {device} is not on this machine ({torch.cuda.device_count()} CUDA devices found); use cpu or auto"
+            f"this machine has no device {device} ({torch.cuda.device_count()} CUDA devices found); use cpu or auto"
         )
     if chosen.type == "mps" and not torch.backends.mps.is_available():
-        raise InputError("device mps is not on this machine; use cpu or auto")
+        raise InputError("this machine has no device mps; use cpu or auto")
     if chosen.type not in ("cpu", "cuda", "mps"):
         raise InputError(f"device {device} is not supported; accepted: auto, cpu, cuda, cuda:N, mps")
     return chosen
 
 
 def choose_dtype(dtype: str | torch.dtype, device: torch.device, *, engine: str = "torch") -> torch.dtype:
-    """A torch dtype; "auto" takes bfloat16 where the hardware and the engine compute in it, else float32.
+    """Return a torch dtype; "auto" is bfloat16 if the hardware and the engine compute in it, else float32.
 
     Raises:
-        InputError: an unknown dtype.
+        InputError: the dtype is unknown.
     """
     if isinstance(dtype, torch.dtype):
         if dtype in DTYPES.values():

@@ -12,6 +12,8 @@ from typing import Protocol
 class ProgressCallback(Protocol):
     """What every long function takes as ``progress=``: called after each finished batch.
 
+    A function that resumes an earlier run also calls it once before it begins, with what is finished already.
+
     Args:
         done: items finished so far, those of earlier runs included.
         total: items in all.

@@ -1,25 +1,36 @@
-"""What users may say: a list of names, classes with synonyms, a text file; checked once, here."""
+"""Prompts: a list of names, classes with synonyms, a line of text or a file -> one checked form."""
 
 from __future__ import annotations
 
-import json
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from talk2dino.errors import PromptError
+from talk2dino.errors import InputError, PromptError
+from talk2dino.io.names import SURROGATE, readable
+from talk2dino.io.settings import read_document
 
-#: Longest prompt in characters; CLIP reads 77 tokens at most, so longer ones could not be heard out anyway.
 LONGEST_PROMPT = 500
+"""Characters of a prompt. CLIP reads 77 tokens, so the text model would not see more."""
+
 MOST_PROMPTS = 20_000
 
-Prompts = Sequence[str] | Mapping[str, str | Sequence[str]]
+Prompts = str | Sequence[str] | Mapping[str, str | Sequence[str] | None]
+
+_SEPARATORS = ",，、;；\n"  # between classes, in Latin and Chinese typing
 
 
 @dataclass(frozen=True)
 class PromptList:
-    """names: what labels are called. synonyms: for each name, the texts that are averaged. notes: what was changed."""
+    """Checked prompts.
+
+    Attributes:
+        names: what labels are called.
+        synonyms: for each name, the texts whose embeddings are averaged.
+        notes: what was changed, such as a duplicate that was dropped.
+    """
 
     names: tuple[str, ...]
     synonyms: tuple[tuple[str, ...], ...]
@@ -30,106 +41,136 @@ class PromptList:
 
 
 def read_prompts(prompts: Prompts | PromptList) -> PromptList:
-    """Check prompts and bring them into one form. Duplicates are kept once and noted.
+    """Check prompts and convert them to one form. Duplicates are kept once and noted.
 
     Args:
-        prompts: a list of names, or a mapping from class to one or more synonyms or descriptions. An empty list of
-            synonyms stands for the class name itself.
+        prompts: a list of names; a mapping from each class to its synonyms or descriptions (one text or a list of them;
+            None or an empty list stands for the class name); or one string, which is split at commas as on the command
+            line (:func:`parse_prompts`).
 
     Raises:
-        PromptError: nothing given, a bare string, not text, empty, or longer than 500 characters.
+        PromptError: no prompts, or one that is not text, empty, without a letter or digit, or longer than 500 characters.
     """
     if isinstance(prompts, PromptList):
         return prompts
     if isinstance(prompts, str):
-        raise PromptError(
-            f"prompts must be a list of names or a mapping, got the single string {prompts[:60]!r}; write [{prompts[:20]!r}]"
-        )
+        return parse_prompts(prompts)
     if isinstance(prompts, Mapping):
-        pairs = [
-            (_check(name), tuple(_check(s) for s in ([words] if isinstance(words, str) else words)) or (_check(name),))
-            for name, words in prompts.items()
-        ]
-    elif isinstance(prompts, Iterable):
-        pairs = [(name, (name,)) for name in map(_check, prompts)]
-    else:
-        raise PromptError(f"prompts must be a list of names or a mapping, got {type(prompts).__name__}")
-    if not pairs:
-        raise PromptError("no prompts were given; name at least one class, for example ['sky', 'grass']")
-    if len(pairs) > MOST_PROMPTS:
-        raise PromptError(f"{len(pairs)} prompts were given; at most {MOST_PROMPTS} are accepted")
+        return _collect((name, _synonyms(name, words)) for name, words in prompts.items())
+    if isinstance(prompts, Iterable) and not isinstance(prompts, bytes):
+        return _collect((name, ()) for name in prompts)
+    raise PromptError(f"prompts must be a list of names or a mapping, got {type(prompts).__name__}")
+
+
+def parse_prompts(text: str) -> PromptList:
+    """Read prompts from one string: ``"sky, grass, car=red car|automobile"``; Chinese commas and semicolons work too.
+
+    A backslash keeps a comma: ``"salt\\, pepper"``. Comments (``# ...``) belong in prompt files and are refused here.
+
+    Raises:
+        PromptError: as :func:`read_prompts`; also ``|`` without ``NAME=`` before it, or a comment.
+    """
+    entries = re.split(rf"(?<!\\)[{_SEPARATORS}]", text)
+    entries = [re.sub(rf"\\([{_SEPARATORS}])", r"\1", entry).strip() for entry in entries]
+    for entry in entries:
+        if re.search(r"(^|\s)#", entry):
+            raise PromptError(
+                f"the prompt {entry[:60]!r} contains a comment; only prompt files may: remove it from '#' on"
+            )
+    return _collect(_name_and_synonyms(entry) for entry in entries if entry)
+
+
+def read_prompt_file(path: str | Path) -> PromptList:
+    """Read prompts from a file: .json or .yaml (a list, or class -> synonyms), or text with one class per line.
+
+    In a text file, ``car = red car | automobile`` gives synonyms, and ``#`` at the start of a line or after a space
+    starts a comment.
+
+    Raises:
+        PromptError: no such file, not UTF-8 text, or no valid prompts in it; the message names the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise PromptError(f"no prompt file at {readable(path)}")
+    try:
+        if path.suffix.lower() in (".json", ".yaml", ".yml"):
+            values = read_document(path, "prompt file")
+            if not isinstance(values, list | dict):
+                raise PromptError("expected a list of names, or a mapping from each class to its synonyms")
+            return read_prompts(values)
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        classes = [re.sub(r"(^|\s)#.*", "", line).strip() for line in lines]
+        found = _collect(_name_and_synonyms(line) for line in classes if line)
+    except (UnicodeDecodeError, OSError) as error:
+        raise PromptError(f"cannot read the prompt file {readable(path)} as UTF-8 text: {error}") from None
+    except PromptError as error:
+        raise PromptError(f"prompt file {readable(path)}: {error}") from None
+    except InputError as error:
+        raise PromptError(str(error)) from None
+    commas = [name for name in found.names if re.search(rf"[{_SEPARATORS}]", name)]
+    if not commas:
+        return found
+    note = f"{commas[0][:60]!r} is one class: a prompt file has one class per line"
+    return PromptList(found.names, found.synonyms, (*found.notes, note))
+
+
+def _name_and_synonyms(entry: str) -> tuple[str, list[str]]:
+    """``"car = red car | automobile"`` -> ("car", ["red car", "automobile"])."""
+    name, equals, words = entry.partition("=")
+    if "|" in name:
+        raise PromptError(
+            f"the prompt {entry[:60]!r} has synonyms but no class name; write NAME={entry[:60].strip(' |') or 'A|B'}"
+        )
+    if equals and not name.strip():
+        raise PromptError(f"the prompt {entry[:60]!r} has no class name before '='; write NAME=synonym|synonym")
+    return name, [word for word in words.split("|") if word.strip()]
+
+
+def _synonyms(name: object, words: object) -> Sequence[object]:
+    if words is None:
+        return ()
+    if isinstance(words, str):
+        return (words,)
+    if isinstance(words, Iterable) and not isinstance(words, Mapping | bytes):
+        return tuple(words)
+    raise PromptError(
+        f"the synonyms of {str(name)[:60]!r} must be a text or a list of texts, got {type(words).__name__}; classes cannot be nested"
+    )
+
+
+def _collect(classes: Iterable[tuple[object, Sequence[object]]]) -> PromptList:
     unique: dict[str, tuple[str, ...]] = {}
-    repeated = []
-    for name, words in pairs:
+    repeated: dict[str, None] = {}
+    for given, words in classes:
+        name = _check(given)
         if name in unique:
-            repeated.append(name)
-        unique.setdefault(name, words)
-    notes = (f"duplicate prompts kept once: {', '.join(dict.fromkeys(repeated))}",) if repeated else ()
+            repeated[name] = None
+        unique.setdefault(name, tuple(_check(word) for word in words) or (name,))
+    if not unique:
+        raise PromptError('no prompts were given; name at least one class, for example "sky, grass"')
+    if len(unique) > MOST_PROMPTS:
+        raise PromptError(f"{len(unique):,} prompts were given; at most {MOST_PROMPTS:,} are accepted")
+    notes = (f"duplicate prompts kept once: {', '.join(repeated)}",) if repeated else ()
     return PromptList(tuple(unique), tuple(unique.values()), notes)
 
 
 def _check(prompt: object) -> str:
     if not isinstance(prompt, str):
-        raise PromptError(f"a prompt must be text, got {type(prompt).__name__}: {str(prompt)[:60]}")
+        advice = "; put it in quotes" if isinstance(prompt, bool | int | float) else ""
+        raise PromptError(f"a prompt must be text, got {type(prompt).__name__} {str(prompt)[:60]}{advice}")
     text = re.sub(r"\s+", " ", prompt).strip()
     if not text:
         raise PromptError("a prompt is empty; every prompt must name something")
     if len(text) > LONGEST_PROMPT:
         raise PromptError(
-            f"a prompt has {len(text)} characters ({text[:40]!r}...); at most {LONGEST_PROMPT} are accepted, and the text "
-            "model reads 77 tokens at most"
+            f"a prompt has {len(text)} characters ({text[:40]!r}...); at most {LONGEST_PROMPT} are accepted, because the "
+            "text model reads at most 77 tokens"
         )
-    if "\x00" in text or any("\ud800" <= c <= "\udfff" for c in text):
-        raise PromptError(f"a prompt holds characters that are not text: {text[:40]!r}")
+    if "\x00" in text or SURROGATE.search(text):
+        raise PromptError(f"a prompt contains characters that are not text: {text[:40]!r}")
+    if not any(unicodedata.category(c) in _MEANINGFUL for c in text):
+        raise PromptError(f"the prompt {text[:40]!r} has no letter, digit or symbol that names something")
     return text
 
 
-def parse_prompts(text: str) -> PromptList:
-    """Prompts from the command line: ``"sky, grass, car=red car|automobile"``; Chinese commas work too.
-
-    A backslash keeps a comma: ``"salt\\, pepper"``.
-    """
-    entries = [re.sub(r"\\([,，、;；])", r"\1", part).strip() for part in re.split(r"(?<!\\)[,，、;；\n]", text)]
-    entries = [entry for entry in entries if entry]
-    if not entries:
-        raise PromptError('no prompts were given; write them like --prompts "sky, grass, red car"')
-    return read_prompts({} | _with_synonyms(entries)) if any("=" in e for e in entries) else read_prompts(entries)
-
-
-def _with_synonyms(entries: Sequence[str]) -> dict[str, list[str]]:
-    classes: dict[str, list[str]] = {}
-    for entry in entries:
-        name, _, words = entry.partition("=")
-        classes.setdefault(name.strip(), [w.strip() for w in words.split("|") if w.strip()])
-    return classes
-
-
-def read_prompt_file(path: Path) -> PromptList:
-    """Prompts from a file: .json / .yaml (a list, or class -> synonyms), or text with one class a line.
-
-    In a text file ``car = red car | automobile`` gives synonyms; empty lines and lines that start with # are skipped.
-
-    Raises:
-        PromptError: no such file, not UTF-8 text, or nothing in it.
-    """
-    if not path.is_file():
-        raise PromptError(f"no prompt file at {path}")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (UnicodeDecodeError, OSError) as error:
-        raise PromptError(f"the prompt file {path} cannot be read as UTF-8 text: {error}") from None
-    if path.suffix.lower() in (".json", ".yaml", ".yml"):
-        import yaml
-
-        try:
-            values = json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
-        except (ValueError, yaml.YAMLError) as error:
-            raise PromptError(f"the prompt file {path} is not valid {path.suffix[1:].upper()}: {error}") from None
-        if not isinstance(values, (list, dict)):
-            raise PromptError(f"the prompt file {path} must hold a list of names or a mapping class -> synonyms")
-        return read_prompts(values)
-    lines = [line.strip() for line in text.splitlines()]
-    lines = [line for line in lines if line and not line.startswith("#")]
-    if not lines:
-        raise PromptError(f"the prompt file {path} names no class")
-    return read_prompts(_with_synonyms(lines))
+_MEANINGFUL = ("Lu", "Ll", "Lt", "Lm", "Lo", "Nd", "Nl", "No", "So")  # letters, digits, emoji

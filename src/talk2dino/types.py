@@ -2,57 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from talk2dino.errors import ShapeError
+from talk2dino.errors import InputError, ShapeError, suggestion
+from talk2dino.io.legend import format_share
+from talk2dino.io.masks import read_segmentation, save_segmentation, to_coco, to_polygons
+from talk2dino.io.overlay import draw_overlay
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
     from torch import Tensor
 
+    from talk2dino.io.images import ImageSource
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class ImageFeatures:
-    """What the vision model says of a batch of equally sized pictures: pay once, decode often.
+    """The encoded form of images of one size, or of the windows of one image: computed once, decoded as often as needed.
 
     Attributes:
-        patches: (B, h, w, D) patch features after the final norm.
-        attention: (B, M, h, w) CLS-row logits of the last block, before softmax; CLS and registers dropped.
-        cls: (B, D) CLS feature after the final norm.
-        image_size: (height, width) of the pictures as they came, to which maps are upsampled.
-        pixels: (B, 3, H', W') RGB 0..255 float, the resized picture that the model saw; refinement needs it.
-        model: name of the model that made the features.
-        boxes: in slide mode the batch holds the windows of one picture; (top, left, bottom, right) of each.
-        canvas: in slide mode (height, width) of the resized picture that the boxes refer to.
+        patches: (B, h, w, D) patch features that words are compared with.
+        image_size: (height, width) of the original images, to which score maps are upsampled.
+        pixels: (B, 3, H', W') RGB 0..255, each image or window at the size at which it is labelled; refinement and
+            superpixels read them.
+        attention: (B, M, h, w) CLS-row logits of the last block, before softmax; CLS and registers dropped. None for methods
+            without them.
+        cls: (B, D) or (B, C) embedding of the whole image. None for methods without one.
+        model: name of the model that encoded the images.
+        space: fingerprint of the weights that decide which words fit these features; empty if unknown.
+        mode: "whole", "slide" or "square".
+        boxes: in slide mode, (top, left, bottom, right) of each window; the batch then holds the windows of one image.
+        canvas: in slide mode, (height, width) of the resized image that the boxes refer to.
+        notes: what happened on the way in, such as a rotation that was undone.
+
+    Raises:
+        ShapeError: shapes that do not fit together.
     """
 
     patches: Tensor
-    attention: Tensor
-    cls: Tensor
     image_size: tuple[int, int]
     pixels: Tensor | None = None
+    attention: Tensor | None = None
+    cls: Tensor | None = None
     model: str = ""
+    space: str = ""
+    mode: str = "whole"
     boxes: tuple[tuple[int, int, int, int], ...] | None = None
     canvas: tuple[int, int] | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.patches.ndim != 4:
             raise ShapeError(f"patches must be (B, h, w, D); got {tuple(self.patches.shape)}")
-        b, h, w, d = self.patches.shape
-        if self.attention.ndim != 4 or (self.attention.shape[0], *self.attention.shape[2:]) != (b, h, w):
+        b, h, w, _ = self.patches.shape
+        if self.attention is not None and (
+            self.attention.ndim != 4 or (self.attention.shape[0], *self.attention.shape[2:]) != (b, h, w)
+        ):
             raise ShapeError(
                 f"attention must be (B, M, h, w) with B={b}, h={h}, w={w}; got {tuple(self.attention.shape)}"
             )
-        if tuple(self.cls.shape) != (b, d):
-            raise ShapeError(f"cls must be (B, D) = ({b}, {d}); got {tuple(self.cls.shape)}")
+        if self.cls is not None and (self.cls.ndim != 2 or self.cls.shape[0] != b):
+            raise ShapeError(f"cls must be (B, D) with B={b}; got {tuple(self.cls.shape)}")
         if (self.boxes is None) != (self.canvas is None) or (self.boxes is not None and len(self.boxes) != b):
-            raise ShapeError("in slide mode features need a canvas and one box a window")
+            raise ShapeError("features of slide mode need a canvas and one box per window")
 
     def __len__(self) -> int:
         return self.patches.shape[0]
@@ -63,41 +81,84 @@ class ImageFeatures:
         return self.patches.shape[1], self.patches.shape[2]
 
     def __getitem__(self, index: int) -> ImageFeatures:
-        """The features of one picture, as a batch of one. Windows of slide mode belong together and are not split."""
+        """The features of one image, as a batch of one.
+
+        Raises:
+            ShapeError: the batch holds the windows of one image; see :meth:`window`.
+        """
         if self.boxes is not None:
-            raise ShapeError("features of slide mode hold the windows of one picture; they cannot be indexed")
+            raise ShapeError(
+                "features of slide mode hold the windows of one image and cannot be indexed; use window(i)"
+            )
+        return self.window(index)
+
+    def window(self, index: int) -> ImageFeatures:
+        """One image or window, as a batch of one without boxes; ``image_size`` becomes the window's size."""
         if not -len(self) <= index < len(self):
-            raise IndexError(f"picture {index} of a batch of {len(self)}")
+            raise IndexError(f"index {index} of a batch of {len(self)}")
         rows = slice(index % len(self), index % len(self) + 1)
-        pixels = None if self.pixels is None else self.pixels[rows]
+        size = self.image_size
+        if self.boxes is not None:
+            top, left, bottom, right = self.boxes[index]
+            size = (bottom - top, right - left)
+        return self._each(lambda tensor: tensor[rows], image_size=size, boxes=None, canvas=None)
+
+    @classmethod
+    def stack(cls, several: Sequence[ImageFeatures]) -> ImageFeatures:
+        """One batch of the features of several images or windows of one size; everything else is the first one's."""
+        import torch
+
+        def joined(tensors: list[Tensor | None]) -> Tensor | None:
+            found = [tensor for tensor in tensors if tensor is not None]
+            return torch.cat(found) if found else None
+
         return replace(
-            self, patches=self.patches[rows], attention=self.attention[rows], cls=self.cls[rows], pixels=pixels
+            several[0],
+            patches=torch.cat([one.patches for one in several]),
+            pixels=joined([one.pixels for one in several]),
+            attention=joined([one.attention for one in several]),
+            cls=joined([one.cls for one in several]),
         )
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> ImageFeatures:
-        pixels = None if self.pixels is None else self.pixels.to(device)
+        """Move the features; ``dtype`` applies to everything but the pixels."""
+        moved = self._each(lambda tensor: tensor.to(device, dtype))
+        return replace(moved, pixels=None if self.pixels is None else self.pixels.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor], **others: Any) -> ImageFeatures:
         return replace(
-            self, patches=self.patches.to(device, dtype), attention=self.attention.to(device, dtype),
-            cls=self.cls.to(device, dtype), pixels=pixels,
-        )  # fmt: skip
+            self,
+            patches=change(self.patches),
+            pixels=None if self.pixels is None else change(self.pixels),
+            attention=None if self.attention is None else change(self.attention),
+            cls=None if self.cls is None else change(self.cls),
+            **others,
+        )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TextFeatures:
-    """Class names and their embeddings in the vision model's space.
+    """Class names and the embeddings that patches are compared with.
 
     Attributes:
-        names: N class names as they came.
-        embeddings: (N, D) float32: psi of the mean text embedding, L2-normalised.
+        names: N class names as given.
+        embeddings: (N, D) float32, L2-normalised.
         negative: how many of the last names are negative prompts: pixels that they win become background.
         model: name of the model that made the embeddings.
+        space: fingerprint of the weights that decide which images fit these words; empty if unknown.
+        clip: (N, C) CLIP text embeddings, for methods that also compare with CLIP's image embedding.
         notes: what was changed on the way in, such as a duplicate that was dropped.
+
+    Raises:
+        ShapeError: the number of names and embeddings differs.
     """
 
     names: tuple[str, ...]
     embeddings: Tensor
     negative: int = 0
     model: str = ""
+    space: str = ""
+    clip: Tensor | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -109,21 +170,23 @@ class TextFeatures:
 
     @property
     def positive(self) -> int:
-        """Number of names that can appear as labels."""
+        """How many of the names can appear as labels."""
         return len(self.names) - self.negative
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Segmentation:
-    """A label for every pixel of one picture.
+    """A label for every pixel of one image.
+
+    Two segmentations are equal if all their fields are; arrays are compared by value. They are not hashable.
 
     Attributes:
         labels: (H, W) integer array; value i stands for ``names[i]``.
         names: class names; with a background, ``names[0]`` is ``"background"``.
-        palette: (N, 3) uint8 RGB, one colour a name.
+        palette: (N, 3) uint8 RGB, one colour per name.
         background: index of the background in names, or None when every pixel belongs to a class.
         scores: (N, H, W) float32 on request, else None.
-        model: which model (and projection) made it.
+        model: name of the model (and projection) that made it.
         info: how it was made: method, mode, thresholds, cleaning, dtype, sizes.
     """
 
@@ -145,41 +208,86 @@ class Segmentation:
                 f"scores must be (N, H, W) = {(len(self.names), *self.labels.shape)}; got {self.scores.shape}"
             )
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Segmentation):
+            return NotImplemented
+        plain = [(s.names, s.background, s.model, s.info, s.scores is None) for s in (self, other)]
+        arrays = [(self.labels, other.labels), (self.palette, other.palette)]
+        if self.scores is not None and other.scores is not None:
+            arrays.append((self.scores, other.scores))
+        return plain[0] == plain[1] and all(np.array_equal(mine, theirs) for mine, theirs in arrays)
+
+    def __hash__(self) -> int:
+        raise TypeError(
+            "a Segmentation holds arrays and cannot be hashed; use the image's name or id(segmentation) as the key"
+        )
+
+    def __repr__(self) -> str:
+        shares = [f"{name} {format_share(share)}" for name, share in self.shares().items()]
+        if len(shares) > 6:
+            shares[6:] = [f"{len(shares) - 6} more"]
+        background = "no background" if self.background is None else f"background={self.names[self.background]!r}"
+        parts = [f"{self.size[0]} x {self.size[1]} (height x width)", f"{len(self.names)} names", background]
+        parts += ["with scores"] if self.scores is not None else []
+        return f"<Segmentation {', '.join(parts)}: {', '.join(shares)}>"
+
+    @classmethod
+    def load(cls, path: str | Path) -> Segmentation:
+        """Read what :meth:`save` wrote (.png, .npz or .json), or any palette or grey PNG; only .npz holds scores.
+
+        Raises:
+            ImageError: no such file. DataError: the file is damaged or holds no segmentation.
+        """
+        return cls(*read_segmentation(path))
+
     @property
     def size(self) -> tuple[int, int]:
         """(height, width)."""
         return self.labels.shape[0], self.labels.shape[1]
 
     def shares(self) -> dict[str, float]:
-        """Share of the picture's area that each class has, largest first; classes without a pixel are left out."""
-        counts = np.bincount(self.labels.reshape(-1), minlength=len(self.names))
+        """Share of the image area that each class covers (0..1), largest first; classes without a pixel are left out."""
+        counts = np.bincount(self.labels.reshape(-1), minlength=len(self.names))[: len(self.names)]
         order = np.argsort(-counts, kind="stable")
         return {self.names[i]: float(counts[i] / self.labels.size) for i in order if counts[i]}
 
     def mask(self, name: str) -> np.ndarray:
-        """(H, W) bool: where the class is."""
+        """(H, W) bool: the pixels of a class.
+
+        Raises:
+            InputError: no such name; similar ones are suggested.
+        """
+        if name not in self.names:
+            raise InputError(f"no class named {name!r} in this segmentation{suggestion(name, self.names)}")
         return self.labels == self.names.index(name)
 
     def save(self, path: str | Path) -> Path:
-        """Write the labels as a palette PNG (or .npz, .json by the ending). Written whole or not at all."""
-        from talk2dino.io.masks import save_segmentation
+        """Write a palette PNG, .npz or .json (COCO), chosen by the suffix, whole or not at all.
 
-        return save_segmentation(self, Path(path))
+        Raises:
+            InputError: any other suffix. OutputError: the file cannot be written.
+        """
+        return save_segmentation(self, path)
 
-    def overlay(self, image: Any, *, opacity: float = 0.55, legend: bool = True) -> Image.Image:
-        """The picture with the classes painted over it and a legend of names and area shares."""
-        from talk2dino.io.overlay import draw_overlay
+    def overlay(
+        self, image: ImageSource, *, opacity: float = 0.55, legend: bool = True, contours: bool = True,
+        max_size: int | None = None,
+    ) -> Image.Image:  # fmt: skip
+        """Draw the classes over the image; see :func:`talk2dino.io.overlay.draw_overlay`.
 
-        return draw_overlay(image, self, opacity=opacity, legend=legend)
+        Args:
+            image: the segmented image: a path, PIL image, array, ...
+            opacity: 0 (the image) .. 1 (plain colours).
+            legend: add a panel with names and area shares.
+            contours: draw lines between regions.
+            max_size: longest side of the drawn image in pixels, without its legend; by default that of the image.
+        """
+        return draw_overlay(image, self, opacity=opacity, legend=legend, contours=contours, max_size=max_size)
 
     def to_coco(self, image_id: int = 0, *, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
-        """One COCO annotation a class, with compressed RLE, area and box."""
-        from talk2dino.io.masks import to_coco
-
+        """One COCO annotation per class, with compressed RLE, area and box."""
         return to_coco(self, image_id, category_ids=category_ids)
 
     def polygons(self) -> dict[str, list[list[tuple[float, float]]]]:
-        """Outlines of each class as closed rings of (x, y) pixel corners; holes come as rings of their own."""
-        from talk2dino.io.masks import to_polygons
-
+        """Outlines of each class as closed rings of (x, y) pixel corners; a hole is a separate ring."""
         return to_polygons(self)

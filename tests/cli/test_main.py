@@ -1,19 +1,46 @@
-"""What the command line makes of the ways in which a command can end."""
+"""The command line as a whole: help, start-up, and how a call can end."""
 
 from __future__ import annotations
 
+import logging
+import os
+import signal
+import subprocess
 import sys
 import warnings
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
-from talk2dino import cli
+from talk2dino import __version__, cli
 from talk2dino.errors import DataError, Talk2DinoWarning
 
+HEAVY = ("torch", "numpy", "PIL", "transformers", "tokenizers", "pydantic", "yaml")
 
-def end_with(error):
-    """An application whose one command ends with an error."""
+
+@pytest.fixture
+def main(monkeypatch):
+    """Call ``main`` with arguments and a function in the place of the verbs; logging, warnings and signals are put back."""
+    log = logging.getLogger("talk2dino")
+    before = list(log.handlers), log.level, log.propagate
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+
+    def call(arguments, verb):
+        monkeypatch.setattr(cli, "build_app", lambda only: verb)
+        monkeypatch.setattr(sys, "argv", ["talk2dino", *arguments])
+        with warnings.catch_warnings():
+            cli.main()
+
+    yield call
+    log.handlers[:], log.level, log.propagate = before
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def ending_with(error):
+    """An application whose only command raises an error."""
     app = typer.Typer(pretty_exceptions_enable=False)
 
     @app.command()
@@ -23,57 +50,104 @@ def end_with(error):
     return app
 
 
+# --- help and start-up -------------------------------------------------------------------------------------------------
+
+
+def shown(*arguments: str) -> str:
+    done = CliRunner().invoke(cli.build_app(), arguments, prog_name="talk2dino", env={"COLUMNS": "80"})
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_short_options_of_the_root():
+    assert shown("-h") == shown("--help")
+    assert shown("-V") == shown("--version") == f"{__version__}\n"
+
+
+def test_root_help_has_the_whole_line_of_every_verb():
+    words = " ".join(shown("-h").split())
+    for name, verb in cli.VERBS.items():
+        assert f"{name} {verb.help}" in words
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_has_short_help(verb):
+    assert shown(verb, "-h") == shown(verb, "--help")
+
+
+@pytest.mark.parametrize("verb", ["segment", "models", "export", "bench"])
+def test_help_has_an_example(verb):
+    assert f"Example: talk2dino {verb}" in shown(verb, "-h")
+
+
+@pytest.mark.parametrize("arguments", [["unknown-verb"], ["--unknown-option"], ["models", "--unknown-option"]])
+def test_wrong_usage_exits_2(arguments):
+    assert CliRunner().invoke(cli.build_app(), arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("code", ["import talk2dino", "from talk2dino.cli import build_app; build_app()"])
+def test_importing_the_package_and_its_verbs_loads_no_heavy_library(code):
+    code += f"; import sys; print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+# --- how a call can end ------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
         (KeyboardInterrupt(), 130, "talk2dino: interrupted\n"),
-        (DataError("no such thing"), 1, "talk2dino: no such thing\n"),
+        (DataError("no such file"), 1, "talk2dino: no such file\n"),
         (typer.Exit(3), 3, ""),
     ],
 )
-def test_exit_code_and_message(monkeypatch, capfd, error, code, message):
-    monkeypatch.setattr(cli, "build_app", lambda: end_with(error))
-    monkeypatch.setattr(sys, "argv", ["talk2dino"])
+def test_exit_code_and_message(main, capfd, error, code, message):
     with pytest.raises(SystemExit) as left:
-        cli.main()
+        main([], ending_with(error))
     assert left.value.code == code
-    assert capfd.readouterr().err.lstrip("\n").startswith(message)
+    assert capfd.readouterr().err.lstrip("\n") == message
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            ["segment", "a.png", "-p", "sky"],
-            "interrupted; what was finished is kept, the same command goes on from there",
-        ),
-        (["evaluate", "-b", "world", "-oout"], "interrupted; what was finished is kept, the same command goes on"),
-        (["evaluate", "-b", "world"], "interrupted; without --out nothing was kept, the same command starts anew"),
-        (["compare", "a.png", "-p", "sky"], "interrupted; without --benchmark nothing was kept"),
-        (["compare", "--benchmark=world"], "interrupted; what was finished is kept"),
-        (["bench"], "interrupted\n"),
+        (["segment", "a.png", "-p", "sky"], "interrupted; finished work is kept, and the same command resumes it"),
+        (["evaluate", "-b", "world", "-oout"], "interrupted; finished work is kept, and the same command resumes it"),
+        (["evaluate", "-b", "world"], "interrupted; nothing was kept, since --out was not given"),
+        (["compare", "a.png", "-p", "sky"], "interrupted; nothing was kept, since --benchmark was not given"),
+        (["compare", "--benchmark=world"], "interrupted; finished work is kept, and the same command resumes it"),
+        (["bench"], "interrupted"),
     ],
 )
-def test_an_interrupted_command_says_what_was_kept(monkeypatch, capfd, arguments, message):
+def test_an_interrupted_call_says_what_was_kept(main, capfd, arguments, message):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "build_app", lambda: interrupted)
-    monkeypatch.setattr(sys, "argv", ["talk2dino", *arguments])
     with pytest.raises(SystemExit) as left:
-        cli.main()
+        main(arguments, interrupted)
     assert left.value.code == 130
-    assert capfd.readouterr().err.startswith(f"talk2dino: {message}")
+    assert capfd.readouterr().err == f"talk2dino: {message}\n"
 
 
-def test_warnings_are_one_line_without_the_source(monkeypatch, capfd):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_to_stop_end_a_call_like_ctrl_c(main, capfd, number):
+    signal.signal(number, signal.SIG_DFL)
+
+    def stopped(*_, **__):
+        os.kill(os.getpid(), number)
+        raise AssertionError("not stopped")
+
+    with pytest.raises(SystemExit) as left:
+        main(["segment"], stopped)
+    assert left.value.code == 130
+    assert "the same command resumes it" in capfd.readouterr().err
+
+
+def test_warnings_are_one_line_without_the_source(main, capfd):
     class Unsuitable(Talk2DinoWarning):
         pass
 
-    def warn(*_, **__):
-        warnings.warn("not for photographs", Unsuitable, stacklevel=1)
-
-    monkeypatch.setattr(cli, "build_app", lambda: warn)
-    monkeypatch.setattr(sys, "argv", ["talk2dino", "models"])
-    cli.main()
+    main(["models"], lambda *_, **__: warnings.warn("not for photographs", Unsuitable, stacklevel=1))
     assert capfd.readouterr().err == "talk2dino: WARNING: not for photographs\n"

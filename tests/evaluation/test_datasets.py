@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from miniature import make_miniature, miniature_truth
 from PIL import Image
 
 from talk2dino.errors import DataError, InputError, Talk2DinoError
@@ -11,7 +12,6 @@ from talk2dino.evaluation import class_tables as tables
 from talk2dino.evaluation import label_files as formats
 from talk2dino.evaluation.datasets import BENCHMARKS, open_benchmark
 from talk2dino.evaluation.metrics import ConfusionMatrix
-from talk2dino.evaluation.miniature import make_miniature, miniature_truth
 
 EIGHT = [name for name in BENCHMARKS if name != "world"]
 VARIANTS = [(name, "usual") for name in EIGHT] + [
@@ -72,9 +72,9 @@ def test_miniature_reads_back_and_a_perfect_predictor_scores_100(tmp_path, name,
     benchmark, samples = open_benchmark(name, tmp_path)
     matrix = ConfusionMatrix(benchmark.names)
     for sample, expected in zip(samples, truth.values(), strict=True):
-        picture, labels = sample.load()
-        assert picture.shape == (*expected.shape, 3)
-        assert picture.dtype == np.uint8
+        image, labels = sample.load()
+        assert image.shape == (*expected.shape, 3)
+        assert image.dtype == np.uint8
         np.testing.assert_array_equal(labels, expected)
         matrix.update(np.where(labels == 255, 0, labels), labels)
     assert matrix.metrics().miou == 1.0
@@ -83,7 +83,7 @@ def test_miniature_reads_back_and_a_perfect_predictor_scores_100(tmp_path, name,
 
 @pytest.mark.parametrize("name", EIGHT)
 def test_shifted_predictor_scores_what_was_worked_out_by_hand(tmp_path, name):
-    """The mixed picture alone, prediction moved 5 columns to the right (5 columns of class 1 come in from the left).
+    """The mixed image alone, prediction moved 5 columns to the right (5 columns of class 1 come in from the left).
 
     Rows that count: 51 of 53, less an ignored one where there is one. A row has 71 columns: 23 of class 1, 24 of
     class 2 and 24 of class 0. After the shift 28 are predicted 1, 24 are predicted 2 and 19 are predicted 0, so class 1
@@ -103,6 +103,34 @@ def test_shifted_predictor_scores_what_was_worked_out_by_hand(tmp_path, name):
     assert figures.miou == pytest.approx((23 / 28 + 19 / 29 + 19 / 24 + 1) / 4, abs=1e-12)
     rows = 51 if name in ("coco-object", "context60") else 50
     assert figures.overall_accuracy == pytest.approx((rows * 61 + 2 * 71) / (rows * 71 + 2 * 71), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "images"),
+    [
+        ("ade20k", "ade/ADEChallengeData2016/images/validation"),
+        ("coco-stuff", "coco_stuff164k/images/val2017"),
+        ("cityscapes", "cityscapes/leftImg8bit/val"),
+    ],
+)
+def test_hidden_files_are_skipped_and_subfolders_searched_as_in_mmcv(tmp_path, name, images):
+    make_miniature(name, tmp_path)
+    for image in list((tmp_path / images).rglob("*.*g")):
+        image.with_name(f"._{image.name}").write_bytes(b"\0\5\26\7")  # what macOS leaves beside a file
+    (tmp_path / images / ".trash").mkdir()
+    (tmp_path / images / ".trash" / "old_leftImg8bit.png.jpg").touch()
+    expected = [sample.name for sample in open_benchmark(name, tmp_path)[1]]
+    assert len(expected) == 3
+    if name == "cityscapes":
+        return
+    labels = tmp_path / images.replace("images", "annotations")
+    for file in [*(tmp_path / images).glob("*285*"), *labels.glob("*285*")]:
+        (file.parent / "more").mkdir(exist_ok=True)
+        file.rename(file.parent / "more" / file.name)
+    samples = open_benchmark(name, tmp_path)[1]
+    assert [sample.name for sample in samples] == [expected[0], expected[2], f"more/{expected[1]}"]
+    assert len({sample.source for sample in samples}) == 1
+    assert samples[2].load()[1].shape == (61, 43)
 
 
 def test_own_folder_of_the_data_set_is_accepted_as_root(tmp_path):
@@ -139,14 +167,14 @@ def test_missing_folders(tmp_path):
         open_benchmark("voc21")
     (tmp_path / "ade/ADEChallengeData2016/images/validation").mkdir(parents=True)
     (tmp_path / "ade/ADEChallengeData2016/annotations/validation").mkdir(parents=True)
-    with pytest.raises(DataError, match="no pictures"):
+    with pytest.raises(DataError, match="no images"):
         open_benchmark("ade20k", tmp_path)
 
 
 def test_mistyped_benchmark_gets_near_names():
     with pytest.raises(InputError, match=r"did you mean coco-stuff"):
         open_benchmark("coco_stuf", ".")
-    with pytest.raises(InputError, match=r"known: voc21, voc20"):
+    with pytest.raises(InputError, match=r"known benchmarks: voc21, voc20"):
         open_benchmark("zzz", ".")
 
 
@@ -158,7 +186,9 @@ def test_values_outside_the_class_list(tmp_path):
         open_benchmark("voc21", tmp_path)[1][1].load()
     make_miniature("ade20k", tmp_path)
     path = tmp_path / "ade/ADEChallengeData2016/annotations/validation/000000000285.png"
-    Image.fromarray(np.full((61, 43), 151, np.uint8)).save(path)  # reduced by one when read; the file's value is told
+    Image.fromarray(np.full((61, 43), 151, np.uint8)).save(
+        path
+    )  # reduced by one when read; the message has the file's value
     with pytest.raises(DataError, match=r"000000000285.*1\.\.150: 151"):
         open_benchmark("ade20k", tmp_path)[1][1].load()
     make_miniature("coco-stuff", tmp_path, "pixel-maps")
@@ -168,7 +198,7 @@ def test_values_outside_the_class_list(tmp_path):
         open_benchmark("coco-stuff", tmp_path)[1][1].load()
 
 
-def test_label_and_picture_of_different_size(tmp_path):
+def test_label_and_image_of_different_size(tmp_path):
     make_miniature("ade20k", tmp_path)
     path = tmp_path / "ade/ADEChallengeData2016/annotations/validation/000000000285.png"
     Image.fromarray(np.zeros((43, 61), np.uint8)).save(path)
@@ -189,7 +219,7 @@ def test_damaged_label_png_is_named(tmp_path, damage):
         open_benchmark("voc21", tmp_path)[1][0].load()
 
 
-def test_damaged_picture_is_named(tmp_path):
+def test_damaged_image_is_named(tmp_path):
     make_miniature("voc21", tmp_path)
     path = tmp_path / "VOCdevkit/VOC2012/JPEGImages/000000000139.jpg"
     path.write_bytes(path.read_bytes()[:300])
@@ -281,7 +311,7 @@ def test_damaged_run_lengths_name_the_annotation(tmp_path):
         open_benchmark("coco-object", tmp_path)[1][0].load()
 
 
-def test_truth_has_the_special_pictures():
+def test_truth_has_the_special_images():
     for name in EIGHT:
         truth = list(miniature_truth(name).values())
         assert not truth[1].any()

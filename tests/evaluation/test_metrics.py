@@ -67,7 +67,7 @@ def test_parts_merge_to_the_whole():
         (first if seed % 2 else second).update(*pair)
     assert (first.merge(second).counts == whole.counts).all()
     assert first.counts.sum() < whole.counts.sum()
-    with pytest.raises(InputError, match="different class lists"):
+    with pytest.raises(InputError, match="different class lists or ignored values"):
         first.merge(ConfusionMatrix(("x",) * 5))
 
 
@@ -78,7 +78,7 @@ def test_none_is_a_miss_and_nobodys_false_alarm():
     assert matrix.metrics().overall_accuracy == pytest.approx(2 / 3)
 
 
-def test_all_ignored_picture_counts_nothing():
+def test_all_ignored_image_counts_nothing():
     matrix = ConfusionMatrix(NAMES)
     matrix.update(np.zeros((3, 5), int), np.full((3, 5), 255))
     assert matrix.counts.sum() == 0
@@ -98,3 +98,15 @@ def test_values_outside_the_class_list_are_named():
 def test_sizes_must_agree():
     with pytest.raises(ShapeError, match=r"\(3, 5\).*\(5, 3\)"):
         ConfusionMatrix(NAMES).update(np.zeros((3, 5), int), np.zeros((5, 3), int))
+
+
+def test_another_value_can_be_ignored():
+    matrix = ConfusionMatrix(("a", "b"), ignore_index=7)
+    matrix.update(np.array([[0, 1, 1]]), np.array([[0, 0, 7]]))
+    assert matrix.counts.tolist() == [[1, 1, 0], [0, 0, 0]]
+    with pytest.raises(DataError, match=r"besides 7, which is ignored\) must lie in 0\.\.1, the class list; found 255"):
+        matrix.update(np.array([[0]]), np.array([[255]]))
+    assert matrix.merge(matrix).ignore_index == 7
+    assert matrix.merge(matrix).counts[0, 0] == 2
+    with pytest.raises(InputError, match="different class lists or ignored values"):
+        matrix.merge(ConfusionMatrix(("a", "b")))

@@ -11,12 +11,12 @@ from talk2dino.features.store import FeatureStore, map_safetensors
 M, D, C = 3, 5, 7
 
 
-def piece(pictures, seed):
+def piece(images, seed):
     generator = torch.Generator().manual_seed(seed)
     return {
-        "captions": torch.randn(2 * pictures, C, generator=generator).half(),
-        "heads": torch.randn(pictures, M, D, generator=generator).half(),
-        "caption_image": torch.arange(pictures, dtype=torch.int32).repeat_interleave(2),
+        "captions": torch.randn(2 * images, C, generator=generator).half(),
+        "heads": torch.randn(images, M, D, generator=generator).half(),
+        "caption_image": torch.arange(images, dtype=torch.int32).repeat_interleave(2),
     }
 
 
@@ -47,7 +47,7 @@ def test_memory_map_reads_what_was_written(tmp_path):
             map_safetensors(tmp_path / "bad.safetensors")
 
 
-def test_split_is_by_picture():
+def test_split_is_by_image():
     store = FeatureStore([piece(31, 0)])
     train, held = store.split(0.2, seed=5)
     assert held.num_captions == 12
@@ -64,7 +64,7 @@ def test_refusals(tmp_path):
     with pytest.raises(DataError, match=r"is not a feature store: it has no manifest.json"):
         FeatureStore.open(tmp_path)
     (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match=r"cannot read the manifest .*remove the folder and extract again"):
         FeatureStore.open(tmp_path)
     (tmp_path / "manifest.json").write_text(json.dumps({"format": "other"}))
     with pytest.raises(DataError, match="not of the format"):
@@ -73,7 +73,7 @@ def test_refusals(tmp_path):
     with pytest.raises(DataError, match=r"is damaged \(.*odd"):
         FeatureStore.open(tmp_path)
     Manifest({}, {}, ["heads"], M, D, C).write(tmp_path)
-    with pytest.raises(DataError, match="not one complete shard"):
+    with pytest.raises(DataError, match="has no complete shard with images yet"):
         FeatureStore.open(tmp_path)
     heads, captions = torch.zeros(3, M, D), torch.zeros(5, C)
     with pytest.raises(InputError, match=r"must lie in 0\.\.2"):

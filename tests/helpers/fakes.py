@@ -1,13 +1,14 @@
 """Small stand-ins for the frozen models, whose features can be worked out by hand."""
 
 import hashlib
+import os
 from types import SimpleNamespace
 
 import numpy as np
 import torch
 from PIL import Image
 
-from talk2dino.features.encoders import Encoders
+from talk2dino.features import Encoders, ExtractOptions, extract
 
 M, D, C, SIZE = 3, 5, 7, 16
 
@@ -26,11 +27,29 @@ def fake_embed(texts):
 
 
 def fake_encoders(name="fake"):
-    return Encoders(fake_vision, fake_embed, M, D, C, SIZE, {"name": name, "vision_sha256": "0"})
+    return Encoders(fake_vision, fake_embed, M, D, C, SIZE, identity={"name": name, "vision_sha256": "0"})
+
+
+def run_extract(source, out, encoders=None, progress=None, **options):
+    """Extract with the fake encoders in small batches and shards; accepts any share of unusable records."""
+    given = {"batch_size": 3, "records_per_shard": 5, "max_skipped": 1.0, **options}
+    return extract(
+        ExtractOptions(out=out, **given), source=source, encoders=encoders or fake_encoders(), progress=progress
+    )
+
+
+class Malicious:
+    """An object that creates a folder when it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.folder),))
 
 
 def make_folder(folder, count=23, captions=2, size=(40, 30)):
-    """Pictures of random noise with .txt captions."""
+    """Images of random noise with .txt captions."""
     folder.mkdir(parents=True, exist_ok=True)
     for n in range(count):
         noise = np.random.default_rng(n).integers(0, 256, (size[1], size[0], 3), np.uint8)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from talk2dino.errors import ImageError
-from talk2dino.io.find import find_images
+from talk2dino.io.find import STDIN, find_images, search_images
 
 
 @pytest.fixture
@@ -43,10 +46,42 @@ def test_recursion_only_when_asked(folder):
     ]
 
 
+def test_what_was_passed_over_is_counted(folder):
+    found = search_images([folder])
+    assert (found.others, found.hidden, found.folders) == (1, 1, 1)
+    assert found.note == "passed over 1 other file, 1 hidden entry, 1 subfolder (--recursive searches subfolders)"
+    (folder / "sub" / "._x.jpg").write_bytes(b"")
+    found = search_images([folder], recursive=True)
+    assert found.note == "passed over 1 other file, 2 hidden entries"
+    assert search_images([folder / "shot2.PNG"]).note == ""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs pipes and names that are not UTF-8")
+def test_pipes_are_passed_over_and_any_name_is_found(folder):
+    os.mkfifo(folder / "pipe.jpg")
+    odd = Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.jpg"))
+    odd.write_bytes(b"")
+    found = search_images([folder])
+    assert odd in found.paths
+    assert folder / "pipe.jpg" not in found.paths
+    assert found.others == 2
+    with pytest.raises(ImageError, match=r"no such file: .*caf\\xe8\.jpg; did you mean caf\\xe9\.jpg\?"):
+        find_images([os.fsdecode(os.fsencode(folder) + b"/caf\xe8.jpg")])
+
+
+def test_a_link_to_a_folder_above_does_not_recurse_for_ever(folder):
+    (folder / "sub" / "up").symlink_to(folder)
+    assert len(find_images([folder], recursive=True)) == 5
+
+
+def test_standard_input_is_not_looked_for_on_disk(folder):
+    assert find_images(["-", folder / "shot2.PNG"]) == [STDIN, folder / "shot2.PNG"]
+
+
 def test_patterns(folder):
     assert names(find_images([f"{folder}/shot*"])) == ["shot2.PNG", "shot10.png"]
     assert names(find_images([f"{folder}/**/*.gif"])) == ["x.gif"]
-    with pytest.raises(ImageError, match=r"no pictures match the pattern .*\*\.tiff"):
+    with pytest.raises(ImageError, match=r"no images match the pattern .*\*\.tiff"):
         find_images([f"{folder}/*.tiff"])
 
 
@@ -70,7 +105,7 @@ def test_near_names_are_suggested(folder):
     ("given", "says"),
     [
         ("nowhere/x.png", r"the folder .*nowhere does not exist"),
-        ("https://example.org/x.png", "is an address"),
+        ("https://example.org/x.png", "is a URL"),
         ("bad\0name.png", "no such file"),
         ("x" * 5000, "no such file"),
     ],
@@ -82,7 +117,7 @@ def test_what_is_not_there(given, says):
 
 def test_a_folder_without_pictures_and_no_input(folder):
     (folder / "empty").mkdir()
-    with pytest.raises(ImageError, match=r"no pictures in the folder .*empty"):
+    with pytest.raises(ImageError, match=r"no images in the folder .*empty"):
         find_images([folder, folder / "empty"])
-    with pytest.raises(ImageError, match="no pictures given"):
+    with pytest.raises(ImageError, match="no images given"):
         find_images([])

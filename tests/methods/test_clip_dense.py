@@ -1,11 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from talk2dino import Segmenter
 from talk2dino.errors import InputError, ModelNotFoundError
-from talk2dino.methods import load_method, wrap_segmenter
-from talk2dino.methods.clip_dense import VARIANTS, ClipDense, clip_normalise, dense_clip_features
+from talk2dino.methods.clip_dense import VARIANTS, clip_normalise, dense_clip_features
 
 WORDS = ["sky", "ball", "grass"]
 
@@ -46,7 +48,7 @@ def test_values_by_hand(micro, pixels, variant):
 
 
 def test_segment_has_the_shape_and_names_asked_for(micro, picture):
-    method = wrap_segmenter("clip-dense", micro)
+    method = micro.with_method("clip-dense")
     result = method.segment(picture, WORDS, return_scores=True)
     assert result.labels.shape == (47, 71)
     assert result.names == tuple(WORDS)
@@ -66,7 +68,7 @@ def test_segment_has_the_shape_and_names_asked_for(micro, picture):
 
 @pytest.mark.parametrize("mode", ["whole", "slide", "square"])
 def test_batch_gives_what_pictures_give_one_by_one(micro, picture, mode):
-    method = ClipDense(micro)
+    method = micro.with_method("clip-dense")
     pictures = [picture, picture[:, ::-1].copy(), picture[:37]]
     together = method.segment_batch(pictures, WORDS, mode=mode, return_scores=True)
     for one, result in zip(pictures, together, strict=True):
@@ -75,29 +77,51 @@ def test_batch_gives_what_pictures_give_one_by_one(micro, picture, mode):
         )
 
 
-def test_statistics_of_the_clip_at_hand():
+def test_statistics_of_the_clip_at_hand(micro):
     white = torch.full((1, 3, 2, 2), 255.0)
-    assert clip_normalise(white, openai=True)[0, 0, 0, 0] == pytest.approx((1 - 0.48145466) / 0.26862954, abs=1e-5)
-    assert clip_normalise(white, openai=False)[0, 0, 0, 0] == pytest.approx((1 - 0.485) / 0.229, abs=1e-5)
+    openai = replace(micro.config, tokenizer="clip")
+    assert clip_normalise(white, openai)[0, 0, 0, 0] == pytest.approx((1 - 0.48145466) / 0.26862954, abs=1e-5)
+    assert clip_normalise(white, micro.config)[0, 0, 0, 0] == pytest.approx((1 - 0.485) / 0.229, abs=1e-5)
+
+
+def test_templates_are_normalised_one_by_one(micro):
+    templates = ["a photo of a {}.", "the {}.", "art of a {}."]
+    raw = torch.stack([micro.text.embed([template.format(word) for word in WORDS]) for template in templates])
+    each = F.normalize(raw, dim=-1).mean(0)
+    found = micro.with_method("clip-dense", normalise_templates=True).encode_text(WORDS, templates=templates)
+    torch.testing.assert_close(found.embeddings, F.normalize(each, dim=-1))
+    default = micro.with_method("clip-dense").encode_text(WORDS, templates=templates)
+    torch.testing.assert_close(default.embeddings, F.normalize(raw.mean(0), dim=-1))
+
+
+def test_negative_prompts_become_background(micro, picture):
+    dense = micro.with_method("clip-dense")
+    every = dense.segment(picture, WORDS).labels
+    kept = dense.segment(picture, WORDS[:1], negative=WORDS[1:])
+    assert kept.names == ("background", "sky")
+    np.testing.assert_array_equal(kept.labels == 1, every == 0)
 
 
 def test_refusals(micro, picture):
     with pytest.raises(InputError, match=", ".join(VARIANTS)):
-        ClipDense(micro, variant="keys")
-    with pytest.raises(InputError, match="cleaning needs the attention of talk2dino"):
-        ClipDense(micro).segment(picture, WORDS, clean=True)
-    with pytest.raises(InputError, match="classes that were not asked for: fog"):
-        ClipDense(micro).segment(picture, WORDS, background={"fog": 0.2})
-    for wrong in (float("nan"), 1.5, "high"):
+        micro.with_method("clip-dense", variant="keys")
+    dense = micro.with_method("clip-dense")
+    with pytest.raises(InputError, match="clip-dense has no background cleaning"):
+        dense.segment(picture, WORDS, clean=True)
+    with pytest.raises(InputError, match="not among the prompts: fog"):
+        dense.segment(picture, WORDS, background={"fog": 0.2})
+    for wrong in (float("nan"), 1.5, "high", True + 1):
         with pytest.raises(InputError, match="-1 to 1"):
-            ClipDense(micro).segment(picture, WORDS, background=wrong)
+            dense.segment(picture, WORDS, background=wrong)
+    for right in (np.float32(0.2), np.float64(0.2)):
+        assert dense.segment(picture, WORDS, background=right).names[0] == "background"
     with pytest.raises(InputError, match="did you mean clip-dense"):
-        load_method("clip_dense", "micro")
-    with pytest.raises(InputError, match="no options of its own"):
-        wrap_segmenter("talk2dino", micro, variant="values")
+        Segmenter.from_pretrained("micro", method="clip_dense")
+    with pytest.raises(InputError, match="talk2dino has no option 'variant'; it has: size"):
+        micro.with_method("talk2dino", variant="values")
 
-    class WithoutTower:
-        clip_vision, name = None, "bare"
 
-    with pytest.raises(ModelNotFoundError, match=r"CLIP's image tower, which the model bare"):
-        ClipDense(WithoutTower())
+def test_a_checkpoint_without_clip_image_tower_is_refused(micro, monkeypatch):
+    monkeypatch.setattr(micro.towers, "_clip_vision", None)
+    with pytest.raises(ModelNotFoundError, match=r"CLIP's image tower, which the model micro does not include"):
+        micro.with_method("clip-dense")

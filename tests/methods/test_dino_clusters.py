@@ -9,7 +9,6 @@ from talk2dino.methods.dino_clusters import (
     best_kmeans,
     kmeans,
     laplacian_spectrum,
-    match_segments,
     number_of_segments,
 )
 
@@ -62,51 +61,41 @@ def test_clusters_of_a_grid_of_features(micro, algorithm):
     grid[:, 6:] = 1
     grid[7:] = 2
     features = F.normalize(torch.eye(3, 192), dim=1)[grid]
-    centres, maps = DinoClusters(micro, algorithm=algorithm).cluster(features)
+    centres, maps = DinoClusters(micro.towers, algorithm=algorithm).cluster(features)
     assert centres.shape == (3, 192)  # the rule found three
     labels = maps.argmax(0)
     assert len({(int(a), int(b)) for a, b in zip(labels.reshape(-1), grid.reshape(-1), strict=True)}) == 3
     noisy = features + 0.03 * torch.randn(features.shape, generator=torch.Generator().manual_seed(2))
-    assert DinoClusters(micro, algorithm=algorithm, segments=4).cluster(noisy)[1].shape == (4, 11, 13)
+    assert DinoClusters(micro.towers, algorithm=algorithm, segments=4).cluster(noisy)[1].shape == (4, 11, 13)
 
 
 def test_a_large_grid_is_averaged_down_for_the_affinities(micro):
     grid = torch.zeros(61, 67, dtype=torch.long)
     grid[:, 31:] = 1
-    _, maps = DinoClusters(micro).cluster(F.normalize(torch.eye(2, 192), dim=1)[grid])
+    _, maps = DinoClusters(micro.towers).cluster(F.normalize(torch.eye(2, 192), dim=1)[grid])
     assert maps.shape == (2, 61, 67)
     assert len({(int(a), int(b)) for a, b in zip(maps.argmax(0).reshape(-1), grid.reshape(-1), strict=True)}) == 2
 
 
-def test_matching_by_hand():
-    truth = np.array([[0, 0, 0, 1, 1, 255], [0, 0, 2, 2, 1, 255]])
-    segments = np.array([[3, 3, 3, 0, 0, 1], [3, 3, 2, 0, 0, 1]])
-    # segment 3 holds 5 of class 0; segment 0 holds 3 of class 1 and 1 of class 2; segment 2 holds 1 of class 2;
-    # segment 1 lies on ignored pixels alone and stays without a class
-    np.testing.assert_array_equal(match_segments(segments, truth, 5), [[0, 0, 0, 1, 1, -1], [0, 0, 2, 1, 1, -1]])
-    # one to one: of two halves of class 0 only the larger is matched
-    halves = np.array([[0, 0, 0, 1, 1]])
-    np.testing.assert_array_equal(match_segments(halves, np.zeros((1, 5), int), 2), [[0, 0, 0, -1, -1]])
-
-
-def test_segment_of_a_picture(micro, picture):
-    result = DinoClusters(micro, segments=3).segment(picture, ["words", "are", "not used"])
+def test_segment_of_an_image(micro, picture):
+    segmenter = micro.with_method("dino-clusters", segments=3)
+    result = segmenter.segment(picture, ["words", "are", "not used"])
     assert result.labels.shape == (47, 71)
     assert result.names == ("segment 1", "segment 2", "segment 3")
-    assert DinoClusters.matched
-    refined = DinoClusters(micro, segments=3).segment(picture, refine=True)
+    assert segmenter.method.facts.matched
+    refined = segmenter.segment(picture, [], refine=True)
     assert (refined.labels != result.labels).any()
 
 
-def test_fitted_clusters_are_the_same_thing_in_every_picture(micro):
+def test_fitted_clusters_are_the_same_thing_in_every_image(micro):
     from talk2dino.evaluation.datasets import world_samples
 
     loaded = [sample.load() for sample in world_samples(range(900_000, 900_012))]
-    method = DinoClusters(micro)
-    vocabulary = method.fit([picture for picture, _ in loaded], 16)
-    assert vocabulary.shape == (16, 192)
-    results = method.segment_batch([picture for picture, _ in loaded], vocabulary=vocabulary)
-    assert all(len(result.names) == 16 for result in results)
+    segmenter = micro.with_method("dino-clusters")
+    vocabulary = segmenter.method.fit((segmenter.encode_image(image) for image, _ in loaded), 16)
+    assert vocabulary.embeddings.shape == (16, 192)
+    results = segmenter.segment_batch([image for image, _ in loaded], vocabulary)
+    assert all(result.names == tuple(f"cluster {i}" for i in range(1, 17)) for result in results)
     both = np.concatenate(
         [np.stack([r.labels, truth]).reshape(2, -1) for r, (_, truth) in zip(results, loaded, strict=True)], 1
     )
@@ -116,11 +105,18 @@ def test_fitted_clusters_are_the_same_thing_in_every_picture(micro):
 
 
 def test_refusals(micro, picture):
-    with pytest.raises(InputError, match="kmeans, spectral"):
-        DinoClusters(micro, algorithm="ward")
-    with pytest.raises(InputError, match="benchmark, picture"):
-        DinoClusters(micro, matching="none")
-    with pytest.raises(InputError, match="at least 1"):
-        DinoClusters(micro, segments=0)
-    with pytest.raises(InputError, match="no slide mode"):
-        DinoClusters(micro).segment(picture, mode="slide")
+    for options, message in (
+        ({"algorithm": "ward"}, "kmeans, spectral"),
+        ({"segments": 0}, "at least 1"),
+    ):
+        with pytest.raises(InputError, match=message):
+            micro.with_method("dino-clusters", **options)
+    clusters = micro.with_method("dino-clusters")
+    for call, message in (
+        ({"mode": "slide"}, "no slide mode"),
+        ({"background": 0.2}, "segments without classes"),
+        ({"clean": True}, "no background cleaning"),
+        ({"negative": ["sky"]}, "negative prompts have no effect"),
+    ):
+        with pytest.raises(InputError, match=message):
+            clusters.segment(picture, [], **call)

@@ -1,6 +1,8 @@
-"""Published layouts: round trips, strictness, both spellings of psi, DINOv3's original naming."""
+"""Whole-model checkpoints and backbones: round trips, strictness, original names, names of models, config.json."""
 
 from __future__ import annotations
+
+import json
 
 import numpy as np
 import pytest
@@ -9,19 +11,21 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from talk2dino.errors import CheckpointError, ModelNotFoundError
-from talk2dino.methods import wrap_segmenter
-from talk2dino.models.checkpoint import below, read_tensors, vision_from_published, vision_to_published
+from talk2dino.models.catalog import CATALOG
+from talk2dino.models.checkpoint import vision_from_original, vision_to_original
 from talk2dino.models.keymaps import HUB_IMAGE
 from talk2dino.models.layouts import dump
 from talk2dino.models.loading import HubOptions, load_parts
+from talk2dino.models.saving import save_model, whole_model_tensors
 from talk2dino.models.vision import VisionModel
-from talk2dino.models.vit import VisionTransformer, dinov3, randomise
+from talk2dino.models.vit import VisionTransformer, dinov2, dinov3, randomise
+from talk2dino.models.weights import below, read_tensors
 from talk2dino.segmenter import Segmenter
 
 
 @pytest.fixture
 def folder(reference, tmp_path):
-    """The golden whole model as a published folder, with heads told where they are not width / 64."""
+    """The golden whole-model checkpoint in a folder, without a config.json."""
     tensors, _ = reference("tiny_reg")
     tensors = {k: v.clone() for k, v in tensors.items()}
     save_file(tensors, tmp_path / "model.safetensors")
@@ -39,41 +43,161 @@ def test_golden_survives_a_round_trip(folder):
     assert Segmenter.from_pretrained(saved, dtype="float32").config.text_heads == 1
 
 
-def test_missing_unexpected_and_misshapen_are_named(folder):
+CHANGES = {
+    "missing: blocks.1.norm1.bias": lambda tensors: tensors.pop("model.blocks.1.norm1.bias"),
+    "unexpected: blocks.0.extra": lambda tensors: tensors.update({"model.blocks.0.extra": torch.zeros(3)}),
+    "wrong shape: norm.weight (5,) where (128,)": lambda tensors: tensors.update({"model.norm.weight": torch.zeros(5)}),
+    "wrong shape: ln_final.weight (63,) where (64,)": lambda tensors: tensors.update(
+        {"clip_model.ln_final.weight": torch.zeros(63)}
+    ),
+}
+
+
+@pytest.mark.parametrize("expected", [*([name] for name in CHANGES), list(CHANGES)[:2]])
+def test_missing_unexpected_and_misshapen_tensors_are_named(folder, expected):
     path, tensors = folder
-    wrong = dict(tensors)
-    del wrong["model.blocks.1.norm1.bias"]
-    wrong["model.blocks.0.extra"] = torch.zeros(3)
-    wrong["model.norm.weight"] = torch.zeros(5)
-    save_file(wrong, path / "model.safetensors")
+    for change in expected:
+        CHANGES[change](tensors)
+    save_file(tensors, path / "model.safetensors")
     with pytest.raises(CheckpointError) as error:
         load_parts(path)
-    for part in ("missing: blocks.1.norm1.bias", "unexpected: blocks.0.extra", "norm.weight (5,)", "(128,)"):
-        assert part in str(error.value)
+    assert all(change in str(error.value) for change in expected)
 
 
-def test_truncated_foreign_and_unsafe_files(folder, tmp_path):
-    path, _ = folder
+def test_truncated_and_foreign_files(folder):
+    path, tensors = folder
     file = path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:5000])
-    with pytest.raises(CheckpointError, match="cannot be read as weights"):
+    with pytest.raises(CheckpointError, match="cannot read weights from"):
         load_parts(path)
     file.write_bytes(b"")
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match="cannot read weights from"):
         load_parts(path)
     save_file({"encoder.weight": torch.zeros(2)}, file)
-    with pytest.raises(CheckpointError, match=r"encoder\.weight"):
+    with pytest.raises(CheckpointError, match=r"unexpected: encoder\.weight"):
         load_parts(path)
-    torch.save({"a": print}, tmp_path / "evil.pth")
-    with pytest.raises(CheckpointError):
-        read_tensors(tmp_path / "evil.pth")
+    save_file({**tensors, "encoder.weight": torch.zeros(2)}, file)
+    with pytest.raises(CheckpointError, match=r"unexpected: encoder\.weight"):
+        load_parts(path)
+    save_file({name: value for name, value in tensors.items() if not name.startswith("clip_model.")}, file)
+    with pytest.raises(CheckpointError, match=r"missing: clip_model\.\*"):
+        load_parts(path)
+    save_file(below(tensors, "proj."), file)
+    with pytest.raises(CheckpointError, match="this is a projection: choose a model and add --projection"):
+        load_parts(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "must hold a JSON object"),
+        ("[" * 100_000, "cannot read the model configuration"),
+        ('{"a":' * 100_000, "cannot read the model configuration"),
+        ("{", "cannot read the model configuration"),
+        ("", "cannot read the model configuration"),
+        ('{"format": "talk2dino", "format_version": 1}', "name: "),
+        ('{"format": "talk2dino", "format_version": 99, "name": "x"}', "format version 99"),
+        (
+            '{"format": "talk2dino", "format_version": 1, "name": "x", "head": 2}',
+            "unknown key 'head'; did you mean heads",
+        ),
+        ('{"format": "talk2dino", "format_version": 1, "name": "x", "heads": 0}', "heads: .*got 0"),
+        (
+            '{"format": "talk2dino", "format_version": 1, "name": "x", "heads": 5}',
+            "width of 128 cannot be split into 5 heads",
+        ),
+        ('{"format": "talk2dino", "format_version": 1, "name": "x", "threshold": NaN}', "threshold: "),
+        ('{"format": "talk2dino", "format_version": 1, "name": "x", "templates": ["x"]}', "template 'x'"),
+        ('{"format": "talk2dino", "format_version": 1, "name": "x", "tokenizer": "../t.json"}', "tokenizer must be"),
+        (
+            '{"format": "talk2dino", "format_version": 1, "name": "x", "tokenizer": "absent.json"}',
+            "cannot read a tokenizer",
+        ),
+        ('{"base_model": 7}', "base_model must be a model's name"),
+    ],
+)
+def test_damaged_configurations_give_one_sentence(folder, content, message):
+    path, _ = folder
+    (path / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match=message):
+        load_parts(path)
+
+
+def test_a_folder_that_is_its_own_base_model(folder):
+    path, _ = folder
+    (path / "config.json").write_text(json.dumps({"base_model": str(path)}))
+    with pytest.raises(CheckpointError, match=r"leads back to this folder|recursion"):
+        load_parts(path)
+
+
+def test_a_saved_model_without_its_configuration(tmp_path):
+    """Without it, the tokenizer is taken to be CLIP's, whose texts are longer than what micro's text tower reads."""
+    saved = save_model(load_parts("micro"), tmp_path / "saved")
+    (saved / "config.json").unlink()
+    with pytest.raises(
+        CheckpointError, match=r"positional_embedding has 32 rows.*check that .* config.json is beside it"
+    ):
+        load_parts(saved)
+
+
+def test_configurations_of_0_1_0(folder):
+    path, _ = folder
+    values = {"format": "talk2dino", "format_version": 1, "name": "old", "mapping": "psi", "vision_mapping": None}
+    (path / "config.json").write_text(json.dumps(values))
+    assert load_parts(path).config.name == "old"
+
+
+def test_parts_are_saved_like_a_segmenter(tmp_path):
+    parts = load_parts("micro")
+    saved = load_parts(save_model(parts, tmp_path / "saved"))
+    assert whole_model_tensors(parts).keys() == whole_model_tensors(saved).keys()
+    assert all(
+        torch.equal(value, whole_model_tensors(saved)[name]) for name, value in whole_model_tensors(parts).items()
+    )
+    assert saved.config.templates == parts.config.templates
+    assert saved.vision.num_heads == 6
+
+
+def test_towers_of_clip_must_agree(tmp_path):
+    tensors = whole_model_tensors(load_parts("micro"))
+    saved = save_model(load_parts("micro"), tmp_path / "saved")
+    tensors["clip_model.visual.proj"] = tensors["clip_model.visual.proj"][:, 1:].contiguous()
+    save_file(tensors, saved / "model.safetensors")
+    with pytest.raises(CheckpointError, match="CLIP's image tower has 191 dimensions, its text tower 192"):
+        load_parts(saved)
+
+
+@pytest.mark.parametrize(("width", "threshold"), [(1024, 0.54), (128, 0.55)])
+def test_a_whole_model_without_a_configuration_takes_the_threshold_of_its_size(folder, width, threshold):
+    path, tensors = folder
+    backbone = VisionTransformer(dinov2(width, 1, 16, 4 * width, grid=3))
+    randomise(backbone)
+    vision = {f"model.{name}": value.bfloat16() for name, value in vision_to_original(VisionModel(backbone)).items()}
+    save_file(
+        vision | {f"clip_model.{n}": v for n, v in below(tensors, "clip_model.").items()}, path / "model.safetensors"
+    )
+    assert load_parts(path).config.threshold == threshold
+
+
+def test_thresholds_follow_the_size_of_the_vision_model(hub):
+    assert CATALOG["dinov2-reg-large"].threshold == CATALOG["vitl"].threshold == 0.54
+    assert CATALOG["dinov2-reg-base"].threshold == CATALOG["vitb"].threshold == 0.55
+    for spec in CATALOG.values():
+        assert spec.threshold_source.startswith("not published") == (
+            "v3" in spec.name or "dinov2-" in spec.name or spec.name == "freeda-vitl"
+        ) or (spec.name in ("micro", "dinov2-reg-base", "dinov2-reg-large"))
+    load, _ = hub
+    assert load("dinov2-reg-large").config.threshold == 0.54
+    assert load("dinov2-reg-base").config.threshold == 0.55
 
 
 def test_projection_of_another_size(folder, tmp_path):
     path, _ = folder
     state = {"linear_layer.weight": torch.zeros(7, 5), "linear_layer.bias": torch.zeros(7)}
     torch.save(state, tmp_path / "psi.pth")
-    with pytest.raises(CheckpointError, match="reads 5 text dimensions"):
+    with pytest.raises(
+        CheckpointError, match=r"the text projection in .*psi.pth reads 5 dimensions, but the text model of"
+    ):
         load_parts(path, projection=tmp_path / "psi.pth")
     with pytest.raises(CheckpointError, match="no projection"):
         load_parts(path, projection=tmp_path / "absent.pth")
@@ -95,15 +219,15 @@ def test_dinov3_original_naming():
     vision = VisionModel(backbone)
     for block in backbone.blocks:
         block.attn.qkv.bias[128:256] = 0
-    tensors = vision_to_published(vision)
+    tensors = {name: value.clone() for name, value in vision_to_original(vision).items()}
     assert "storage_tokens" in tensors
     tensors["rope_embed.periods"] = torch.zeros(16)
     tensors["blocks.1.attn.qkv.bias_mask"] = torch.zeros(384)
-    again = vision_from_published(tensors)
+    again = vision_from_original(tensors)
     pixels = torch.randn(1, 3, 32, 48)
     assert torch.allclose(again(pixels).attention, vision(pixels).attention, atol=1e-6)
-    tensors["blocks.0.attn.qkv.bias"][128:256] = 1  # DINOv3's keys have no bias, whatever a file holds there
-    assert torch.allclose(vision_from_published(tensors)(pixels).patches, vision(pixels).patches, atol=1e-6)
+    tensors["blocks.0.attn.qkv.bias"][128:256] = 1e30  # DINOv3's keys have no bias, whatever a file holds there
+    assert torch.allclose(vision_from_original(tensors)(pixels).patches, vision(pixels).patches, atol=1e-6)
 
 
 def test_names(monkeypatch, tmp_path):
@@ -159,9 +283,12 @@ def hub(tmp_path):
         {"linear_layer.weight": torch.randn(32, 512), "linear_layer.bias": torch.zeros(32)}, tmp_path / "psi.pth"
     )
 
-    def load():
-        options = HubOptions(cache_dir=tmp_path, local_files_only=True)
-        return load_parts("dinov2-reg-base", projection=tmp_path / "psi.pth", hub=options)
+    large = tmp_path / "models--facebook--dinov2-with-registers-large"
+    large.symlink_to(tmp_path / "models--facebook--dinov2-with-registers-base")
+
+    def load(name="dinov2-reg-base", **options):
+        hub = HubOptions(cache_dir=tmp_path, local_files_only=True)
+        return load_parts(name, **{"projection": tmp_path / "psi.pth", "hub": hub} | options)
 
     return load, folders
 
@@ -180,13 +307,55 @@ def test_backbones_from_the_cache_say_nothing_of_the_other_tower(hub, caplog, ca
     assert "UNEXPECTED" not in caplog.text + capfd.readouterr().err
 
 
+def test_a_backbone_needs_a_projection_except_for_extraction(hub):
+    load, _ = hub
+    with pytest.raises(ModelNotFoundError, match="add --projection FILE"):
+        load(projection=None)
+    parts = load(projection=None, needs_projection=False)
+    assert parts.projection is None
+    assert parts.vision.dim == 32
+
+
+def test_a_backbone_serves_methods_without_a_projection(hub, tmp_path):
+    load, _ = hub
+    hub_options = {"cache_dir": tmp_path, "local_files_only": True, "device": "cpu", "dtype": "float32"}
+    with pytest.raises(ModelNotFoundError, match="without a projection: add --projection FILE"):
+        Segmenter.from_pretrained("dinov2-reg-base", **hub_options)
+    image = np.random.default_rng(1).integers(0, 255, (47, 61, 3), dtype=np.uint8)
+    dense = Segmenter.from_pretrained("dinov2-reg-base", method="clip-dense", size=64, **hub_options)
+    assert dense.segment(image, ["cat", "dog"]).labels.shape == (47, 61)
+    with pytest.raises(ModelNotFoundError, match="dinov2-reg-base has no projection, so talk2dino cannot compare"):
+        dense.with_method("talk2dino").encode_text(["cat"])
+    aligned = Segmenter(load(), device="cpu", dtype="float32", size=56)
+    assert aligned.segment(image, ["cat", "dog"]).labels.shape == (47, 61)
+
+
+def test_the_published_pair_of_freeda():
+    spec = CATALOG["freeda-vitl"]
+    assert (spec.repository, spec.text) == ("facebook/dinov2-large", "openai/clip-vit-large-patch14")
+    assert (spec.vision_dim, spec.text_dim, spec.patch_size) == (1024, 768, 14)
+
+
+def test_a_backbone_with_bad_weights_is_refused(hub):
+    load, folders = hub
+    file = folders["facebook/dinov2-with-registers-base"] / "model.safetensors"
+    tensors = load_file(file)
+    tensors["encoder.layer.0.mlp.fc1.bias"][3] = 1e30
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(
+        CheckpointError, match=r"facebook/.* cannot come from training: .*fc1.bias has values up to 1e\+30"
+    ):
+        load()
+
+
 def test_dense_clip_with_a_backbone_of_the_hub(hub, tmp_path):
     """Its image tower comes from the repository of the text tower, and is loaded when it is asked for."""
     load, folders = hub
-    segmenter = Segmenter(load(), dtype="float32", device="cpu")
-    assert segmenter._clip_vision is None
+    parts = load()
+    assert parts.clip_vision is None
+    segmenter = Segmenter(parts, dtype="float32", device="cpu")
     picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
-    found = wrap_segmenter("clip-dense", segmenter, size=64).segment(picture, ["cat", "dog"])
+    found = segmenter.with_method("clip-dense", size=64).segment(picture, ["cat", "dog"])
     assert found.labels.shape == (40, 60)
     own = CLIPModel.from_pretrained(folders["openai/clip-vit-base-patch16"]).vision_model
     tower = {f"vision_model.{name}": value for name, value in own.state_dict().items()}
@@ -194,7 +363,7 @@ def test_dense_clip_with_a_backbone_of_the_hub(hub, tmp_path):
     assert all(torch.equal(dumped[name], value) for name, value in tower.items())
     again = Segmenter.from_pretrained(segmenter.save_pretrained(tmp_path / "saved"), dtype="float32", device="cpu")
     assert np.array_equal(
-        wrap_segmenter("clip-dense", again, size=64).segment(picture, ["cat", "dog"]).labels, found.labels
+        again.with_method("clip-dense", size=64).segment(picture, ["cat", "dog"]).labels, found.labels
     )
 
 

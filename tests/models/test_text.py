@@ -10,7 +10,8 @@ from transformers.models.clip.modeling_clip import CLIPTextModelWithProjection
 from talk2dino.errors import PromptError
 from talk2dino.models import layouts
 from talk2dino.models.keymaps import HUB_TEXT
-from talk2dino.models.text import PUBLISHED_TEMPLATES, TextEncoder, check_templates
+from talk2dino.models.templates import PUBLISHED_TEMPLATES, check_templates
+from talk2dino.models.text import TextEncoder
 from talk2dino.models.tokenizer import TextTokenizer
 from talk2dino.models.vit import TextTransformer, clip_text
 

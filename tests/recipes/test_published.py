@@ -1,4 +1,4 @@
-"""The published-size recipe: its stand-ins are in the true layouts, and every command of it runs."""
+"""The published recipe: its stand-ins have the original layouts, and each of its commands runs."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def test_recipe_refuses_other_models():
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("model", ["dinov2-reg-base", "dinov3-large"])
 def test_every_command_runs(model, tmp_path):
-    command = [sys.executable, str(FOLDER / "try.py"), "--models", model, "--pictures", "26", "--out", str(tmp_path)]
+    command = [sys.executable, str(FOLDER / "try.py"), "--models", model, "--images", "26", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1700)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    assert (found["model"], found["benchmarks"], found["steps"]) == (model, 8, 100)
+    assert (found["model"], found["benchmarks"], found["steps"]) == (model, 8, 200)  # 130 captions: 128 + 2, 100 epochs

@@ -1,9 +1,9 @@
-"""The speed measurements: that they measure what they say."""
+"""The speed measurements: each measures what it says."""
 
 from __future__ import annotations
 
+import json
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,16 +12,18 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from talk2dino import Segmenter
-from talk2dino.errors import InputError, Talk2DinoError
+from talk2dino.errors import InputError, OutputError, Talk2DinoError
+from talk2dino.io.settings import build_options
 from talk2dino.models.projection import Projection
 from talk2dino.speed import agreement as agreement_module
-from talk2dino.speed import parts, pipeline
-from talk2dino.speed.figures import make_plan
-from talk2dino.speed.measure import matmul_rate, ratio, take_turns, vision_flops
-from talk2dino.speed.parts import class_names, photograph, random_parts, write_photographs
+from talk2dino.speed import end_to_end
+from talk2dino.speed.clocks import matmul_rate, ratio, take_turns, vision_flops
+from talk2dino.speed.figures import Figure, Note
 from talk2dino.speed.plain_pamr import pamr
-from talk2dino.speed.suite import MEASURES, BenchOptions, Figure, Note, Results, run_bench
-from talk2dino.speed.tables import draw, line, note_line, one_of_each_stage, record, table, title_of
+from talk2dino.speed.plan import BenchOptions, make_plan
+from talk2dino.speed.suite import MEASURES, run_bench
+from talk2dino.speed.tables import Results, draw, first_settings, line
+from talk2dino.speed.workload import class_names, photograph, random_parts, write_photographs
 from talk2dino.stages import kernels
 from talk2dino.stages.refine import refine
 
@@ -64,7 +66,7 @@ def test_the_baseline_of_the_refinement_is_the_same_function():
     assert (pamr(masks, pixels) - refine(masks, pixels)).abs().max() < 1e-4
 
 
-def test_pictures_and_names(tmp_path: Path):
+def test_images_and_names(tmp_path: Path):
     paths = write_photographs(tmp_path, 34, (48, 64))
     assert len(set(paths)) == 34
     with Image.open(paths[33]) as last:
@@ -77,7 +79,7 @@ def test_pictures_and_names(tmp_path: Path):
 
 
 def test_the_pipeline_runs_what_it_times(monkeypatch):
-    """Every turn, and one before, is a forward pass and a whole way from JPEG to labels, with and without refinement."""
+    """Each turn, and one before them, segments JPEGs with and without refinement."""
     calls: list[tuple[int, bool]] = []
     true = Segmenter.segment_batch
 
@@ -86,11 +88,15 @@ def test_the_pipeline_runs_what_it_times(monkeypatch):
         return true(self, images, prompts, **options)
 
     monkeypatch.setattr(Segmenter, "segment_batch", segment_batch)
-    heard: list[Figure | Note] = []
-    options = BenchOptions(model="micro", device="cpu", turns=2, batches=(1, 3), sections=("machine", "pipeline"))
-    results = run_bench(replace(options, dtypes=("float32",), classes=4), tell=heard.append)
+    found: list[Figure | Note] = []
+    steps: list[tuple[int, int, str]] = []
+    options = BenchOptions(
+        model="micro", device="cpu", turns=2, batches=(1, 3), sections=("machine", "pipeline"), dtypes=("float32",), classes=4
+    )  # fmt: skip
+    results = run_bench(options, on_result=found.append, progress=lambda *step: steps.append(step))
+    assert steps == [(1, 2, "machine"), (2, 2, "pipeline")]
     assert calls == [(1, False), (1, True)] * 3 + [(3, False), (3, True)] * 3
-    assert [x for x in heard if isinstance(x, Figure)] == results.figures
+    assert [x for x in found if isinstance(x, Figure)] == results.figures
     assert {figure.section for figure in results.figures} == {"machine", "pipeline"}
     assert all(figure.value > 0 for figure in results.figures)
     whole = [f for f in results.figures if f.what == "JPEG to labels / vision model"]
@@ -98,7 +104,7 @@ def test_the_pipeline_runs_what_it_times(monkeypatch):
     assert not results.failed
 
 
-def test_a_pipeline_that_gives_nothing_is_no_figure(monkeypatch):
+def test_a_pipeline_without_labels_gives_no_figure(monkeypatch):
     monkeypatch.setattr(Segmenter, "segment_batch", lambda *_, **__: [])
     results = run_bench(BenchOptions(model="micro", turns=1, batches=(2,), sections=("pipeline",)))
     assert results.failed
@@ -109,8 +115,8 @@ def test_a_pipeline_that_gives_nothing_is_no_figure(monkeypatch):
 def test_goals_are_for_vit_b_and_twenty_classes():
     def goals(model: str, dtype: str, classes: int = 20) -> list[tuple[str, float] | None]:
         plan = make_plan(BenchOptions(dtypes=(dtype,), classes=classes), CPU)
-        times = {"backbone": [1.0], "whole": [1.0], "refined": [1.0]}
-        return [f.goal for f in pipeline._figures(plan, model, plan.pairs[0], 1, times, 1, 1.0)]
+        times = {"vision": [1.0], "whole": [1.0], "refined": [1.0]}
+        return [f.goal for f in end_to_end._figures(plan, model, plan.pairs[0], 1, times, 1, 1.0)]
 
     assert goals("random-vitb", "bfloat16") == [None, ("<=", 2.0), ("<=", 1.15), ("<=", 1.8)]
     assert goals("random-vitb", "float32") == [None, None, ("<=", 1.15), ("<=", 1.8)]
@@ -148,7 +154,7 @@ def test_agreement_sees_a_difference_and_what_is_not_installed(monkeypatch):
         calls.append(len(maps))
         return maps if len(calls) == 1 else maps.flip(1)  # the reference is right
 
-    monkeypatch.setattr("talk2dino.segmenter.refine_masks", refine_wrongly)
+    monkeypatch.setattr("talk2dino.pipeline.refine_maps", refine_wrongly)
 
     def check(engine, device, dtype):
         if engine == "onnx":
@@ -158,7 +164,7 @@ def test_agreement_sees_a_difference_and_what_is_not_installed(monkeypatch):
     results = run_bench(BenchOptions(sections=("agreement",), compared_engines=("torch", "onnx")))
     assert all(figure.value < 0.9 and figure.reached is False for figure in results.figures)
     assert [note.text for note in results.notes if note.section == "agreement"] == [
-        "onnx in float32 is left out: onnx is not here"
+        "onnx in float32 is skipped: onnx is not here"
     ]
 
 
@@ -166,11 +172,11 @@ def test_stages_also_of_a_model_with_a_vision_projection(monkeypatch):
     def with_vision_projection(model, **options):
         segmenter = Segmenter.from_pretrained(model, **options)
         torch.manual_seed(0)
-        segmenter.vision_projection = Projection(segmenter.vision.dim, 40).eval()
-        segmenter.projection = Projection(segmenter.text.dim, 40).eval()
+        segmenter.towers.vision_projection = Projection(segmenter.vision.dim, 40).eval()
+        segmenter.towers.projection = Projection(segmenter.text.dim, 40).eval()
         return segmenter
 
-    monkeypatch.setattr("talk2dino.speed.stages.load", with_vision_projection)
+    monkeypatch.setattr("talk2dino.speed.stage_times.load", with_vision_projection)
     results = run_bench(BenchOptions(model="micro", turns=1, sections=("stages",), classes=3))
     names = [figure.what for figure in results.figures]
     assert not results.failed, results.notes
@@ -198,12 +204,14 @@ def test_refinement_gives_a_ratio_and_a_difference_with_a_goal(monkeypatch):
     assert run_bench(options).figures[1].reached is False
 
 
-def test_prompts_are_remembered_in_memory_and_on_disk_in_a_folder_of_the_runs_own(monkeypatch, tmp_path):
+def test_prompts_are_cached_in_memory_and_on_disk_in_a_temporary_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("TALK2DINO_CACHE", str(tmp_path / "own"))
-    for _ in range(2):  # a second run finds nothing of the first
-        figures = {figure.what: figure.value for figure in run_bench(BenchOptions("micro", sections=("text",))).figures}
-        assert figures["first time / remembered in memory"] > 2
-        assert figures["first time / remembered on disk"] > 1.2
+    for _ in range(2):  # the second run does not use the first one's cache
+        figures = {
+            figure.what: figure.value for figure in run_bench(BenchOptions(model="micro", sections=("text",))).figures
+        }
+        assert figures["first time / cached in memory"] > 2
+        assert figures["first time / cached on disk"] > 1.2
     texts = list(tmp_path.rglob("*.sqlite"))
     assert not texts
 
@@ -220,11 +228,11 @@ def test_the_folder_section(monkeypatch):
 # --- plans and reports -----------------------------------------------------------------------------------------------
 
 
-def test_impossible_pairs_are_left_out_with_a_note(monkeypatch):
+def test_impossible_pairs_become_notes(monkeypatch):
     monkeypatch.setattr("talk2dino.device.cpu_has_bfloat16", lambda: True)
     plan = make_plan(BenchOptions(dtypes=("auto", "bfloat16"), engines=("torch", "onnx")), CPU)
     assert [str(pair) for pair in plan.pairs] == ["torch in bfloat16", "onnx in float32"]
-    assert any("onnx in bfloat16 is left out" in note.text for note in plan.notes)
+    assert any("onnx in bfloat16 is skipped" in note.text for note in plan.notes)
     with pytest.raises(InputError, match="nothing to measure: onnx in bfloat16"):
         make_plan(BenchOptions(dtypes=("bfloat16",), engines=("onnx",)), CPU)
 
@@ -233,73 +241,90 @@ def test_a_plan_knows_its_device():
     plan = make_plan(BenchOptions(), CPU)
     assert (plan.batches, plan.models, plan.folder_models) == ((1, 4), ("random-vitb",), ("micro", "random-vitb"))
     if not torch.cuda.is_available():
-        assert any("no GPU was at hand" in note.text for note in plan.notes)
+        assert any("has no GPU" in note.text for note in plan.notes)
     gpu = make_plan(BenchOptions(dtypes=("bfloat16",)), torch.device("cuda"))
     assert (gpu.batches, gpu.models) == ((1, 32), ("random-vitb", "random-vitl"))
 
 
-def test_what_was_found_is_kept_when_a_section_fails(monkeypatch):
-    def told(plan):
+def test_results_are_written_after_each_section_also_if_it_fails(monkeypatch, tmp_path: Path):
+    def fails(plan):
         yield Figure("pipeline", "first", 1.0, "x")
         raise Talk2DinoError("the child crashed")
 
-    def broken(plan):
+    def crashes(plan):
         yield Figure("stages", "second", 2.0, "x")
         raise KeyError("a mistake")
 
-    monkeypatch.setitem(MEASURES, "pipeline", told)
-    monkeypatch.setitem(MEASURES, "stages", broken)
-    kept: list[int] = []
+    def written() -> list[str]:
+        return [figure["what"] for figure in json.loads((tmp_path / "bench.json").read_text())["figures"]]
+
+    monkeypatch.setitem(MEASURES, "pipeline", fails)
+    monkeypatch.setitem(MEASURES, "stages", crashes)
+    after: list[list[str]] = []
     with pytest.raises(KeyError):
-        run_bench(BenchOptions(sections=("pipeline", "stages", "text")), keep=lambda r: kept.append(len(r.figures)))
-    assert kept == [1, 2]
+        run_bench(
+            BenchOptions(sections=("pipeline", "stages", "text")), out=tmp_path, progress=lambda *_: after.append(written())
+        )  # fmt: skip
+    assert after == [["first"]]
+    assert written() == ["first", "second"]
     results = run_bench(BenchOptions(sections=("pipeline",)))
     assert results.failed
     assert "the child crashed" in results.notes[-1].text
 
 
-def test_a_figure_is_told_with_its_goal(tmp_path: Path):
+def test_an_output_folder_that_cannot_be_written_is_reported_before_measuring(monkeypatch, tmp_path: Path):
+    monkeypatch.setitem(MEASURES, "machine", lambda plan: pytest.fail("measured"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="part of the path is a file"):
+        run_bench(BenchOptions(sections=("machine",)), out=tmp_path / "file" / "out")
+
+
+def test_a_figure_is_shown_with_its_goal(tmp_path: Path):
     good = Figure("pipeline", "whole", 1.1, "x", ("<=", 1.15), {"dtype": "float32", "batch": 4})
     bad = Figure("folder", "folder", 0.7, "share", (">=", 0.85))
     assert good.reached
     assert bad.reached is False
     assert Figure("text", "prompts", 3.0, "ms").reached is None
-    assert "1.1 x" in line(good)
-    assert "batch 4" in line(good)
-    assert "[reached: <= 1.15]" in line(good)
-    assert "70.0 %" in line(bad)
-    assert "[MISSED: >= 85]" in line(bad)
-    results = Results([bad, good], [Note("machine", "no GPU was at hand"), Note("text", "went wrong", failed=True)])
-    shown = table(results)
-    assert shown.index("machine") < shown.index("pipeline") < shown.index("folder")
-    assert "no GPU was at hand" in shown
-    assert "FAILED" in note_line(results.notes[1])
-    content = record(results, BenchOptions(), CPU)
+    assert line(good) == "       1.1 x          whole (float32, batch 4)  [reached: <= 1.15]"
+    assert line(bad) == "      70.0 %          folder  [MISSED: >= 85]"
+    results = Results(BenchOptions(), CPU)
+    for found in (bad, good, Note("machine", "no GPU"), Note("text", "a reason", failed=True)):
+        results.add(found)
+    assert results.table().splitlines() == [
+        "machine", line(results.notes[0]), "pipeline", line(good), "text", "    FAILED a reason", "folder", line(bad)
+    ]  # fmt: skip
+    content = results.record()
     assert content["machine"]["gpu"] is None
-    assert content["notes"][0] == {"section": "machine", "text": "no GPU was at hand", "failed": False}
-    assert "no GPU" in title_of(content)
+    assert content["notes"][0] == {"section": "machine", "text": "no GPU", "failed": False}
+    assert content["figures"][0] | {"reached": False, "unit": "share"} == content["figures"][0]
+    assert results.title.startswith("random-vitb on ")
     pytest.importorskip("matplotlib")
-    assert draw([good, bad], "here", tmp_path / "bench.png")
-    with Image.open(tmp_path / "bench.png") as picture:
-        assert picture.width > 500
-    assert not draw([Figure("text", "prompts", 3.0, "ms")], "here", tmp_path / "none.png")
+    assert draw(results, tmp_path / "bench.png")
+    with Image.open(tmp_path / "bench.png") as image:
+        assert image.width > 500
+    without = Results(BenchOptions(), CPU, [Figure("text", "prompts", 3.0, "ms")])
+    assert not draw(without, tmp_path / "none.png")
 
 
-def test_the_picture_shows_each_stage_once():
+def test_the_chart_shows_each_stage_once():
     figures = [Figure("stages", n, 1.0, "ms", None, {"dtype": d}) for d in ("float32", "bfloat16") for n in "ab"]
-    assert one_of_each_stage([Figure("text", "c", 1.0, "ms"), *figures]) == figures[:2]
-    assert one_of_each_stage([]) == []
+    assert first_settings(figures) == figures[:2]
+    assert first_settings([]) == []
 
 
-def test_wrong_options_are_told():
-    with pytest.raises(InputError, match=r"unknown section 'speed'; accepted: machine"):
-        BenchOptions(sections=("speed",))
-    with pytest.raises(InputError, match="at least 1"):
-        BenchOptions(batches=(0,))
-    with pytest.raises(InputError, match="no engine was given"):
-        BenchOptions(engines=())
-    with pytest.raises(InputError, match="unknown dtype"):
+def test_wrong_options_are_refused():
+    def refused(**values):
+        with pytest.raises(InputError) as error:
+            build_options(BenchOptions, values)
+        return str(error.value)
+
+    assert refused(sections=("stage",)).startswith(
+        "unknown section 'stage'; did you mean stages?; accepted: machine, pipeline"
+    )
+    assert "greater than or equal to 1 (got 0)" in refused(batches=(0,))
+    assert refused(engines=()).startswith("option engines: ")
+    assert refused(pictures=3).startswith("unknown option 'pictures'")
+    with pytest.raises(InputError, match="unknown dtype 'float8'; accepted: auto"):
         run_bench(BenchOptions(dtypes=("float8",), sections=("machine",)))
     with pytest.raises(InputError, match="unknown engine 'foo'"):
         run_bench(BenchOptions(engines=("torch", "foo"), sections=("machine",)))
-    assert parts.RANDOM_MODELS

@@ -8,7 +8,7 @@ from talk2dino.models.projection import Projection
 from talk2dino.stages.heads import STRATEGIES, combine_heads
 from talk2dino.training.aligner import Aligner
 from talk2dino.training.loss import info_nce, similarity
-from talk2dino.training.options import FitConfig
+from talk2dino.training.options import TrainOptions
 
 B, M, D, C = 5, 3, 13, 7
 NOISE = torch.tensor([0.05, 0.4, 0.6, 0.99, 0.33], dtype=torch.float64)
@@ -105,7 +105,7 @@ def test_the_other_sides_against_the_formula(strategy, side):
     """Every head is mapped, then the strategy chooses among them; captions stay as they are for "vision"."""
     images, captions = random_batch(strategy)
     torch.manual_seed(1)
-    config = FitConfig(side=side, strategy=strategy, shared_dim=11 if side == "both" else None)
+    config = TrainOptions(side=side, strategy=strategy, shared_dim=11 if side == "both" else None)
     aligner = Aligner(config, C, D).double()
     of_images = copied(aligner.vision_projection)
     of_text = copied(aligner.text_projection) if side == "both" else None

@@ -1,118 +1,160 @@
-"""Recognising a layout: from a path and a split to the source that reads it."""
+"""Recognise the layout of a path, and open the source that reads it."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from talk2dino.captions.coco import CocoCaptions, find_coco_images
-from talk2dino.captions.folders import Metadata, TextFiles
-from talk2dino.captions.source import CaptionSource
+from talk2dino.captions.coco import CocoSource, find_coco_images
+from talk2dino.captions.metadata import MetadataSource
+from talk2dino.captions.parquet import ParquetSource
+from talk2dino.captions.source import CaptionSource, FirstRecords, JoinedSources
+from talk2dino.captions.text_files import TextFileSource
+from talk2dino.captions.webdataset import WebDatasetSource
 from talk2dino.errors import DataError
 
 METADATA = ("metadata.jsonl", "metadata.csv")
-#: What splits are called in the names of files and folders.
-_SPLITS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-}
+DEFAULT_SPLIT = "train"
+#: Names of splits in file and folder names.
+_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
+_SPLITS = {name: split for split, names in _NAMES.items() for name in names}
 
 
-def open_source(path: str | Path, *, images: Path | None = None, split: str = "train") -> CaptionSource:
-    """Recognise a layout.
+def open_sources(
+    paths: Sequence[str | Path],
+    *,
+    images: Path | None = None,
+    split: str = DEFAULT_SPLIT,
+    limit: int | None = None,
+) -> CaptionSource:
+    """Open several paths as one source, see :func:`open_source`.
 
     Args:
-        path: a COCO captions .json; a .tar or .parquet file; or a folder: COCO's (annotations/ beside train2014/ or
-            train2017/), one with metadata.jsonl or metadata.csv (there, or in a folder named as the split), one of tars
-            or parquet files, or pictures with .txt.
-        images: the folder of pictures of a .json, where it is not beside it.
-        split: which part of a COCO folder, of a folder of tars or parquet files that have splits in their names, and of
-            metadata files one level down; "train2017" tells two years apart.
+        limit: only the first so many records of all of them.
+    """
+    opened = [open_source(path, images=images, split=split) for path in paths]
+    source = opened[0] if len(opened) == 1 else JoinedSources(opened)
+    return source if limit is None else FirstRecords(source, limit)
+
+
+def open_source(path: str | Path, *, images: Path | None = None, split: str = DEFAULT_SPLIT) -> CaptionSource:
+    """Recognise the layout of a path and open it.
+
+    Args:
+        path: a COCO captions .json; a .jsonl, .csv, .tar or .parquet file; or a folder: of COCO (annotations/ beside
+            train2014/ or train2017/), with metadata.jsonl or metadata.csv (directly, or in a folder named after the
+            split), of .tar or .parquet files, or of images with .txt files.
+        images: the image folder of a COCO .json, if it is not beside it.
+        split: which part of a folder to read. "train2017" selects one of two years of COCO. Any split but the default
+            raises an error for a folder without splits, and adds a note for a single file, which is read in full.
 
     Raises:
-        DataError: no such file, nothing that looks like one of these, or nothing of that split.
+        DataError: the path does not exist, is not one of these layouts, or does not hold the split.
     """
-    from talk2dino.captions.parquet import Parquet
-    from talk2dino.captions.webdataset import WebDataset
-
     path = Path(path)
     if not path.exists():
         raise DataError(f"no caption source at {path}")
-    if path.is_file():
-        if path.suffix == ".json":
-            return CocoCaptions(path, images)
-        if path.suffix in (".jsonl", ".csv"):
-            return Metadata(path)
-        if path.suffix == ".tar":
-            return WebDataset([path])
-        if path.suffix == ".parquet":
-            return Parquet([path])
-        raise DataError(f"{path}: a caption source is a .json, .jsonl, .csv, .tar or .parquet file, or a folder")
-    if file := _coco_file(path, images, split):
-        return CocoCaptions(file, images)
-    if file := _metadata_file(path, split):
-        return Metadata(file)
-    if files := sorted(path.glob("*.tar")):
-        return WebDataset(_of_split(path, files, split))
-    if files := sorted(path.rglob("*.parquet")):
-        return Parquet(_of_split(path, files, split))
-    source = TextFiles(path)
-    if not len(source) or not next(path.rglob("*.txt"), None):
-        raise DataError(
-            f"{path} holds no captions: looked for annotations/captions_{split}20*.json, metadata.jsonl, metadata.csv "
-            f"(there and in {split}/), *.tar, *.parquet, and pictures with a .txt each"
-        )
+    if path.is_dir():
+        return _open_folder(path, images, split)
+    source = _open_file(path, images)
+    if split != DEFAULT_SPLIT:
+        source.notes = [
+            *source.notes,
+            f"{path.name} is a single file: --split {split} is ignored and all of it is read",
+        ]
     return source
 
 
+def _open_file(path: Path, images: Path | None) -> CaptionSource:
+    if path.suffix == ".json":
+        return CocoSource(path, images)
+    if path.suffix in (".jsonl", ".csv"):
+        return MetadataSource(path)
+    if path.suffix == ".tar":
+        return WebDatasetSource([path])
+    if path.suffix == ".parquet":
+        return ParquetSource([path])
+    advice = "; 'talk2dino store convert' reads published feature files" if path.suffix == ".pth" else ""
+    raise DataError(f"{path} is not a caption source: expected .json, .jsonl, .csv, .tar, .parquet or a folder{advice}")
+
+
+def _open_folder(path: Path, images: Path | None, split: str) -> CaptionSource:
+    if file := _coco_file(path, images, split):
+        return CocoSource(file, images)
+    if file := _metadata_file(path, split):
+        return MetadataSource(file)
+    if files := _visible(path.glob("*.tar")):
+        return WebDatasetSource(_files_of_split(path, files, split))
+    if files := _visible(path.rglob("*.parquet")):
+        return ParquetSource(_files_of_split(path, files, split))
+    source = TextFileSource(path)
+    if not len(source) or not next(path.rglob("*.txt"), None):
+        raise DataError(
+            f"{path} holds no captions: looked for annotations/captions_{split}20*.json, metadata.jsonl and "
+            f"metadata.csv (there and in {split}/), *.tar, *.parquet, and images with a .txt file each"
+        )
+    _refuse_split(path, "a folder of images with .txt files", split)
+    return source
+
+
+def _visible(files: Iterable[Path]) -> list[Path]:
+    """Regular files that are not hidden, sorted; macOS writes ._NAME beside NAME."""
+    return sorted(file for file in files if not file.name.startswith(".") and file.is_file())
+
+
 def _coco_file(path: Path, images: Path | None, split: str) -> Path | None:
-    """The captions file of a COCO folder; of two years the one whose pictures are there."""
+    """The captions file of a COCO folder; of two years, the one whose images exist."""
     year = "" if re.search(r"20\d\d$", split) else "20*"
     files = sorted((path / "annotations").glob(f"captions_{split}{year}.json"))
     if len(files) > 1 and images is None:
-        with_pictures = [file for file in files if find_coco_images(file)]
-        files = with_pictures or files
+        files = [file for file in files if find_coco_images(file)] or files
     if len(files) > 1:
+        names = [file.stem.removeprefix("captions_") for file in files]
         raise DataError(
-            f"{path} holds {' and '.join(file.name for file in files)}: say which, with --split "
-            f"{' or --split '.join(file.stem.removeprefix('captions_') for file in files)}"
+            f"{path} holds {' and '.join(file.name for file in files)}: choose one with --split "
+            f"{' or --split '.join(names)}"
         )
     return files[0] if files else None
 
 
 def _metadata_file(path: Path, split: str) -> Path | None:
-    """metadata.jsonl or metadata.csv of a folder, or of its folder that is named as the split."""
+    """metadata.jsonl or metadata.csv of a folder, or of its subfolder that is named after the split."""
     for name in METADATA:
         if (path / name).is_file():
+            _refuse_split(path, f"a folder with {name}", split)
             return path / name
-    below = sorted(file for name in METADATA for file in path.glob(f"*/{name}"))
-    return _of_split(path, below, split)[0] if below else None
+    below = _visible(file for name in METADATA for file in path.glob(f"*/{name}"))
+    return _files_of_split(path, below, split)[0] if below else None
 
 
-def _of_split(folder: Path, files: list[Path], split: str) -> list[Path]:
-    """The files with a split in their name (or in that of a folder above, below ``folder``); all when none has one.
+def _files_of_split(folder: Path, files: list[Path], split: str) -> list[Path]:
+    """The files with the split in their name or in a folder's name below ``folder``; all if no file names a split.
 
     Raises:
-        DataError: there are splits, but not this one.
+        DataError: the files name splits, but not this one; or none, and a split other than the default was asked for.
     """
-    told = {file: _split_of(file.relative_to(folder).with_suffix(""), split) for file in files}
-    there = sorted({name for name in told.values() if name})
-    if not there:
+    splits = {file: _split_in(file.relative_to(folder).with_suffix(""), split) for file in files}
+    present = sorted({name for name in splits.values() if name})
+    if not present:
+        _refuse_split(folder, f"a folder of {files[0].suffix} files", split)
         return files
     wanted = _SPLITS.get(split, split)
-    if wanted not in there:
-        raise DataError(f"{folder} holds the splits {', '.join(there)}, but none named {split}: choose with --split")
-    return [file for file in files if told[file] == wanted]
+    if wanted not in present:
+        raise DataError(f"{folder} holds the splits {', '.join(present)}, not {split}: choose one with --split")
+    return [file for file in files if splits[file] == wanted]
 
 
-def _split_of(name: Path, split: str) -> str | None:
+def _split_in(name: Path, split: str) -> str | None:
     for word in re.split(r"[^0-9a-z]+", name.as_posix().lower()):
         if word in _SPLITS or word == split:
             return _SPLITS.get(word, word)
     return None
+
+
+def _refuse_split(folder: Path, layout: str, split: str) -> None:
+    if split != DEFAULT_SPLIT:
+        raise DataError(
+            f"{folder} is {layout} without splits, so --split {split} cannot be read: leave --split out to read all of "
+            "it, or give the folder of the split"
+        )

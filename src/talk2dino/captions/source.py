@@ -1,33 +1,27 @@
-"""Caption sources: where picture-caption pairs come from. One interface, one class a layout.
+"""The interface of caption sources, and sources made from other sources.
 
-A source numbers its records from 0; what cannot be used keeps its number and says why, so that shards of features can
-be cut by number alone.
+A source numbers its records from 0. A record that cannot be used keeps its number and gives the reason, so the number
+alone decides which shard of a feature store a record belongs to.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 from abc import ABC, abstractmethod
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
-import numpy as np
+from talk2dino.captions.fingerprint import Fingerprint
 
-from talk2dino.errors import DataError
-
+#: Names of the JSON field or table column that holds captions, the preferred one first.
 CAPTION_FIELDS = ("captions", "caption", "text", "sentences", "txt")
-FILE_FIELDS = ("file_name", "filename", "image", "path", "filepath")
 
 
 @dataclass(frozen=True)
 class Record:
-    """One picture with its captions; ``read`` gives the picture's file as bytes and may raise OSError or DataError."""
+    """One image with its captions; ``read`` returns the image file as bytes and may raise OSError or DataError."""
 
     key: str
     captions: tuple[str, ...]
@@ -36,85 +30,65 @@ class Record:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A record that cannot be used, and why."""
+    """A record that cannot be used, and the reason."""
 
     key: str
     reason: str
 
 
+#: Whether the record of a number is needed.
+Wanted: TypeAlias = Callable[[int], bool]
+Numbered: TypeAlias = Iterator[tuple[int, Record | Skipped]]
+
+
+def always(number: int) -> bool:
+    return True
+
+
 class CaptionSource(ABC):
-    """Picture-caption records, numbered from 0.
+    """Images with captions, numbered from 0.
 
     Attributes:
-        description: what the manifest says of the source; its "content" tells other captions or pictures apart, see
-            :class:`Fingerprint`.
-        notes: what was met while the source was opened and somebody should know, a sentence each.
+        description: stored in a feature store's manifest. Its "content" is a
+            :class:`~talk2dino.captions.fingerprint.Fingerprint`: a store is only continued with equal content.
+        notes: one sentence per problem found while the source was opened.
     """
 
-    description: dict[str, Any]
+    description: dict[str, object]
     notes: Sequence[str] = ()
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def records(self, wanted: Callable[[int], bool] = lambda number: True) -> Iterator[tuple[int, Record | Skipped]]:
-        """The records whose number is wanted, in order; the others cost next to nothing."""
+    def records(self, wanted: Wanted = always) -> Numbered:
+        """Yield (number, record) for each wanted number, in order. Other records cost next to nothing."""
 
 
-class Fingerprint:
-    """What a source holds, in 16 digits: captions by their content, pictures by name and size.
+class JoinedSources(CaptionSource):
+    """Several sources, one after the other."""
 
-    Times are left out, for a copy on another machine is the same source.
-    """
-
-    def __init__(self) -> None:
-        self._digest = hashlib.sha256()
-
-    def add(self, *values: Any) -> None:
-        self._digest.update(repr(values).encode("utf-8", "surrogatepass"))
-
-    def add_file(self, path: Path) -> None:
-        """A file by its content."""
-        with open(path, "rb") as file:
-            while piece := file.read(1 << 20):
-                self._digest.update(piece)
-
-    def add_size(self, folder: Path | str, name: str) -> None:
-        """A file by its name and size; one that is not there by its name alone."""
-        try:
-            self.add(name, os.stat(os.path.join(folder, name)).st_size)
-        except (OSError, ValueError):
-            self.add(name, None)
-
-    def __str__(self) -> str:
-        return self._digest.hexdigest()[:16]
-
-
-class Several(CaptionSource):
-    """Sources one after another."""
-
-    def __init__(self, sources: list[CaptionSource]) -> None:
+    def __init__(self, sources: Sequence[CaptionSource]) -> None:
         self._sources = sources
         content = Fingerprint()
         content.add(*(source.description.get("content") for source in sources))
-        told = [{k: v for k, v in source.description.items() if k != "content"} for source in sources]
-        self.description = {"kind": "several", "sources": told, "records": len(self), "content": str(content)}
+        parts = [{k: v for k, v in source.description.items() if k != "content"} for source in sources]
+        self.description = {"kind": "several", "sources": parts, "records": len(self), "content": str(content)}
         self.notes = [note for source in sources for note in source.notes]
 
     def __len__(self) -> int:
         return sum(map(len, self._sources))
 
-    def records(self, wanted: Callable[[int], bool] = lambda number: True) -> Iterator[tuple[int, Record | Skipped]]:
+    def records(self, wanted: Wanted = always) -> Numbered:
         start = 0
         for source in self._sources:
-            for number, record in source.records(lambda n, start=start: wanted(start + n)):  # type: ignore[misc]
+            for number, record in source.records(lambda number, start=start: wanted(start + number)):  # type: ignore[misc]
                 yield start + number, record
             start += len(source)
 
 
 class FirstRecords(CaptionSource):
-    """The first so many records of a source, for a trial."""
+    """The first ``limit`` records of a source."""
 
     def __init__(self, source: CaptionSource, limit: int) -> None:
         self._source, self._limit = source, limit
@@ -123,47 +97,28 @@ class FirstRecords(CaptionSource):
     def __len__(self) -> int:
         return min(self._limit, len(self._source))
 
-    def records(self, wanted: Callable[[int], bool] = lambda number: True) -> Iterator[tuple[int, Record | Skipped]]:
-        numbered = self._source.records(lambda n: n < self._limit and wanted(n))
-        return islice(numbered, sum(map(wanted, range(len(self)))))
+    def records(self, wanted: Wanted = always) -> Numbered:
+        return islice(self._source.records(wanted), sum(map(wanted, range(len(self)))))
 
 
-def make_record(key: str, captions: Any, read: Callable[[], bytes]) -> Record | Skipped:
-    """A record with what is left of its captions after trimming; none left means skipped.
+def find_captions(fields: Mapping[str, object]) -> object:
+    """The first of :data:`CAPTION_FIELDS` that is not empty, or None."""
+    return next((fields[name] for name in CAPTION_FIELDS if fields.get(name)), None)
 
-    Left out are captions that are empty, no text, or cannot be written as UTF-8 (JSON can hold half a character).
+
+def make_record(key: str, captions: object, read: Callable[[], bytes]) -> Record | Skipped:
+    """Make a record from one caption or a list of captions, with whitespace normalised.
+
+    Captions that are empty, not text, or not valid Unicode (JSON can hold half a surrogate pair) are left out. A record
+    without any caption is skipped.
     """
-    several = isinstance(captions, Iterable) and not isinstance(captions, Mapping)
-    given = [captions] if isinstance(captions, str) else captions if several else []
-    kept = tuple(" ".join(c.split()) for c in given if isinstance(c, str) and c.strip() and _is_unicode(c))
+    if isinstance(captions, str):
+        captions = [captions]
+    elif not isinstance(captions, Iterable) or isinstance(captions, Mapping):
+        captions = []
+    kept = tuple(" ".join(c.split()) for c in captions if isinstance(c, str) and c.strip() and _is_unicode(c))
     return Record(key, kept, read) if kept else Skipped(key, "no caption that is not empty")
 
 
 def _is_unicode(text: str) -> bool:
     return text.isascii() or not re.search("[\ud800-\udfff]", text)
-
-
-def file_reader(folder: Path, name: str) -> Callable[[], bytes]:
-    """Reads a picture of a folder; a name that leads out of the folder is refused."""
-
-    def read() -> bytes:
-        if os.path.isabs(name) or os.path.normpath(name).startswith(".."):
-            raise DataError(f"{name} leads out of {folder}")
-        return (folder / name).read_bytes()
-
-    return read
-
-
-def key_hash(key: str) -> int:
-    """64 bits of a key, not 0: duplicates of a million keys are found in 8 MB."""
-    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little") or 1
-
-
-def repeated(hashes: array | np.ndarray) -> set[int]:
-    """Places of all but the first of equal hashes; 0 is equal to nothing."""
-    values = np.asarray(hashes, dtype=np.uint64)
-    order = np.argsort(values, kind="stable")
-    sorted_values = values[order]
-    again = order[1:][(sorted_values[1:] == sorted_values[:-1]) & (sorted_values[1:] != 0)]
-    return set(again.tolist())

@@ -1,83 +1,43 @@
-"""Caption sources that hold pictures and captions in one file: webdataset tars."""
+"""Webdataset tars, as img2dataset writes them."""
 
 from __future__ import annotations
 
 import json
 import tarfile
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from talk2dino.captions.compact import Texts
+from talk2dino.captions.files import printable
+from talk2dino.captions.fingerprint import Fingerprint
+from talk2dino.captions.index import TextList, hash64, is_repeated
 from talk2dino.captions.source import (
-    CAPTION_FIELDS,
     CaptionSource,
-    Fingerprint,
+    Numbered,
     Record,
     Skipped,
-    key_hash,
+    Wanted,
+    always,
+    find_captions,
     make_record,
-    repeated,
 )
 from talk2dino.errors import DataError
 from talk2dino.io.images import IMAGE_ENDINGS
 
 _PARTS = ("image", "txt", "json")
+_SHOWN = 8  # endings named in a message
 
 
-class _TarIndex:
-    """Where the samples of one tar lie; a few dozen bytes a sample, nothing of their contents."""
+class WebDatasetSource(CaptionSource):
+    """Tars of samples: NAME.jpg with NAME.txt (one caption per line) or NAME.json ('caption', preferred).
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.names = Texts()
-        self.places = array("q")  # image offset, size, txt offset, size, json offset, size of each sample
-        self.damage: str | None = None
-        numbers: dict[str, int] = {}
-        try:
-            with tarfile.open(path, "r:") as tar:
-                for member in tar:
-                    self._add(member, numbers)
-                    tar.members = []  # type: ignore[attr-defined]  # or it remembers every header
-                end = tar.offset  # where no further header was found
-        except (tarfile.TarError, EOFError, OSError) as error:
-            self.damage = f"the tar is truncated or damaged after {len(self.names)} samples ({error})"
-        if self.damage is None and not _ends_here(path, end):
-            self.damage = f"the tar is damaged or truncated after {len(self.names)} samples"
+    Raises:
+        DataError: no tar holds an image, or none holds captions.
+    """
 
-    def _add(self, member: tarfile.TarInfo, numbers: dict[str, int]) -> None:
-        folder, _, base = member.name.rpartition("/")
-        stem, _, ending = base.partition(".")
-        ending = ending.lower()
-        part = "image" if f".{ending}" in IMAGE_ENDINGS else ending
-        if not member.isfile() or part not in _PARTS:
-            return
-        key = f"{folder}/{stem}" if folder else stem
-        column = 2 * _PARTS.index(part)
-        if key in numbers and self.places[6 * numbers[key] + column]:
-            numbers.pop(key)  # the same part again: a second sample of that name
-        if key not in numbers:
-            numbers[key] = len(self.names)
-            self.names.append(key)
-            self.places.extend((0,) * 6)
-        start = 6 * numbers[key] + column
-        self.places[start], self.places[start + 1] = member.offset_data, member.size
-
-
-def _ends_here(path: Path, offset: int) -> bool:
-    """Whether a tar's end mark, a block of zeros, stands at an offset; tarfile takes a damaged header for the end."""
-    with open(path, "rb") as file:
-        file.seek(offset)
-        block = file.read(tarfile.BLOCKSIZE)
-    return len(block) == tarfile.BLOCKSIZE and not any(block)
-
-
-class WebDataset(CaptionSource):
-    """Tars as img2dataset writes them: NAME.jpg with NAME.txt (a caption a line) and / or NAME.json ('caption')."""
-
-    def __init__(self, files: list[Path]) -> None:
+    def __init__(self, files: Sequence[Path]) -> None:
         self._tars = [_TarIndex(file) for file in files]
+        _check_contents(self._tars)
         content = Fingerprint()
         for tar in self._tars:
             content.add_size(tar.path.parent, tar.path.name)
@@ -86,66 +46,139 @@ class WebDataset(CaptionSource):
             content.add(tar.places.tobytes())
         hashes = array("Q")
         for tar in self._tars:
-            hashes.extend(map(key_hash, tar.names))
+            hashes.extend(map(hash64, tar.names))
             hashes.extend([0] if tar.damage else [])
-        self._count, self._again = len(hashes), repeated(hashes)
+        self._repeated = is_repeated(hashes)
         self.description = {
             "kind": "tar",
-            "files": [file.name for file in files],
-            "records": self._count,
+            "files": [printable(file.name) for file in files],
+            "records": len(self),
             "content": str(content),
         }
         self.notes = [
-            f"{tar.path.name}: {tar.damage}; what lies behind is lost, and counts as one record"
+            f"{tar.path.name}: {tar.damage}; the rest of it is lost and counts as one record"
             for tar in self._tars
             if tar.damage
         ]
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._repeated)
 
-    def records(self, wanted: Callable[[int], bool] = lambda number: True) -> Iterator[tuple[int, Record | Skipped]]:
-        start = 0
+    def records(self, wanted: Wanted = always) -> Numbered:
+        number = 0
         for tar in self._tars:
-            count = len(tar.places) // 6
-            for n in range(count):
-                if not wanted(start + n):
-                    continue
-                if start + n in self._again:
-                    yield start + n, Skipped(tar.names[n], "duplicate id: its first sample is used")
-                else:
-                    yield start + n, _tar_record(tar.path, tar.names[n], tar.places[6 * n : 6 * n + 6])
-            start += count
+            for sample in range(len(tar.names)):
+                if wanted(number):
+                    yield number, self._record(tar, sample, number)
+                number += 1
             if tar.damage:
-                if wanted(start):
-                    yield start, Skipped(tar.path.name, tar.damage)
-                start += 1
+                if wanted(number):
+                    yield number, Skipped(printable(tar.path.name), tar.damage)
+                number += 1
+
+    def _record(self, tar: _TarIndex, sample: int, number: int) -> Record | Skipped:
+        key = printable(tar.names[sample])
+        if self._repeated[number]:
+            return Skipped(key, "repeated sample name: its first sample is used")
+        return tar.record(sample, key)
 
 
-def _tar_record(path: Path, name: str, places: array) -> Record | Skipped:
-    if not places[0]:
-        return Skipped(name, f"no picture of that name in {path.name}")
-    captions: Any = None
-    try:
-        if places[4]:
-            entry = json.loads(_piece(path, places[4], places[5]).decode("utf-8-sig"))
-            captions = (
-                next((entry[f] for f in CAPTION_FIELDS if entry.get(f)), None) if isinstance(entry, dict) else None
-            )
-        if captions is None and places[2]:
-            captions = _piece(path, places[2], places[3]).decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        return Skipped(name, "its captions are not UTF-8")
-    except (ValueError, DataError) as error:
-        return Skipped(name, f"its captions cannot be read ({error})")
-    offset, size = places[0], places[1]
-    return make_record(name, captions, lambda: _piece(path, offset, size))
+class _TarIndex:
+    """Where the samples of one tar lie: a few dozen bytes per sample, without their contents.
+
+    Attributes:
+        names: of the samples, including their folder.
+        places: offset and size of the image, the .txt and the .json of each sample; an offset of 0 if it is missing.
+        damage: why the rest of the tar cannot be read.
+        others: endings of files that are no part of a sample, the first few.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.names, self.places = path, TextList(), array("q")
+        self.damage: str | None = None
+        self.others: list[str] = []
+        numbers: dict[str, int] = {}
+        try:
+            with tarfile.open(path, "r:") as tar:
+                for member in tar:
+                    self._add(member, numbers)
+                    tar.members = []  # type: ignore[attr-defined]  # it would remember every header
+                if not _ends_at(path, tar.offset):
+                    raise EOFError("no end mark where the next header should be")
+        except (tarfile.TarError, EOFError, OSError) as error:
+            self.damage = f"the tar is truncated or damaged after {len(self.names)} samples ({error})"
+
+    def _add(self, member: tarfile.TarInfo, numbers: dict[str, int]) -> None:
+        folder, _, base = member.name.rpartition("/")
+        stem, _, ending = base.partition(".")
+        ending = ending.lower()
+        part = "image" if f".{ending}" in IMAGE_ENDINGS else ending
+        if not member.isfile():
+            return
+        if part not in _PARTS:
+            if f".{ending}" not in self.others and len(self.others) < _SHOWN:
+                self.others.append(f".{ending}")
+            return
+        name = f"{folder}/{stem}" if folder else stem
+        column = 2 * _PARTS.index(part)
+        if name in numbers and self.places[6 * numbers[name] + column]:
+            numbers.pop(name)  # the same part again: a second sample of that name
+        if name not in numbers:
+            numbers[name] = len(self.names)
+            self.names.append(name)
+            self.places.extend((0,) * 6)
+        start = 6 * numbers[name] + column
+        self.places[start], self.places[start + 1] = member.offset_data, member.size
+
+    def has(self, *parts: str) -> bool:
+        """Whether any sample has one of these parts."""
+        return any(any(self.places[2 * _PARTS.index(part) :: 6]) for part in parts)
+
+    def record(self, sample: int, key: str) -> Record | Skipped:
+        image, image_size, txt, txt_size, entry, entry_size = self.places[6 * sample : 6 * sample + 6]
+        if not image:
+            return Skipped(key, f"no image of that name in {self.path.name}")
+        captions: object = None
+        try:
+            if entry and isinstance(fields := json.loads(self._read(entry, entry_size).decode("utf-8-sig")), dict):
+                captions = find_captions(fields)
+            if captions is None and txt:
+                captions = self._read(txt, txt_size).decode("utf-8-sig").splitlines()
+        except UnicodeDecodeError:
+            return Skipped(key, "its captions are not UTF-8")
+        except (ValueError, RecursionError) as error:
+            return Skipped(key, f"its captions cannot be read ({error})")
+        return make_record(key, captions, lambda: self._read(image, image_size))
+
+    def _read(self, offset: int, size: int) -> bytes:
+        with open(self.path, "rb") as file:
+            file.seek(offset)
+            content = file.read(size)
+        if len(content) != size:
+            raise DataError(f"{self.path.name} ends inside it")
+        return content
 
 
-def _piece(path: Path, offset: int, size: int) -> bytes:
+def _ends_at(path: Path, offset: int) -> bool:
+    """Whether a tar's end mark, a block of zeros, stands at an offset; tarfile takes a damaged header for the end."""
     with open(path, "rb") as file:
         file.seek(offset)
-        content = file.read(size)
-    if len(content) != size:
-        raise DataError(f"{path.name} ends inside it")
-    return content
+        block = file.read(tarfile.BLOCKSIZE)
+    return len(block) == tarfile.BLOCKSIZE and not any(block)
+
+
+def _check_contents(tars: list[_TarIndex]) -> None:
+    path = tars[0].path if len(tars) == 1 else tars[0].path.parent
+    if not any(tar.has("image") for tar in tars):
+        others = list(dict.fromkeys(ending for tar in tars for ending in tar.others))[:_SHOWN]
+        held = (
+            f"it holds {', '.join(others)} files"
+            if others
+            else next((t.damage for t in tars if t.damage), "it is empty")
+        )
+        raise DataError(
+            f"{path} holds no images: {held}; expected NAME.jpg with NAME.txt or NAME.json. Features of the published "
+            "extraction are not captions: give them to 'talk2dino store convert'"
+        )
+    if not any(tar.has("txt", "json") for tar in tars):
+        raise DataError(f"{path} holds images without captions; expected NAME.txt or NAME.json beside NAME.jpg")

@@ -1,121 +1,126 @@
-"""The command line: one small file a verb; this file only gathers them.
+"""The command line: one thin file per verb; this file only gathers them.
 
 Results go to stdout, progress and messages to stderr. Exit codes: 0 done, 1 failure, 2 wrong usage, 3 part of a batch
-failed, 130 interrupted.
+failed, 130 interrupted (Ctrl-C, SIGTERM, SIGHUP).
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING
 
-#: verb -> (module of this package, function). A verb's module is imported only when that verb (or --help) is asked for.
-VERBS: dict[str, tuple[str, str]] = {
-    "segment": ("segment", "segment"),
-    "models": ("models", "models"),
-    "evaluate": ("evaluate", "evaluate"),
-    "compare": ("compare", "compare"),
-    "freeda": ("freeda", "freeda"),
-    "extract": ("extract", "extract"),
-    "train": ("train", "train"),
-    "store": ("store", "store"),
-    "export": ("export", "export"),
-    "bench": ("bench", "bench"),
+if TYPE_CHECKING:
+    import typer
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb: its function in the module of the same name, its line in the root help, and what can be resumed.
+
+    Attributes:
+        resumable: options without which nothing is kept of an interrupted call; empty if something always is, None if nothing
+            ever is.
+    """
+
+    help: str
+    resumable: tuple[str, ...] | None = None
+
+
+VERBS: dict[str, Verb] = {
+    "segment": Verb("Segment images with words.", ()),
+    "models": Verb("List the named models and whether they are on this machine."),
+    "compare": Verb("Show the methods side by side, on an image or a benchmark.", ("--benchmark", "-b")),
+    "evaluate": Verb("Measure mIoU on a benchmark, with the published protocol.", ("--out", "-o")),
+    "freeda": Verb("Build the prototypes of the method freeda.", ()),
+    "extract": Verb("Turn images and captions into features for training.", ()),
+    "train": Verb("Train psi on extracted features.", ()),
+    "store": Verb("Check, convert and merge stores of features."),
+    "export": Verb("Write the vision model as ONNX."),
+    "bench": Verb("Measure how fast this machine is."),
 }
 
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
-def build_app():
-    """The Typer application with every verb."""
+
+def build_app(only: str | None = None) -> typer.Typer:
+    """The Typer application with every verb, or with one of them, so that the others are not imported."""
     import typer
 
     app = typer.Typer(
         name="talk2dino",
-        help="Open-vocabulary segmentation: a picture and words in, a label for every pixel out.",
+        help="Open-vocabulary segmentation: an image and words in, a label for every pixel out.",
+        epilog="Each verb explains itself: talk2dino segment --help",
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
+        context_settings=_CONTEXT,
     )
 
     @app.callback(invoke_without_command=True)
-    def root(version: bool = typer.Option(False, "--version", help="Print the version and leave.")) -> None:
+    def root(version: bool = typer.Option(False, "--version", "-V", help="Print the version and exit.")) -> None:
         if version:
             from talk2dino import __version__
 
             typer.echo(__version__)
             raise typer.Exit()
 
-    for verb, (module, function) in VERBS.items():
-        loaded = importlib.import_module(f"talk2dino.cli.{module}")
-        handler = getattr(loaded, function)
+    for name in [only] if only in VERBS else VERBS:
+        module = importlib.import_module(f"talk2dino.cli.{name}")
+        handler, kind = getattr(module, name), getattr(module, "COMMAND", None)
         if isinstance(handler, typer.Typer):
-            app.add_typer(handler, name=verb)
+            app.add_typer(handler, name=name, short_help=VERBS[name].help, context_settings=_CONTEXT)
         else:
-            app.command(verb)(handler)
+            app.command(name, cls=kind, short_help=VERBS[name].help, context_settings=_CONTEXT)(handler)
     return app
 
 
 def main() -> None:
     """Entry point: errors that a user can cause become one sentence and an exit code, never a traceback."""
+    from talk2dino.cli.console import show_messages, show_warnings
     from talk2dino.errors import Talk2DinoError
 
-    show_warnings_plainly()
+    show_messages()
+    show_warnings()
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) == signal.SIG_DFL:
+            signal.signal(getattr(signal, name), _interrupt)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     arguments = sys.argv[1:]
-    if arguments[:1] == ["segment"]:
-        from talk2dino.cli.segment import fill_background
-
-        arguments = ["segment", *fill_background(arguments[1:])]
+    verb = arguments[0] if arguments else ""
     try:
-        build_app()(arguments, standalone_mode=True)
+        build_app(verb)(arguments, standalone_mode=True)
     except Talk2DinoError as error:
         print(f"talk2dino: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        _tell_interrupted(arguments)
+        _report_interruption(verb, arguments)
         sys.exit(130)
-    except SystemExit as leaving:  # typer turns Ctrl-C into this, without a word
+    except SystemExit as leaving:  # typer turns Ctrl-C into this, without a message
         if leaving.code == 130:
-            _tell_interrupted(arguments)
+            _report_interruption(verb, arguments)
         raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
 
-#: Verbs whose finished work lies on disk when they are interrupted, with the options that make it so (None: always).
-_RESUMABLE: dict[str, tuple[str, ...] | None] = {
-    "segment": None, "extract": None, "train": None, "freeda": None, "evaluate": ("--out", "-o"),
-    "compare": ("--benchmark", "-b"),
-}  # fmt: skip
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
-def _tell_interrupted(arguments: list[str]) -> None:
-    """What was kept of an interrupted call: the truth differs from verb to verb."""
-    verb = arguments[0] if arguments else ""
-    if verb not in _RESUMABLE:
-        told = "interrupted"
-    elif (needed := _RESUMABLE[verb]) is None or any(a.startswith(needed) for a in arguments):
-        told = "interrupted; what was finished is kept, the same command goes on from there"
-    else:
-        told = f"interrupted; without {needed[0]} nothing was kept, the same command starts anew"
-    print(f"talk2dino: {told}", file=sys.stderr)
-
-
-def show_warnings_plainly() -> None:
-    """This package's warnings as one line on stderr, without the source's path and line."""
-    import warnings
-
-    from talk2dino.errors import Talk2DinoWarning
-
-    warnings.simplefilter("always", Talk2DinoWarning)
-    original = warnings.showwarning
-
-    def show(message, category, filename, lineno, file=None, line=None):
-        if issubclass(category, Talk2DinoWarning):
-            print(f"talk2dino: WARNING: {message}", file=sys.stderr)
+def _report_interruption(verb: str, arguments: list[str]) -> None:
+    """Say what was kept of an interrupted call, which differs from verb to verb."""
+    needed = VERBS[verb].resumable if verb in VERBS else None
+    message = "interrupted"
+    if needed is not None:
+        if not needed or any(argument.startswith(needed) for argument in arguments):
+            message = "interrupted; finished work is kept, and the same command resumes it"
         else:
-            original(message, category, filename, lineno, file, line)
-
-    warnings.showwarning = show
+            message = f"interrupted; nothing was kept, since {needed[0]} was not given"
+    print(f"talk2dino: {message}", file=sys.stderr)

@@ -8,52 +8,52 @@ from typing import Annotated
 
 import typer
 
+_MODEL = "auto, a name from 'talk2dino models', a folder, or a hub id."
+_SIZE = "Fixed image size in pixels, multiples of the patch size. [default: any size]"
+
 
 def export(
-    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write, .onnx.", show_default=False)],
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="auto, a name of 'talk2dino models', a folder, or a hub id.")
-    ] = "auto",
-    size: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N|HxW", help="Fixed picture size in pixels, multiples of the patch size. [default: any size]"
-        ),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace a file that exists.")] = False,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", dir_okay=False, help="File to write, NAME.onnx.", show_default=False)
+    ],
+    model: Annotated[str, typer.Option("--model", "-m", help=_MODEL)] = "auto",
+    size: Annotated[str | None, typer.Option(metavar="N|HxW", help=_SIZE)] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as one JSON line on stdout.")] = False,
 ) -> None:
-    """Write the vision model as ONNX: pixels to patch features, CLS-row attention and CLS.
+    """Write the vision model as ONNX: pixels in, patch features, CLS-row attention and CLS out.
 
-    The batch is always free, the picture size unless --size fixes it. The file is compared with torch before it takes its
-    place. The text model and psi are not in it: what comes after the vision model is the cosine of patch features and
-    class embeddings (encode_text in Python), and docs/speed.md says more.
+    The batch size is free, and so is the image size unless --size fixes it. The file is compared with torch before it
+    replaces anything. The text model and psi are not part of it; docs/speed.md says more.
+
+    Example: talk2dino export --model vitb --size 448 --out vitb.onnx
     """
-    import json
+    if out.suffix.lower() != ".onnx":
+        raise typer.BadParameter(f"{str(out)!r} must end in .onnx", param_hint="--out")
+    fixed = _read_size(size)
 
     from talk2dino.engines.export import OUTPUTS, export_onnx
     from talk2dino.errors import OutputError
     from talk2dino.models.loading import load_parts
 
-    fixed = _read_size(size)
-    if out.suffix.lower() != ".onnx":
-        raise typer.BadParameter(f"{str(out)!r} must end in .onnx", param_hint="--out")
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists; give --overwrite to replace it")
+
     parts = load_parts(model)
-    typer.echo(f"talk2dino: exporting the vision model of {parts.config.name}; this takes a while", err=True)
+    typer.echo(f"talk2dino: exporting the vision model of {parts.config.name}; this may take a minute", err=True)
     done = export_onnx(parts.vision, out, size=fixed)
-    seen = ", ".join(f"{h} x {w}" for h, w in done.sizes)
     if as_json:
-        line = {
-            "file": str(out), "bytes": out.stat().st_size, "input": "pixels", "outputs": list(OUTPUTS), "size": fixed,
+        from talk2dino.io.console import print_json
+
+        print_json({
+            "file": str(out), "bytes": out.stat().st_size, "input": "pixels", "outputs": OUTPUTS, "size": fixed,
             "patch_size": parts.vision.patch_size, "compared_at": done.sizes, "relative_difference": done.difference,
-        }  # fmt: skip
-        print(json.dumps(line))
+        })  # fmt: skip
         return
+    sizes = ", ".join(f"{height} x {width}" for height, width in done.sizes)
     print(
-        f"{out}: {out.stat().st_size / 1e6:.1f} MB, input pixels (B, 3, H, W), outputs {', '.join(OUTPUTS)}; differs from "
-        f"torch by at most {done.difference:.1e} of the largest value, compared at {seen}"
+        f"{out}: {out.stat().st_size / 1e6:.1f} MB, input pixels (B, 3, H, W), outputs {', '.join(OUTPUTS)}; largest "
+        f"difference from torch {done.difference:.1e} of the largest value, at {sizes}"
     )
 
 

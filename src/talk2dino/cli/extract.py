@@ -1,140 +1,86 @@
-"""``talk2dino extract``: pictures with captions in, a feature store out."""
+"""``talk2dino extract``: images with captions to a feature store."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from talk2dino.captions.source import CaptionSource
-    from talk2dino.features.manifest import Manifest
-
 _SOURCES = (
-    "COCO captions .json (or COCO's folder), a folder with metadata.jsonl / metadata.csv or a .txt a picture, "
-    "webdataset .tar or .parquet files, or folders of them."
+    "COCO captions .json (or the COCO folder), a folder with metadata.jsonl, metadata.csv or one .txt per image, webdataset "
+    ".tar or .parquet files, or folders of them."
 )
 
 
 def extract(
+    context: typer.Context,
     sources: Annotated[list[Path], typer.Argument(help=_SOURCES, show_default=False)],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder of the store; a run that was stopped goes on there.")
-    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the store. An interrupted run is resumed.")],
     model: Annotated[
-        str, typer.Option("--model", "-m", help="Whose encoders: a name of 'talk2dino models', a folder, or a hub id.")
+        str, typer.Option("--model", "-m", help="Encoders: a name from 'talk2dino models', a folder or a hub id.")
     ] = "auto",
-    images: Annotated[Path | None, typer.Option(help="Folder of pictures of a .json, if not beside it.")] = None,
-    split: Annotated[str, typer.Option(help="Which part of a COCO folder: train or val.")] = "train",
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the images of a .json. [default: beside the file]", show_default=False),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of the data set: train, val or test.")] = "train",
     features: Annotated[
-        str, typer.Option(help="What to store of a picture: heads, average, cls, patch_mean; commas between.")
+        str, typer.Option(help="Image features to store, separated by commas: heads, average, cls, patch_mean.")
     ] = "heads",
-    size: Annotated[int | None, typer.Option(min=1, help="Side in pixels; the model's by default (448).")] = None,
-    crop: Annotated[str, typer.Option(help="center: short side to the size, middle (published); squash.")] = "center",
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures that go through the model together.")] = 16,
-    records_per_shard: Annotated[int, typer.Option(min=1, help="Records a shard; memory grows with it.")] = 2048,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Side of the input in pixels. [default: the model's, 448 for vitb]", show_default=False
+        ),
+    ] = None,
+    crop: Annotated[
+        str, typer.Option(help="center: resize the short side, crop the centre (published). squash: resize both sides.")
+    ] = "center",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 16,
+    records_per_shard: Annotated[int, typer.Option(min=1, help="Records per shard file; memory grows with it.")] = 2048,
     shard: Annotated[
-        str, typer.Option(metavar="I/N", help="Make every N-th shard from the I-th on, in OUT/part-I-of-N.")
-    ] = "0/1",
+        str, typer.Option(metavar="I/N", help="Make part I of N, counted from 1, in OUT/part-I-of-N.")
+    ] = "1/1",
     max_skipped: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of unusable records above which it stops.")
+        float, typer.Option(min=0, max=1, help="Share of unusable records (0..1) above which the run stops.")
     ] = 0.05,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many records.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Threads that decode pictures.")] = 2,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Read only this many records. [default: all]", show_default=False)
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that decode images.")] = 2,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16, of the vision model.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="Of the vision model: auto, float32, bfloat16 or float16.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
-    """Extract features of pictures and captions into a store, from which 'talk2dino train' trains a projection.
+    """Extract features of images and captions into a store, to train a projection with 'talk2dino train'.
 
-    What is complete is never done twice, whatever stopped the run. Unreadable records are listed in skipped.jsonl.
+    An interrupted run is resumed by the same command. Unusable records are listed in OUT/skipped.jsonl.
+
+    Example: talk2dino extract data/coco2014 --model vitb --out features
     """
-    import json
+    from talk2dino.cli.progress import ProgressBar
+    from talk2dino.cli.usage import split_names, usage
+    from talk2dino.features import ExtractOptions
+    from talk2dino.features import extract as run
+    from talk2dino.io.console import print_json
+    from talk2dino.io.settings import build_options
+    from talk2dino.io.shards import parse_shard
 
-    part, chosen = _part(shard), _features(features)
-    if crop not in ("center", "squash"):
-        raise typer.BadParameter(f"{crop!r} is neither center nor squash", param_hint="--crop")
-    _refuse_own_folder(out, [*sources, *([images] if images else [])])
-    settings: dict[str, Any] = {
-        "features": chosen,
-        "crop": crop,
-        "batch_size": batch_size,
-        "records_per_shard": records_per_shard,
-        "part": part,
-        "max_skipped": max_skipped,
-        "workers": workers,
-        **({"size": size} if size else {}),
-    }
-    folder = out if part == (0, 1) else out / f"part-{part[0]:03d}-of-{part[1]:03d}"
-    manifest = _run(_source(sources, images, split, limit), folder, model, device, dtype, settings)
-    result: dict[str, Any] = {
-        "store": str(folder),
-        "images": manifest.images,
-        "captions": manifest.captions,
-        "skipped": manifest.skipped,
-        "shards": len(manifest.shards),
-        "bytes": sum(entry.bytes for entry in manifest.shards),
-    }
+    with usage("--shard"):
+        part = parse_shard(shard)
+    with usage():
+        read = {"shard": part, "features": split_names(features)}
+        given = {name: value for name, value in context.params.items() if name in ExtractOptions.model_fields}
+        options = build_options(ExtractOptions, given | read)
+    with ProgressBar(f"extracting ({model})", "record") as bar:
+        manifest = run(options, progress=bar)
+    size_in_bytes = sum(entry.bytes for entry in manifest.shards)
     if as_json:
-        typer.echo(json.dumps(result))
-        return
-    typer.echo(
-        f"{folder}: {manifest.images:,} pictures, {manifest.captions:,} captions, {manifest.skipped:,} records skipped, "
-        f"{len(manifest.shards)} shards, {result['bytes'] / 1e6:,.1f} MB"
-    )
-
-
-def _source(sources: list[Path], images: Path | None, split: str, limit: int | None) -> CaptionSource:
-    from talk2dino.captions.layouts import open_source
-    from talk2dino.captions.source import FirstRecords, Several
-
-    opened = [open_source(source, images=images, split=split) for source in sources]
-    source = opened[0] if len(opened) == 1 else Several(opened)
-    return FirstRecords(source, limit) if limit else source
-
-
-def _run(
-    source: CaptionSource, folder: Path, model: str, device: str, dtype: str, settings: dict[str, Any]
-) -> Manifest:
-    from talk2dino.cli.progress import progress
-    from talk2dino.features.encoders import load_encoders
-    from talk2dino.features.extraction import ExtractOptions
-    from talk2dino.features.extraction import extract as run_extract
-
-    encoders = load_encoders(model, device=device, dtype=dtype)
-    options = ExtractOptions(**{"size": encoders.size, **settings})
-    with progress(len(source) // options.part[1], f"extract ({encoders.identity['name']})", "record") as bar:
-
-        def watch(state: dict[str, Any]) -> None:
-            bar.reached(state["done"], state["total"], state["before"])
-
-        def tell(note: str) -> None:
-            bar.message(f"talk2dino: {note}")
-
-        return run_extract(source, encoders, folder, options, watch=watch, tell=tell)
-
-
-def _refuse_own_folder(out: Path, sources: list[Path]) -> None:
-    from talk2dino.errors import DataError
-
-    for place in sources:
-        if out.resolve() == (place if place.is_dir() else place.parent).resolve():
-            raise DataError(f"{out} is the source's own folder, which is left as it is: give another one with --out")
-
-
-def _part(text: str) -> tuple[int, int]:
-    first, _, second = text.partition("/")
-    if not (first.isdigit() and second.isdigit() and int(first) < int(second)):
-        raise typer.BadParameter(f"{text!r} is not of the form I/N with 0 <= I < N", param_hint="--shard")
-    return int(first), int(second)
-
-
-def _features(text: str) -> tuple[str, ...]:
-    from talk2dino.stages.heads import STRATEGIES
-
-    known = dict.fromkeys(STRATEGIES.values())
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    if not names or set(names) - set(known):
-        raise typer.BadParameter(f"{text!r}: any of {', '.join(known)}, with commas between", param_hint="--features")
-    return names
+        counts = {"images": manifest.images, "captions": manifest.captions, "skipped": manifest.skipped}
+        print_json({"store": str(options.folder), **counts, "shards": len(manifest.shards), "bytes": size_in_bytes})
+    else:
+        typer.echo(
+            f"{options.folder}: {manifest.images:,} images, {manifest.captions:,} captions, {manifest.skipped:,} records "
+            f"skipped, {len(manifest.shards)} shards, {size_in_bytes / 1e6:,.1f} MB"
+        )

@@ -1,70 +1,87 @@
-"""Progress on stderr: a live bar on a terminal, a plain line now and then elsewhere."""
+"""Progress on stderr: a live bar on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
-class Progress:
-    """Counts finished items; shows rate and remaining time."""
+class ProgressBar:
+    """Shows what a long function reports to its ``progress=`` argument (:class:`talk2dino.progress.ProgressCallback`).
 
-    def __init__(self, total: int, label: str, unit: str, every: float = 15.0) -> None:
-        self.total, self.label, self.unit, self.every = total, label, unit, every
-        self.done = self.before = 0
-        self.started = self.told = time.monotonic()
-        self._bar = None
-        if sys.stderr.isatty():
-            from tqdm import tqdm
+    The first report sets the starting point: items that earlier runs finished count neither for the rate nor for the
+    remaining time.
 
-            self._bar = tqdm(total=total, desc=label, unit=unit, file=sys.stderr, dynamic_ncols=True)
+    Args:
+        label: what is being done.
+        unit: what is counted, in the singular.
+        every: seconds between two lines where stderr is not a terminal.
+    """
 
-    def reached(self, done: int, total: int, before: int) -> None:
-        """Where a run stands that began with ``before`` items of earlier runs, which no rate or remaining time counts."""
-        first, self.total, self.before = self.before != before, total, before
-        if first:
-            self.done = before
+    def __init__(self, label: str, unit: str = "image", *, every: float = 15.0) -> None:
+        self.label, self.unit, self.every = label, unit, every
+        self.before: int | None = None
+        self.started = self.last = time.monotonic()
+        self._bar: tqdm[Any] | None = None
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        if self.before is None:
+            self.before = 0 if done <= 1 else done
+            if sys.stderr.isatty():
+                from tqdm import tqdm
+
+                self._bar = tqdm(
+                    total=total,
+                    initial=self.before,
+                    desc=self.label,
+                    unit=self.unit,
+                    file=sys.stderr,
+                    dynamic_ncols=True,
+                )
         if self._bar is not None:
             self._bar.total = total
-            if first:
-                self._bar.initial = self._bar.n = before
-        self.advance(done - self.done)
+            self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(done - self._bar.n)
+        elif time.monotonic() - self.last >= self.every:
+            self.last = time.monotonic()
+            self._print(done, total, note)
 
-    def advance(self, count: int = 1) -> None:
-        self.done += count
-        if self._bar is not None:
-            self._bar.update(count)
-        elif time.monotonic() - self.told >= self.every:
-            self.told = time.monotonic()
-            self._tell()
+    def _print(self, done: int, total: int, note: str) -> None:
+        rate = (done - (self.before or 0)) / max(1e-9, time.monotonic() - self.started)
+        left = f", {rate:.2f} per second, {(total - done) / rate:.0f} s left" if rate > 0 else ""
+        noun = self.unit if total == 1 else f"{self.unit}s"
+        print(f"{self.label}: {done} of {total} {noun}{left}{f', {note}' if note else ''}", file=sys.stderr, flush=True)
 
-    def message(self, text: str) -> None:
-        """A line that does not disturb the bar."""
-        if self._bar is not None:
-            self._bar.write(text, file=sys.stderr)
-        else:
-            print(text, file=sys.stderr, flush=True)
+    def __enter__(self) -> ProgressBar:
+        return self
 
-    def _tell(self) -> None:
-        rate = (self.done - self.before) / max(1e-9, time.monotonic() - self.started)
-        left = f"{(self.total - self.done) / rate:.0f} s left" if rate else "nothing done yet"
-        print(
-            f"{self.label}: {self.done} of {self.total} {self.unit}s, {rate:.2f} a second, {left}",
-            file=sys.stderr,
-            flush=True,
-        )
-
-    def close(self) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.close()
 
 
-@contextmanager
-def progress(total: int, label: str, unit: str = "picture") -> Iterator[Progress]:
-    shown = Progress(total, label, unit)
-    try:
-        yield shown
-    finally:
-        shown.close()
+class progress(ProgressBar):
+    def __init__(self, total: int, label: str, unit: str = "image") -> None:
+        super().__init__(label, unit)
+        self.total, self.done = total, 0
+
+    def advance(self, count: int = 1) -> None:
+        self.done += count
+        self(self.done, self.total)
+
+    def reached(self, done: int, total: int, before: int) -> None:
+        if self.before is None:
+            self(before, total)
+        self(done, total)
+
+    def message(self, text: str) -> None:
+        from talk2dino.cli.console import message
+
+        message(text)

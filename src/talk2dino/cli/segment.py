@@ -1,154 +1,184 @@
-"""``talk2dino segment``: pictures and words in, overlays and masks out."""
+"""``talk2dino segment``: images and words in, overlays and masks out."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-SAVES = ("overlay", "palette", "json", "npz")
+if TYPE_CHECKING:
+    from talk2dino.folder import FolderOptions, ImageResult
+
+_PROMPTS = 'Classes to look for: "sky, grass, car=red car|automobile". Commas separate classes; = and | give synonyms.'
+_PROMPT_FILE = "File with the classes: one per line, or .json / .yaml with a list or class: [synonyms]."
+_MODEL = "auto, a name from 'talk2dino models', a folder, or a hub id."
+_PROJECTION = "Your own psi: a folder written by 'talk2dino train', projection.safetensors, or a published .pth."
+_BACKGROUND = (
+    "Label pixels as background where no class reaches this score (0 to 1 for published models). Without a number: the "
+    "model's default threshold."
+)
+_THRESHOLD = "Threshold of one class, NAME=NUMBER; repeatable. Implies a background."
+_CLEAN = "Background cleaning. [default: on if there is a background]"
+_MODE = "whole: keep the aspect ratio; slide: the published protocol's windows; square: squash to the model's size."
+_SAVE = "Files to write per image, separated by commas: overlay, palette, json, npz."
+_ENGINE = "What runs the vision model: torch, compile, openvino or onnx."
+_WORKERS = "Batches that are read, segmented and written side by side. [default: by the number of cores]"
+_METHOD = "talk2dino, or one to compare with: clip-dense, dino-clusters, freeda."
+_OVERLAY_SIZE = "Longest side of overlays in pixels. [default: the image's size]"
+
+_Images = Annotated[
+    list[str], typer.Argument(help="Images, folders, quoted globs, or - for standard input.", show_default=False)
+]
+
+
+class OptionalBackground(TyperCommand):
+    """Lets ``--background`` stand without a value, as a flag that means the default threshold."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, fill_background(args))
+
+
+COMMAND = OptionalBackground
 
 
 def segment(
-    pictures: Annotated[list[str], typer.Argument(help="Pictures, folders or quoted globs.", show_default=False)],
-    prompts: Annotated[
-        str | None,
-        typer.Option(
-            "--prompts",
-            "-p",
-            help='What to look for: "sky, grass, car=red car|automobile"; commas separate classes, = and | give synonyms.',
-        ),
-    ] = None,
-    prompt_file: Annotated[
-        Path | None,
-        typer.Option(help="Prompts from a file: one class a line, or .json / .yaml with a list or class -> synonyms."),
-    ] = None,
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="auto, a name of 'talk2dino models', a folder, or a hub id.")
-    ] = "auto",
-    projection: Annotated[
-        Path | None,
-        typer.Option(
-            help="A psi of your own: projection.safetensors, a published .pth, or a folder of 'talk2dino train'."
-        ),
-    ] = None,
-    background: Annotated[
-        str | None,
-        typer.Option(
-            "--background",
-            "-b",
-            metavar="T|default",
-            help="Pixels that no class reaches become background: a threshold, or 'default' for the model's.",
-        ),
-    ] = None,
-    threshold: Annotated[
-        list[str] | None,
-        typer.Option(help="Threshold of one class, NAME=T; can be given several times; implies a background."),
-    ] = None,
-    negative: Annotated[str | None, typer.Option(help="Prompts whose pixels become background.")] = None,
-    clean: Annotated[
-        bool | None, typer.Option("--clean/--no-clean", help="Background cleaning; on with a background unless told.")
-    ] = None,
-    refine: Annotated[bool, typer.Option("--refine/--no-refine", help="Sharpen the masks (PAMR).")] = False,
-    mode: Annotated[
-        str, typer.Option(help="whole (keeps the aspect ratio), slide (published protocol) or square.")
-    ] = "whole",
+    images: _Images,
+    prompts: Annotated[str | None, typer.Option("--prompts", "-p", help=_PROMPTS)] = None,
+    prompt_file: Annotated[Path | None, typer.Option(help=_PROMPT_FILE)] = None,
+    model: Annotated[str, typer.Option("--model", "-m", help=_MODEL)] = "auto",
+    projection: Annotated[Path | None, typer.Option(help=_PROJECTION)] = None,
+    background: Annotated[str | None, typer.Option("--background", "-b", metavar="[NUMBER]", help=_BACKGROUND)] = None,
+    threshold: Annotated[list[str] | None, typer.Option(metavar="NAME=NUMBER", help=_THRESHOLD)] = None,
+    negative: Annotated[str | None, typer.Option(help="Classes whose pixels become background.")] = None,
+    clean: Annotated[bool | None, typer.Option("--clean/--no-clean", help=_CLEAN)] = None,
+    refine: Annotated[bool, typer.Option("--refine/--no-refine", help="Sharpen the masks with PAMR.")] = False,
+    mode: Annotated[str, typer.Option(help=_MODE)] = "whole",
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("out"),
-    save: Annotated[
-        str, typer.Option(help=f"What to write: {', '.join(SAVES)}, separated by commas.")
-    ] = "overlay,palette",
+    save: Annotated[str, typer.Option(help=_SAVE)] = "overlay,palette",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    engine: Annotated[
-        str, typer.Option(help="What runs the vision model: torch, compile, openvino or onnx.")
-    ] = "torch",
-    batch_size: Annotated[
-        int, typer.Option(min=1, max=256, help="Pictures of one size that go through the model together.")
-    ] = 4,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=64, help="Batches that are read, segmented and written side by side. [default: by cores]"
-        ),
-    ] = None,
-    method: Annotated[
-        str, typer.Option(help="talk2dino, or to compare: clip-dense, dino-clusters, freeda.")
-    ] = "talk2dino",
-    prototypes: Annotated[Path | None, typer.Option(help="freeda: folder that 'talk2dino freeda build' made.")] = None,
+    engine: Annotated[str, typer.Option(help=_ENGINE)] = "torch",
+    batch_size: Annotated[int, typer.Option(min=1, max=256, help="Images per forward pass.")] = 4,
+    workers: Annotated[int | None, typer.Option(min=1, max=64, help=_WORKERS)] = None,
+    method: Annotated[str, typer.Option(help=_METHOD)] = "talk2dino",
+    prototypes: Annotated[Path | None, typer.Option(help="freeda: folder written by 'talk2dino freeda build'.")] = None,
     option: Annotated[
-        list[str] | None, typer.Option("--option", help="Option of the method, name=value; repeatable.")
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Option of the method; repeatable.")
     ] = None,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Look into folders of folders.")] = False,
-    allow_truncated: Annotated[
-        bool, typer.Option(help="Read what is there of damaged pictures instead of refusing them.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option(help="Do pictures again whose results exist.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line a picture on stdout.")] = False,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Also search subfolders.")] = False,
+    allow_truncated: Annotated[bool, typer.Option(help="Read what is left of damaged images.")] = False,
+    max_pixels: Annotated[
+        int | None, typer.Option(min=1, help="Refuse images with more pixels. [default: 180 million]")
+    ] = None,
+    opacity: Annotated[float, typer.Option(min=0, max=1, help="Opacity of the classes in overlays.")] = 0.55,
+    legend: Annotated[bool, typer.Option("--legend/--no-legend", help="Draw a legend below overlays.")] = True,
+    contours: Annotated[bool, typer.Option("--contours/--no-contours", help="Outline the classes in overlays.")] = True,
+    overlay_size: Annotated[int | None, typer.Option(min=16, help=_OVERLAY_SIZE)] = None,
+    overwrite: Annotated[bool, typer.Option(help="Segment finished images again.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line per image on stdout.")] = False,
 ) -> None:
-    """Segment pictures with words.
+    """Segment images with words.
 
-    Finished pictures are skipped when the command runs again with the same settings. Exit code 3: some pictures failed.
+    Images that are finished are skipped when the command runs again with the same settings. Exit code 3: some images
+    failed, the others are done.
+
+    Example: talk2dino segment photos/ --prompts "sky, grass, car=red car|automobile" --model vitb --out out
     """
-    from talk2dino.cli.evaluate import parse_method_options
-    from talk2dino.cli.run_segment import SegmentRun
-    from talk2dino.methods import check_method
+    from talk2dino.cli.usage import method_options, one_of_two, usage
+    from talk2dino.folder import FolderOptions
+    from talk2dino.io.settings import build_options
+    from talk2dino.prompts import parse_prompts, read_prompt_file
 
-    check_method(method)
-    of_method = parse_method_options(option or []) | ({"prototypes": prototypes} if prototypes else {})
-    if negative and method != "talk2dino":
-        raise typer.BadParameter(f"{method} has no negative prompts", param_hint="--negative")
-    if (prompts is None) == (prompt_file is None):
-        raise typer.BadParameter(
-            'give the classes with --prompts "sky, grass" or with --prompt-file FILE (one of the two)'
-        )
-    if mode not in ("whole", "slide", "square"):
-        raise typer.BadParameter(f"{mode!r} is not a mode; accepted: whole, slide, square", param_hint="--mode")
-    kinds = [kind.strip() for kind in save.split(",") if kind.strip()]
-    if not kinds or any(kind not in SAVES for kind in kinds):
-        raise typer.BadParameter(f"{save!r}; accepted, separated by commas: {', '.join(SAVES)}", param_hint="--save")
-
-    settings: dict[str, Any] = {
-        "model": model, "projection": projection, "background": _threshold(background), "thresholds": _thresholds(threshold or []),
-        "clean": clean, "refine": refine, "mode": mode, "dtype": dtype, "device": device, "engine": engine,
-        "method": method, "method_options": of_method,
+    one_of_two(prompts, prompt_file, 'give the classes either with --prompts "sky, grass" or with --prompt-file FILE')
+    values: dict[str, Any] = {
+        "images": images, "model": model, "projection": projection, "background": _threshold(background),
+        "thresholds": _thresholds(threshold or []), "clean": clean, "refine": refine, "mode": mode, "out": out,
+        "save": [kind.strip() for kind in save.split(",") if kind.strip()], "device": device, "dtype": dtype,
+        "engine": engine, "batch_size": batch_size, "workers": workers, "method": method,
+        "method_options": method_options(option, prototypes=prototypes), "recursive": recursive,
+        "allow_truncated": allow_truncated, "overwrite": overwrite,
+        "overlay": {"opacity": opacity, "legend": legend, "contours": contours, "max_size": overlay_size},
     }  # fmt: skip
-    run = SegmentRun(settings, out, kinds, batch_size, allow_truncated, overwrite, as_json, workers)
-    raise typer.Exit(run(pictures, recursive, prompts, prompt_file, negative))
+    if max_pixels is not None:
+        values["max_pixels"] = max_pixels
+    with usage():
+        if prompts is not None:
+            values["prompts"] = parse_prompts(prompts)
+        elif prompt_file is not None:
+            values["prompts"] = read_prompt_file(prompt_file)
+        values["negative"] = None if negative is None else parse_prompts(negative)
+        options = build_options(FolderOptions, values)
+    raise typer.Exit(_run(options, as_json))
+
+
+def _run(options: FolderOptions, as_json: bool) -> int:
+    """Segment, print one line per image, and say how it went."""
+    from talk2dino.cli.console import message
+    from talk2dino.cli.progress import ProgressBar
+    from talk2dino.folder import run_folder
+    from talk2dino.io.console import print_json
+
+    def show(result: ImageResult) -> None:
+        if as_json:
+            print_json(result.as_dict())
+        for note in result.notes:
+            message(f"{result.path}: {note}")
+        if result.segmentation is None:
+            message(f"talk2dino: {result.error}")
+        elif not as_json:
+            largest = list(result.segmentation.shares().items())[:8]
+            message(f"{result.path}: {', '.join(f'{name} {100 * share:.1f} %' for name, share in largest)}")
+
+    with ProgressBar("segmenting") as progress:
+        outcome = run_folder(options, on_result=show, progress=progress)
+    images = "1 image" if outcome.done == 1 else f"{outcome.done} images"
+    if outcome.failed:
+        names = ", ".join(str(result.path) for result in outcome.failed[:10])
+        more = f" and {len(outcome.failed) - 10} more" if len(outcome.failed) > 10 else ""
+        message(f"talk2dino: {images} done, {len(outcome.failed)} failed: {names}{more}")
+    elif not as_json:
+        message(f"talk2dino: {images} done, results in {outcome.out}")
+    return outcome.exit_code
 
 
 def _threshold(text: str | None) -> float | bool | None:
-    if text is None:
-        return None
-    if text == "default":
-        return True
+    if text is None or text == "default":
+        return None if text is None else True
     try:
         return float(text)
     except ValueError:
         raise typer.BadParameter(
-            f"{text!r} is not a number; give a threshold such as 0.55, or 'default'", param_hint="--background"
+            f"{text!r} is not a number; give a threshold such as 0.55, or none for the default (with the images before "
+            "the option)",
+            param_hint="--background",
         ) from None
 
 
 def _thresholds(given: list[str]) -> dict[str, float]:
-    result = {}
+    found = {}
     for item in given:
-        name, sign, value = item.rpartition("=")
+        name, _, value = item.rpartition("=")
         try:
-            result[name.strip()] = float(value) if sign else float("x")
+            found[name.strip()] = float(value)
         except ValueError:
-            raise typer.BadParameter(f"{item!r} is not of the form NAME=NUMBER", param_hint="--threshold") from None
-    return result
+            found[""] = 0.0
+        if "" in found:
+            raise typer.BadParameter(f"{item!r} is not NAME=NUMBER", param_hint="--threshold")
+    return found
 
 
 def fill_background(arguments: list[str]) -> list[str]:
-    """``--background`` may stand alone: put in "default" where no threshold follows."""
+    """``--background`` may stand alone: put "default" where no threshold follows."""
     filled = []
     for i, argument in enumerate(arguments):
         filled.append(argument)
         if argument in ("--background", "-b"):
             following = arguments[i + 1] if i + 1 < len(arguments) else "-"
-            is_option = following.startswith("-") and not following[1:].replace(".", "", 1).isdigit()
-            if is_option or Path(following).exists():
+            is_option = (
+                following.startswith("-") and not following[1:].replace(".", "", 1).isdigit() and following != "-inf"
+            )
+            if is_option or (following and Path(following).exists()):
                 filled.append("default")
     return filled

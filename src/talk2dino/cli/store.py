@@ -1,4 +1,4 @@
-"""``talk2dino store``: look after feature stores: check, merge, convert."""
+"""``talk2dino store``: check, merge and convert feature stores."""
 
 from __future__ import annotations
 
@@ -7,69 +7,83 @@ from typing import Annotated
 
 import typer
 
-store = typer.Typer(no_args_is_help=True, help="Look after feature stores.", rich_markup_mode=None)
+store = typer.Typer(no_args_is_help=True, help="Check, merge and convert feature stores.", rich_markup_mode=None)
 
 
 @store.command()
 def check(
-    folders: Annotated[list[Path], typer.Argument(help="Stores.", show_default=False)],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON line a store.")] = False,
+    folders: Annotated[list[Path], typer.Argument(help="Feature stores.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line per store on stdout.")] = False,
 ) -> None:
-    """Compare stores with their checksums; exit code 1 when one is damaged."""
-    import json
+    """Compare stores with their checksums. The exit code is 1 if a store is damaged.
 
+    Example: talk2dino store check features
+    """
     from talk2dino.errors import DataError
-    from talk2dino.features.manifest import Manifest, check_lines, check_shard
+    from talk2dino.features.manifest import Manifest, damaged_shards
+    from talk2dino.io.console import print_json
 
     damaged: list[str] = []
     for folder in folders:
         manifest = Manifest.read(folder)
-        checks = (check_shard(folder, shard, contents=True) or check_lines(folder, shard) for shard in manifest.shards)
-        wrong = [line for line in checks if line]
+        wrong = damaged_shards(folder, manifest)
         damaged += wrong
         if as_json:
-            told = {"store": str(folder), "images": manifest.images, "captions": manifest.captions}
-            typer.echo(json.dumps({**told, "complete": manifest.complete, "damaged": wrong}))
+            counts = {"images": manifest.images, "captions": manifest.captions}
+            print_json({"store": str(folder), **counts, "complete": manifest.complete, "damaged": wrong})
         else:
             typer.echo(
-                f"{folder}: {manifest.model.get('name')}, {manifest.images:,} pictures, {manifest.captions:,} captions, "
+                f"{folder}: {manifest.model.get('name')}, {manifest.images:,} images, {manifest.captions:,} captions, "
                 f"{len(manifest.shards)} shards, {'complete' if manifest.complete else 'not finished'}"
             )
     if damaged:
-        raise DataError(f"{'; '.join(damaged)}; running 'talk2dino extract' again makes damaged shards anew")
+        raise DataError(f"{'; '.join(damaged)}: run 'talk2dino extract' again to repair damaged shards")
 
 
 @store.command()
 def merge(
     parts: Annotated[
-        list[Path], typer.Argument(help="The parts of 'extract --shard I/N', or their folder.", show_default=False)
+        list[Path],
+        typer.Argument(help="The parts from 'extract --shard I/N', or the folder with them.", show_default=False),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the whole store.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the merged store.")],
 ) -> None:
-    """Make one store of the parts of an extraction; files are linked, not copied, where that is possible."""
-    from talk2dino.features.writer import merge_stores
+    """Merge the parts of an extraction into one store. Files are linked where the file system allows it, else copied.
 
-    folders = sorted(parts[0].glob("part-*-of-*")) if len(parts) == 1 else parts
-    manifest = merge_stores(folders or parts, out)
-    typer.echo(f"{out}: {manifest.images:,} pictures, {manifest.captions:,} captions, {len(manifest.shards)} shards")
+    Example: talk2dino store merge features --out merged
+    """
+    from talk2dino.features import merge_stores
+
+    manifest = merge_stores(parts, out)
+    typer.echo(f"{out}: {manifest.images:,} images, {manifest.captions:,} captions, {len(manifest.shards)} shards")
 
 
 @store.command()
 def convert(
-    file: Annotated[Path, typer.Argument(help="A published feature file (.pth).", show_default=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(help="A published feature file: .pth, or a webdataset .tar of .pth files.", show_default=False),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the store.")],
-    model: Annotated[str, typer.Option("--model", "-m", help="Which model made the features.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="Name of the model that made the features.")],
     name: Annotated[
-        list[str] | None, typer.Option(help="feature=KEY where the file uses other keys; repeatable.")
+        list[str] | None,
+        typer.Option(
+            metavar="FEATURE=KEY",
+            help="Key of a feature (heads, average, cls, patch_mean, captions) in the file; repeatable.",
+        ),
     ] = None,
 ) -> None:
-    """Make a store of the published code's features ('images' and 'annotations')."""
-    from talk2dino.features.conversion import convert_published
+    """Convert features of the published extraction scripts to a store. No code in the file is run.
+
+    Example: talk2dino store convert train.pth --model vitb --out features
+    """
+    from talk2dino.cli.progress import ProgressBar
+    from talk2dino.features import convert_published
 
     pairs = dict(entry.partition("=")[::2] for entry in name or [])
     if any(not key or not value for key, value in pairs.items()):
-        raise typer.BadParameter("give feature=KEY, for example heads=disentangled_self_attn", param_hint="--name")
-    manifest = convert_published(
-        file, out, model=model, names=pairs, tell=lambda note: typer.echo(f"talk2dino: {file}: {note}", err=True)
-    )
-    typer.echo(f"{out}: {manifest.images:,} pictures, {manifest.captions:,} captions, {manifest.skipped} skipped")
+        raise typer.BadParameter("expected FEATURE=KEY, for example heads=disentangled_self_attn", param_hint="--name")
+    with ProgressBar("converting") as bar:
+        manifest = convert_published(file, out, model=model, names=pairs, progress=bar)
+    typer.echo(f"{out}: {manifest.images:,} images, {manifest.captions:,} captions, {manifest.skipped:,} skipped")

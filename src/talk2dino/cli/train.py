@@ -1,167 +1,124 @@
-"""``talk2dino train``: a feature store in, a projection out."""
+"""``talk2dino train``: a feature store to a projection."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, TypeAlias
 
 import typer
 
-_STRATEGY = "max (published), pairwise-max, mean, softmax, sampled, average-attention, cls or mean-patch."
-_Store = Annotated[
-    list[Path], typer.Argument(help="Stores of 'talk2dino extract'; several are one.", show_default=False)
-]
-_Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for what comes out; goes on with a stopped run.")]
-_Val = Annotated[list[Path] | None, typer.Option("--val", help="Store to validate on; repeatable.")]
-_Config = Annotated[Path | None, typer.Option(help="YAML file with settings; flags win over it.")]
-_Model = Annotated[str | None, typer.Option("--model", "-m", help="Refuse stores of another model than this.")]
-_Strategy = Annotated[str | None, typer.Option(help=_STRATEGY)]
-_HeadTemperature = Annotated[float | None, typer.Option(help="Of softmax and sampled [1.0].")]
-_Side = Annotated[str | None, typer.Option(help="Which side is mapped: text (published), vision or both.")]
-_Depth = Annotated[int | None, typer.Option(help="Layers of the projection, 1 is linear [2].")]
-_Width = Annotated[int | None, typer.Option(help="Width of hidden layers [as the output].")]
-_Activation = Annotated[str | None, typer.Option(help="tanh (published), relu, gelu or sigmoid.")]
-_SharedDim = Annotated[int | None, typer.Option(help="Width of the space where both sides meet, with --side both.")]
-_Temperature = Annotated[float | None, typer.Option(help="Of the loss [0.07].")]
-_Learned = Annotated[bool | None, typer.Option(help="Learn the temperature.")]
-_Scale = Annotated[bool | None, typer.Option(help="Divide the loss by B^2, as the published code does.")]
-_Mask = Annotated[bool | None, typer.Option(help="Other captions of a picture are no negatives of it.")]
-_Optimizer = Annotated[str | None, typer.Option(help="adam (published) or adamw.")]
-_Lr = Annotated[float | None, typer.Option(help="Learning rate [1e-4].")]
-_Decay = Annotated[float | None, typer.Option(help="Weight decay [0].")]
-_Schedule = Annotated[str | None, typer.Option(help="constant (published) or cosine.")]
-_Warmup = Annotated[int | None, typer.Option(help="Steps of warm-up [0].")]
-_Batch = Annotated[int | None, typer.Option(help="Captions a step, over all processes [128].")]
-_Epochs = Annotated[int | None, typer.Option(help="Passes over the captions [100].")]
-_Steps = Annotated[int | None, typer.Option(help="Stop after so many steps instead.")]
-_Seed = Annotated[int | None, typer.Option(help="[123]")]
-_Share = Annotated[float | None, typer.Option(help="Share of the pictures kept out to validate [0].")]
-_Every = Annotated[int | None, typer.Option(help="Steps between validations [an epoch].")]
-_SaveEvery = Annotated[int | None, typer.Option(help="Steps between checkpoints [an epoch].")]
-_Verify = Annotated[bool, typer.Option("--verify/--no-verify", help="Compare the store with its checksums first.")]
-_Published = Annotated[bool, typer.Option("--published", help="Write projection.pth in the published layout, too.")]
-_Board = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard logs, too (extra 'log').")]
-_Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-_AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+_STRATEGY = (
+    "Head strategy: max, pairwise-max, mean, softmax, sampled, average-attention, cls or mean-patch. [default: max]"
+)
+_PUBLISHED = (
+    "Train exactly as the published code: the defaults, with --published-scale and --keep-partial-batch. Settings that "
+    "contradict it are refused."
+)
+_Number: TypeAlias = float | None
+_Count: TypeAlias = int | None
+_Word: TypeAlias = str | None
+_Switch: TypeAlias = bool | None
 
 
 def train(
-    store: _Store,
-    out: _Out,
-    val: _Val = None,
-    config: _Config = None,
-    model: _Model = None,
-    strategy: _Strategy = None,
-    head_temperature: _HeadTemperature = None,
-    side: _Side = None,
-    depth: _Depth = None,
-    width: _Width = None,
-    activation: _Activation = None,
-    shared_dim: _SharedDim = None,
-    temperature: _Temperature = None,
-    learned_temperature: _Learned = None,
-    published_scale: _Scale = None,
-    mask_same_image: _Mask = None,
-    optimizer: _Optimizer = None,
-    lr: _Lr = None,
-    weight_decay: _Decay = None,
-    schedule: _Schedule = None,
-    warmup_steps: _Warmup = None,
-    batch_size: _Batch = None,
-    epochs: _Epochs = None,
-    max_steps: _Steps = None,
-    seed: _Seed = None,
-    validation_share: _Share = None,
-    validate_every: _Every = None,
-    save_every: _SaveEvery = None,
-    verify: _Verify = True,
-    published: _Published = False,
-    tensorboard: _Board = False,
-    device: _Device = "auto",
-    as_json: _AsJson = False,
+    context: typer.Context,
+    store: Annotated[
+        list[Path], typer.Argument(help="Stores from 'talk2dino extract'; several count as one.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results. An interrupted run is resumed.")],
+    val: Annotated[
+        list[Path] | None, typer.Option(help="Store to validate on; repeatable. [default: none]", show_default=False)
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with settings; flags take precedence.")] = None,
+    model: Annotated[_Word, typer.Option("--model", "-m", help="Refuse stores of another model than this.")] = None,
+    published: Annotated[bool, typer.Option("--published", help=_PUBLISHED)] = False,
+    strategy: Annotated[_Word, typer.Option(help=_STRATEGY)] = None,
+    head_temperature: Annotated[_Number, typer.Option(help="Of softmax and sampled. [default: 1.0]")] = None,
+    side: Annotated[_Word, typer.Option(help="Side that is projected: text, vision or both. [default: text]")] = None,
+    depth: Annotated[_Count, typer.Option(help="Layers of the projection; 1 is linear. [default: 2]")] = None,
+    width: Annotated[_Count, typer.Option(help="Width of hidden layers. [default: the output's]")] = None,
+    activation: Annotated[_Word, typer.Option(help="tanh, relu, gelu or sigmoid. [default: tanh]")] = None,
+    shared_dim: Annotated[_Count, typer.Option(help="Shared width, with --side both. [default: the vision's]")] = None,
+    temperature: Annotated[_Number, typer.Option(help="Of the loss. [default: 0.07]")] = None,
+    learned_temperature: Annotated[_Switch, typer.Option(help="Train the temperature. [default: off]")] = None,
+    published_scale: Annotated[
+        _Switch, typer.Option(help="Divide the loss by B^2, as the published code does. [default: off]")
+    ] = None,
+    mask_same_image: Annotated[
+        _Switch, typer.Option(help="Do not use other captions of an image as negatives. [default: off]")
+    ] = None,
+    optimizer: Annotated[_Word, typer.Option(help="adam or adamw. [default: adam]")] = None,
+    lr: Annotated[_Number, typer.Option(help="Learning rate. [default: 1e-4]")] = None,
+    weight_decay: Annotated[_Number, typer.Option(help="Weight decay. [default: 0.0]")] = None,
+    schedule: Annotated[_Word, typer.Option(help="constant or cosine. [default: constant]")] = None,
+    warmup_steps: Annotated[_Count, typer.Option(help="Steps of warm-up. [default: 0]")] = None,
+    batch_size: Annotated[_Count, typer.Option(help="Captions per step, over all processes. [default: 128]")] = None,
+    keep_partial_batch: Annotated[
+        _Switch, typer.Option(help="Train on the last, smaller batch of an epoch, as published. [default: off]")
+    ] = None,
+    epochs: Annotated[_Count, typer.Option(help="Passes over the captions. [default: 100]")] = None,
+    max_steps: Annotated[_Count, typer.Option(help="Steps; replaces --epochs. [default: none]")] = None,
+    seed: Annotated[_Count, typer.Option(help="Of weights, batches and sampling. [default: 123]")] = None,
+    validation_share: Annotated[
+        _Number, typer.Option(help="Share of images (0..1) to validate on. [default: 0.0]")
+    ] = None,
+    validation_limit: Annotated[_Count, typer.Option(help="Validation images, at most. [default: 5000]")] = None,
+    validate_every: Annotated[_Count, typer.Option(help="Steps between validations. [default: an epoch]")] = None,
+    save_every: Annotated[_Count, typer.Option(help="Steps between checkpoints. [default: an epoch]")] = None,
+    log_every: Annotated[_Count, typer.Option(help="Steps per record of metrics.jsonl. [default: 50]")] = None,
+    verify: Annotated[bool, typer.Option(help="Compare the checksums of the stores first.")] = True,
+    write_pth: Annotated[
+        bool, typer.Option("--write-pth", help="Write projection.pth too, for the published code.")
+    ] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard logs (extra 'log').")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
-    """Train a projection between text and vision on extracted features; by default the published recipe.
+    """Train a projection between text and vision on extracted features.
 
-    Ctrl-C saves; the same command goes on from there, exactly. Several processes: torchrun --nproc-per-node N -m
-    talk2dino train ...
+    The defaults follow the paper; --published also takes over what only the published code does. Ctrl-C saves a checkpoint,
+    and the same command resumes from it. To use several processes: torchrun --nproc-per-node N -m talk2dino train ...
+
+    Example: talk2dino train features --out run --validation-share 0.05
     """
-    given = locals()
-    others = {"store", "out", "val", "config", "model", "verify", "published", "tensorboard", "device", "as_json"}
-    flags = {name: value for name, value in given.items() if name not in others and value is not None}
-    _run(flags, store, out, val, config, model, verify, published, tensorboard, device, as_json)
+    from talk2dino.cli.console import message
+    from talk2dino.cli.progress import ProgressBar
+    from talk2dino.cli.usage import usage
+    from talk2dino.device import check_device_name
+    from talk2dino.io.console import print_json
+    from talk2dino.io.settings import build_options, read_yaml
+    from talk2dino.training import TrainOptions
+    from talk2dino.training import train as run
+    from talk2dino.training.processes import is_first_process
+    from talk2dino.training.run_report import check_published_layout
 
+    with usage("--config"):
+        settings = read_yaml(config) if config else {}
+    with usage():
+        fields = TrainOptions.model_fields
+        settings |= {name: value for name, value in context.params.items() if name in fields and value is not None}
+        options = TrainOptions.published(**settings) if published else build_options(TrainOptions, settings)
+    with usage("--write-pth"):
+        if write_pth:
+            check_published_layout(options)
+    with usage("--device"):
+        check_device_name(device)
+    with ProgressBar(f"training ({options.strategy})", "step") as bar:
 
-def _run(
-    flags: dict[str, Any], store: list[Path], out: Path, val: list[Path] | None, config: Path | None, model: str | None,
-    verify: bool, published: bool, tensorboard: bool, device: str, as_json: bool,
-) -> None:  # fmt: skip
-    import json
-    import os
-    import sys
+        def show(done: int, total: int, note: str = "") -> None:
+            bar(done, total)
+            if note:
+                message(f"step {done}: {note}")
 
-    from talk2dino.cli.progress import progress
-    from talk2dino.errors import DataError, InputError
-    from talk2dino.features.store import FeatureStore
-    from talk2dino.training.fit import fit
-    from talk2dino.training.options import FitConfig
-
-    try:
-        settings = FitConfig.build(**{**_read_yaml(config), **flags})
-    except InputError as error:
-        raise typer.BadParameter(str(error)) from None
-    features = FeatureStore.open(store, verify=verify)
-    made_by = features.manifests[0].model.get("name")
-    if model is not None and model != made_by:
-        raise DataError(f"{store[0]} holds features of the model {made_by}, not of {model}")
-    validation = FeatureStore.open(val, verify=verify) if val else None
-    if validation and (different := features.manifests[0].differences(validation.manifests[0])):
-        raise DataError(f"{store[0]} and the validation store do not belong together: {'; '.join(different)}")
-    first = os.environ.get("RANK", "0") == "0"
-    for folder, manifest in zip(store, features.manifests, strict=True) if first else ():
-        if not manifest.complete:
-            told = f"{manifest.images:,} pictures are used; 'talk2dino extract' goes on with the rest"
-            print(f"talk2dino: {folder} is not finished: its {told}", file=sys.stderr)
-    with progress(0, f"train ({settings.strategy})", "step") as bar:
-
-        def watch(record: dict[str, Any]) -> None:
-            bar.reached(record["step"], record["total_steps"], record["first_step"])
-            if "validation_loss" not in record:
-                return
-            told = [f"{name} {record[name]:.3f}" for name in record if "@" in name and record[name] is not None]
-            if record["validation_loss"] is None:
-                told.append("the validation loss is not finite (are the held-out features?); best/ stays what it was")
-            else:
-                told.insert(0, f"validation_loss {record['validation_loss']:.3f}")
-            bar.message(f"step {record['step']}: {', '.join(told)}")
-
-        result = fit(
-            features, settings, out, validation=validation, device=device, published=published,
-            tensorboard=tensorboard, watch=watch,
+        result = run(
+            store, options, out, validation=val, model=model, verify=verify, device=device, write_pth=write_pth,
+            tensorboard=tensorboard, progress=show,
         )  # fmt: skip
-    if not first:
+    if not is_first_process():
         return
-    if not result.drawn:
-        told = "curves.png and heads.png are not drawn, for matplotlib is not installed: pip install 'talk2dino[plots]'"
-        print(f"talk2dino: {told}, and the same command draws them", file=sys.stderr)
     if as_json:
-        typer.echo(json.dumps({"folder": str(out), "steps": result.steps, **result.metrics}))
+        print_json({"folder": str(out), "steps": result.steps, **result.metrics})
     else:
         loss = result.metrics.get("loss")
-        typer.echo(f"{out}: {result.steps:,} steps{'' if loss is None else f', loss {loss:.4f}'}")
-        typer.echo(f'use it: talk2dino segment PICTURES --projection {out} --model {made_by} --prompts "..."')
-
-
-def _read_yaml(path: Path | None) -> dict[str, Any]:
-    import yaml
-
-    from talk2dino.errors import InputError
-
-    if path is None:
-        return {}
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} must hold 'name: value' lines; got {type(content).__name__}")
-    return content
+        typer.echo(f"{out}: {result.steps:,} steps{'' if loss is None else f', loss {loss:.6g}'}")
+        typer.echo(f'use it with: talk2dino segment IMAGES --projection {out} --model {result.model} --prompts "..."')

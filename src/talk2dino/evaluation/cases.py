@@ -1,69 +1,117 @@
-"""pictures.png of a report: the worst and the best pictures of all shards, predicted again for the occasion."""
+"""Images of a benchmark as a grid: image, truth, predictions in the benchmark's colours."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from talk2dino.errors import InputError
-from talk2dino.evaluation.charts import case_grid
-from talk2dino.evaluation.datasets import get_benchmark
-from talk2dino.evaluation.journal import PictureRecord, add_up, check_same
+from talk2dino.evaluation.datasets import Benchmark, Sample
+from talk2dino.evaluation.journal import ImageRecord, Run
 from talk2dino.evaluation.matching import cluster_classes, final_records, matched_over_benchmark
-from talk2dino.evaluation.options import EvaluationOptions, make_options
-from talk2dino.evaluation.protocol import Predictor, load_system, open_samples
+from talk2dino.evaluation.metrics import IGNORE
+from talk2dino.evaluation.options import EvaluationOptions
+from talk2dino.evaluation.protocol import Predictor, open_samples
 from talk2dino.evaluation.provenance import resolved_config
-from talk2dino.io.atomic import write_atomically
+from talk2dino.io.atomic import save_png
+from talk2dino.io.legend import draw_grid, make_legend, merge_legends
+from talk2dino.io.settings import build_options, differences
+from talk2dino.segmenter import Segmenter
+
+_IGNORED = (232, 232, 232)
 
 
-def draw_cases(config: dict[str, Any], records: Sequence[PictureRecord], predict: Predictor, folder: Path) -> bool:
-    """Write pictures.png; False when no picture has a figure.
-
-    Args:
-        config, records: of the whole run, as ``read_journals`` gives them.
-        predict: labels pictures as the run did.
-    """
-    benchmark = get_benchmark(config["benchmark"])
-    matrix = add_up(benchmark.names, records)
-    if matched_over_benchmark(config):
+def draw_cases(run: Run, predict: Predictor, folder: Path) -> bool:
+    """Write images.png with the worst and the best cases of a run; False if no image has a figure."""
+    matrix = run.matrix
+    if matched_over_benchmark(run.config):
         predict.classes = cluster_classes(matrix)
-    samples = open_samples(predict.options)[1]
-    grid = case_grid(benchmark, samples, final_records(records, matrix, config), predict)
-    if grid is None:
-        return False
-    content = io.BytesIO()
-    grid.save(content, "PNG")
-    write_atomically(folder / "pictures.png", content.getvalue())
-    return True
+    by_name = {sample.name: sample for sample in open_samples(predict.options, predict.benchmark)}
+    rows = []
+    for kind, record in extreme_cases(final_records(run.records, matrix, run.config)):
+        if record.name in by_name:
+            title = f"prediction, mIoU {100 * (record.miou or 0):.1f}"
+            rows.append(CaseRow(f"{kind}: {record.name}", by_name[record.name], {title: predict}))
+    if rows:
+        save_png(draw_rows(predict.benchmark, rows), folder / "images.png")
+    return bool(rows)
 
 
-def predictor_of(config: dict[str, Any], *, data: Path | None = None, device: str | None = None) -> Predictor:
-    """What labels further pictures of a run that was made elsewhere or before, from its configuration.
+def predictor_of(run: Run, *, data: Path | None = None, device: str | None = None) -> Predictor:
+    """What labels further images of a run that was made earlier or elsewhere, from its configuration.
 
     Args:
-        data: where the data lie now; None: where they lay then.
+        data: where the data are now; None: where they were.
 
     Raises:
-        Talk2DinoError: the data or the model are not at hand, or not those of the run any more.
+        Talk2DinoError: the data or the model are missing, or differ from those of the run.
     """
-    options = options_of(config, data=data, device=device)
-    benchmark, samples = open_samples(options)
-    system = load_system(options)
-    predict = Predictor(system, benchmark, options)
-    now = resolved_config(options, system, samples, threshold=predict.threshold, batch_size=1)
-    try:
-        check_same({key: config.get(key) for key in now}, now, Path("the merged folder"))
-    except InputError as error:
-        raise InputError(f"what is at hand is not what was evaluated: {error}") from None
+    config = run.config
+    values = {name: config[name] for name in EvaluationOptions.model_fields if name in config}
+    made_on = config.get("run", {})
+    options = build_options(EvaluationOptions, values | {
+        "model": made_on.get("model", config["model"]), "data": data or made_on.get("data"), "device": device or "auto",
+        "matching": config.get("matched") or "benchmark",
+        "method_options": {k: v for k, v in config["method_options"].items() if k != "matching"},
+    })  # fmt: skip
+    (benchmark,) = options.benchmarks
+    samples = open_samples(options, benchmark)
+    segmenter = Segmenter.from_pretrained(
+        options.model, projection=options.projection, device=options.device, dtype=options.dtype
+    )
+    predict = Predictor(segmenter, benchmark, options)
+    now = resolved_config(options, benchmark, predict.segmenter, samples, threshold=predict.threshold)
+    other = differences({name: config.get(name) for name in now}, now, ignore=("run", "projection", "synonyms"))
+    if other:
+        raise InputError(f"the model or the data are not those of the run ({'; '.join(other[:4])})")
     return predict
 
 
-def options_of(config: dict[str, Any], *, data: Path | None = None, device: str | None = None) -> EvaluationOptions:
-    """The options that lead to a configuration again."""
-    values = {name: config[name] for name in EvaluationOptions.model_fields if name in config}
-    made_on = config.get("run", {})
-    return make_options(values | {
-        "model": made_on.get("model", config["model"]), "data": data or made_on.get("data"), "device": device or "auto",
-    })  # fmt: skip
+def extreme_cases(records: Sequence[ImageRecord], count: int = 3) -> list[tuple[str, ImageRecord]]:
+    """The images with the lowest and the highest mIoU, as ("worst" or "best", record)."""
+    scored = sorted((r for r in records if r.miou is not None), key=lambda r: (r.miou, r.name))
+    low = min(count, len(scored) // 2)  # the better half of a few images is not "worst"
+    worst, best = scored[:low], scored[max(low, len(scored) - count) :][::-1]
+    return [("worst", r) for r in worst] + [("best", r) for r in best]
+
+
+@dataclass(frozen=True)
+class CaseRow:
+    """One row of a grid: an image and what labels it, by the title of the prediction."""
+
+    title: str
+    sample: Sample
+    predictions: Mapping[str, Predictor]
+
+
+def draw_rows(benchmark: Benchmark, rows: Sequence[CaseRow]) -> Image.Image:
+    """Each row: the image, its truth and the predictions; one legend of the classes in them for the whole grid."""
+    tiles, legends = [], []
+    colours = np.asarray(benchmark.palette)
+    for row in rows:
+        image, truth = row.sample.load()
+        labels = {"truth": truth, **{name: predict([(image, truth)])[0] for name, predict in row.predictions.items()}}
+        tiles.append((row.title, enlarge(Image.fromarray(image))))
+        for name, one in labels.items():
+            tiles.append((name, enlarge(paint_labels(one, benchmark.palette), smooth=False)))
+            legends.append(make_legend(one, benchmark.names, colours))
+    legend = replace(merge_legends(legends), absent=())
+    return draw_grid(tiles, columns=2 + len(rows[0].predictions), legend=legend)
+
+
+def paint_labels(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> Image.Image:
+    """(H, W) class indices in the benchmark's colours; ignored and unmatched pixels are light grey."""
+    colours = np.array([*palette, _IGNORED], dtype=np.uint8)
+    nothing = (labels == IGNORE) | (labels < 0)
+    return Image.fromarray(colours[np.where(nothing, len(palette), labels)])
+
+
+def enlarge(image: Image.Image, smooth: bool = True, longer: int = 320) -> Image.Image:
+    """A small image at a whole multiple of its size, about ``longer`` pixels on its longer side."""
+    factor = max(1, round(longer / max(image.size)))
+    resample = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
+    return image.resize((image.width * factor, image.height * factor), resample)

@@ -1,7 +1,7 @@
 """Class names and palettes of the benchmarks, as in mmsegmentation (mmseg/datasets).
 
-The published evaluation formats these very names into its templates, one prompt a class and no synonyms:
-"building-other" and "tvmonitor" included.
+The published evaluation fills its templates with exactly these names, one prompt per class and no synonyms, and that
+includes "building-other" and "tvmonitor".
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def _palette(text: str) -> Palette:
 
 
 def _voc_palette(count: int) -> Palette:
-    """The colour map of Pascal VOC: the bits of the label, dealt out to the high bits of red, green and blue."""
+    """Pascal VOC's colour map: the bits of the label become the high bits of red, green and blue in turn."""
     colours = []
     for label in range(count):
         channels = [0, 0, 0]
@@ -50,15 +50,15 @@ truck, bus, train, motorcycle, bicycle""")
 CITYSCAPES_PALETTE = _palette("""
 128 64 128 244 35 232 70 70 70 102 102 156 190 153 153 153 153 153 250 170 30 220 220 0 107 142 35 152 251 152
 70 130 180 220 20 60 255 0 0 0 0 142 0 0 70 0 60 100 0 80 100 0 0 230 119 11 32""")
-#: Cityscapes' own label ids of the 19 evaluated classes, in order; every other id is ignored.
+#: Cityscapes' label ids of the 19 evaluated classes, in order. All other ids are ignored.
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
-#: Cityscapes' whole label table: the id is the place in it; "license plate" (-1) stands apart.
+#: All labels of Cityscapes, in the order of their ids. "license plate" (-1) is not in the list.
 CITYSCAPES_LABELS = _names("""
 unlabeled, ego vehicle, rectification border, out of roi, static, dynamic, ground, road, sidewalk, parking, rail track,
 building, wall, fence, guard rail, bridge, tunnel, pole, polegroup, traffic light, traffic sign, vegetation, terrain,
 sky, person, rider, car, truck, bus, caravan, trailer, train, motorcycle, bicycle""")
-#: Labels whose polygons cityscapesScripts does not draw: what lies below them stays.
+#: Labels whose polygons cityscapesScripts does not draw.
 CITYSCAPES_NOT_DRAWN = ("license plate",)
 
 COCO_THINGS = _names("""
@@ -79,7 +79,7 @@ skyscraper, snow, solid-other, stairs, stone, straw, structural-other, table, te
 vegetable, wall-brick, wall-concrete, wall-other, wall-panel, wall-stone, wall-tile, wall-wood, water-other, waterdrops,
 window-blind, window-other, wood""")
 COCO_OBJECT_NAMES = ("background", *COCO_THINGS)
-#: Of COCO's 91 thing categories, those that no data set annotates; COCO-Stuff's pixel maps count from 0, so minus one.
+#: Those of COCO's 91 thing categories that no data set annotates. COCO-Stuff's pixel maps count from 0: minus one.
 _COCO_UNUSED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
 #: Category ids of COCO's instances JSON, in class order: COCO_THING_IDS[i] is COCO_THINGS[i].
 COCO_THING_IDS = tuple(i for i in range(1, 91) if i not in _COCO_UNUSED)
@@ -129,6 +129,6 @@ ADE20K_PALETTE = _palette("""
 71 255 0 255 0 163 255 204 0 255 0 143 0 255 235 133 255 0 255 0 235 245 0 255 255 0 122 255 245 0 10 190 212
 214 255 0 0 204 255 20 0 255 255 255 0 0 153 255 0 41 255 0 255 204 41 0 255 41 255 0 173 0 255 0 245 255 71 0 255
 122 0 255 0 255 184 0 92 255 184 255 0 0 133 255 255 214 0 25 194 194 102 255 0 92 0 255""")
-#: mmsegmentation paints Pascal Context in the first colours of ADE20K.
+#: mmsegmentation uses the first colours of ADE20K for Pascal Context.
 CONTEXT60_PALETTE = ADE20K_PALETTE[:60]
 CONTEXT59_PALETTE = CONTEXT60_PALETTE[1:]

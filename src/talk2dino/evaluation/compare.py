@@ -1,276 +1,227 @@
-"""The systems side by side: one picture, or one table of a benchmark."""
+"""What ``talk2dino compare`` does: several systems side by side, on images or in one table of a benchmark.
+
+Systems that first need something built, such as freeda's prototypes, come last: the results of the others are there while
+it is built, once, into the cache.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from talk2dino.errors import InputError
-from talk2dino.evaluation.matching import cluster_classes, matched_over_benchmark
-from talk2dino.evaluation.metrics import Metrics
-from talk2dino.evaluation.options import EvaluationOptions, make_options
-from talk2dino.evaluation.paper import published_results
-from talk2dino.evaluation.protocol import Predictor, open_samples, run
-from talk2dino.evaluation.report import EvaluationReport, make_report, versions
-from talk2dino.methods import METHODS, wrap_segmenter
+from talk2dino.evaluation.comparison import Comparison, Row, write_comparison
+from talk2dino.evaluation.options import CompareOptions, row_options
+from talk2dino.evaluation.protocol import benchmark_prompts, open_samples, run_benchmark
+from talk2dino.evaluation.report import make_report
+from talk2dino.evaluation.runs import part_of
+from talk2dino.io.atomic import save_png
+from talk2dino.io.cache import cache_folder
+from talk2dino.io.images import LoadedImage, read_image
+from talk2dino.io.legend import Legend, draw_grid, merge_legends
+from talk2dino.io.lock import folder_lock
+from talk2dino.io.overlay import overlay_legend
+from talk2dino.methods import method_class, method_facts
+from talk2dino.methods.base import Preparation
+from talk2dino.models.loading import load_parts
+from talk2dino.progress import ProgressCallback
+from talk2dino.prompts import PromptList, parse_prompts
+from talk2dino.segmenter import Segmenter
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the comparison: a system with cleaning and refinement on or off.
+class System:
+    """One system of a comparison.
 
-    ``label`` is the system's name, or with one of its options, as in "dino-clusters:matching=picture"; ``predict`` labels
-    further pictures as the run did.
+    Attributes:
+        place: among the systems that were asked for. label: as it was asked for.
+        method, options: what it is; the options may also hold "background" and "matching".
+        missing: what must be built first.
     """
 
+    place: int
     label: str
-    clean: bool
-    refine: bool
-    report: EvaluationReport
-    predict: Predictor
+    method: str
+    options: dict[str, Any]
+    missing: Preparation | None = None
+
+    def build(self, out: Path, progress: ProgressCallback | None, shown: str) -> System:
+        """The system with what it was missing, which is built once and kept in the cache, else below ``out``.
+
+        Args:
+            shown: what can be seen until then, for the message.
+        """
+        if self.missing is None:
+            return self
+        folder = (cache_folder() or out) / self.missing.folder
+        with folder_lock(folder):
+            if not self.missing.finished(folder):
+                log.info(
+                    "%s; %s needs %s, which are now built once into %s and found there by later calls. %s",
+                    shown, self.label, self.missing.what, folder, self.missing.advice,
+                )  # fmt: skip
+            built = self.missing.build(folder, progress)
+        return replace(self, options={**self.options, **built}, missing=None)
 
 
-def comparison_rows(labels: Sequence[str], *, both: bool) -> list[tuple[str, bool, bool]]:
-    """(label, clean, refine) of every line: with ``both``, all that a system has; else both off."""
-    rows = []
-    for method in labels:
-        for clean in (False, True) if both and method == "talk2dino" else (False,):
-            for refine in (False, True) if both else (False,):
-                rows.append((method, clean, refine))
-    return rows
+def list_systems(segmenter: Segmenter, options: CompareOptions) -> list[System]:
+    """The systems of a comparison, those that are ready first; what cannot be built is left out with a warning.
+
+    Raises:
+        InputError: no system is left.
+    """
+    systems = []
+    for place, label in enumerate(options.systems):
+        method, chosen = options.system(label)
+        drawn = options.benchmark is not None and not options.opened.on_disk
+        missing = method_class(method).preparation(
+            segmenter.towers, chosen, drawn=drawn, scenes=options.prototype_scenes
+        )
+        if missing is not None and missing.impossible:
+            log.warning("%s is left out: %s", label, missing.impossible)
+        else:
+            systems.append(System(place, label, method, chosen, missing))
+    if not systems:
+        raise InputError("no system is left to compare")
+    return sorted(systems, key=lambda system: system.missing is not None)
 
 
-def wrap_all(
-    segmenter: Any, methods: Sequence[str], options: dict[str, dict[str, Any]], prototypes: str | Path | None
-) -> dict[str, Any]:
-    """The systems on one model's towers; ``options``: name -> its own, "background" (a threshold) left aside."""
-    own = {name: {k: v for k, v in values.items() if k != "background"} for name, values in options.items()}
-    if prototypes is not None:
-        own.setdefault("freeda", {})["prototypes"] = prototypes
-    systems = {}
-    for name in methods:
-        systems[name] = wrap_segmenter(name, segmenter, **own.get(name, {}))
-        if name == "dino-clusters" and "matching" not in own.get(name, {}):
-            systems[f"{name}:matching=picture"] = wrap_segmenter(
-                name, segmenter, **own.get(name, {}), matching="picture"
-            )
-    return systems
+def load_segmenter(options: CompareOptions) -> Segmenter:
+    """The models that all systems share."""
+    methods = [options.system(label)[0] for label in options.systems]
+    needed = any("projection" in method_facts(method).towers for method in methods)
+    parts = load_parts(options.model, projection=options.projection, needs_projection=needed)
+    return Segmenter(parts, device=options.device, dtype=options.dtype)
 
 
-def line_options(
-    base: dict[str, Any],
-    label: str,
-    clean: bool = False,
-    refine: bool = False,
-    options: dict[str, dict[str, Any]] | None = None,
-) -> EvaluationOptions:
-    """Evaluation options of one line; ``options`` as in :func:`compare_benchmark`."""
-    method, _, option = label.partition(":")
-    own = {**(options or {}).get(method, {}), **(dict([option.split("=")]) if option else {})}
-    background = own.pop("background", None)
-    if method == "dino-clusters" and base.get("mode") == "slide":
-        base = {**base, "mode": None}  # it clusters whole pictures; its report says so
-    return make_options({
-        **base, "method": method, "method_options": own, "background": background,
-        "clean": clean and method == "talk2dino", "refine": refine,
-    })  # fmt: skip
+# --- images ----------------------------------------------------------------------------------------------------------
+
+
+def compare_images(
+    options: CompareOptions, *, segmenter: Segmenter | None = None, progress: ProgressCallback | None = None
+) -> list[Path]:
+    """Write one grid per image: the image, and the overlay of each system.
+
+    The grids are written with the systems that are ready and again with those that had to be built, so stopping early
+    keeps the first ones. ``options.background`` is on the scale of the first system and applies to it alone;
+    ``method_options`` hold the thresholds of others.
+
+    Args:
+        progress: counts the items of what a system needs built.
+
+    Returns:
+        The grids, ``out/NAME.png``.
+
+    Raises:
+        ImageError: an image cannot be read. InputError: a system refuses an option, or none is left.
+    """
+    prompts = parse_prompts(options.prompts or "")
+    images = [read_image(path) for path in options.images]
+    paths = [options.out / f"{path.stem}.png" for path in options.images]
+    segmenter = load_segmenter(options) if segmenter is None else segmenter
+    systems = list_systems(segmenter, options)
+    grids = [_Grid(image) for image in images]
+    shown: list[str] = []
+    for number, system in enumerate(systems):
+        if system.missing is not None:
+            shown_now = f"{', '.join(map(str, paths))} shows {', '.join(shown)}" if shown else "nothing is shown yet"
+            system = system.build(options.out, progress, shown_now)
+        for grid in grids:
+            grid.add(segmenter, system, prompts, options)
+        shown.append(system.label)
+        if number + 1 == len(systems) or systems[number + 1].missing is not None:
+            for grid, path in zip(grids, paths, strict=True):
+                save_png(grid.draw(), path)
+    return paths
+
+
+class _Grid:
+    """The overlays of one image, with one legend for the systems that label the same classes."""
+
+    def __init__(self, image: LoadedImage) -> None:
+        self.image = image
+        self.tiles: list[tuple[str, Image.Image]] = []
+        self.legends: list[Legend] = []
+
+    def add(self, segmenter: Segmenter, system: System, prompts: PromptList, options: CompareOptions) -> None:
+        facts, own = method_facts(system.method), dict(system.options)
+        first = system.label == options.systems[0]
+        background = own.pop("background", options.background if first and not facts.matched else None)
+        own.pop("matching", None)
+        result = segmenter.with_method(system.method, **own).segment(
+            self.image, prompts, background=background, clean=options.clean if facts.can_clean else None,
+            refine=options.refine, mode=options.mode if options.mode in facts.modes else facts.modes[0],
+        )  # fmt: skip
+        title = f"{system.label} (segments without names)" if facts.matched else system.label
+        self.tiles.append((title, result.overlay(self.image, legend=False)))
+        if not facts.matched:
+            self.legends.append(overlay_legend(self.image, result))
+
+    def draw(self) -> Image.Image:
+        tiles = [(self.image.name, Image.fromarray(self.image.array)), *self.tiles]
+        return draw_grid(tiles, legend=merge_legends(self.legends) if self.legends else None)
+
+
+# --- benchmark -------------------------------------------------------------------------------------------------------
 
 
 def compare_benchmark(
-    systems: dict[str, Any],
-    base: dict[str, Any],
-    *,
-    both: bool = True,
-    out: str | Path | None = None,
-    progress: Callable[[str, int, int, Metrics], None] | None = None,
-    options: dict[str, dict[str, Any]] | None = None,
-) -> list[Row]:
-    """Evaluate several systems on one benchmark.
+    options: CompareOptions, *, segmenter: Segmenter | None = None, progress: ProgressCallback | None = None
+) -> Comparison:
+    """Evaluate several systems on one benchmark and write comparison.md, .json, .png and images.png.
+
+    Unless ``options.plain``, each system is evaluated with and without refinement, and with and without cleaning if it
+    has it. Each row keeps its finished images in a folder below ``out``, so that the same call resumes it.
 
     Args:
-        systems: name -> system, as :func:`wrap_all` gives them.
-        base: evaluation options that all share (benchmark, data, model, limit ...).
-        both: cleaning and refinement on and off, for systems that have them.
-        out: folder; each line keeps its journal in a folder of its own there, so that it can go on where it stopped.
-        progress: called with (line's name, pictures done, in all, metrics so far).
-        options: name -> the options that its system was made with, to be kept with the results, and "background".
+        progress: counts the images of all rows, and the items of what a system needs built.
+
+    Raises:
+        DataError: data are missing or damaged. InputError: a system refuses an option, or none is left.
     """
-    rows = []
-    for label, clean, refine in comparison_rows(list(systems), both=both):
-        name = "-".join(
-            [label.replace(":", "-").replace("=", "-"), *(["clean"] if clean else []), *(["refine"] if refine else [])]
-        )
-        asked = line_options(base, label, clean, refine, options)
-        tell = None if progress is None else _named(progress, name)
-        folder = None if out is None else Path(out) / name
-        outcome, _ = run(asked, folder, method=systems[label], report=tell)
+    benchmark = options.opened
+    first = row_options(options, *options.system(options.systems[0]))
+    benchmark_prompts(benchmark, first)
+    count = len(open_samples(first, benchmark))
+    segmenter = load_segmenter(options) if segmenter is None else segmenter
+    systems = [row for system in list_systems(segmenter, options) for row in _matchings(system)]
+    plans = [(system, clean, refine) for system in systems for clean, refine in _switches(system, options.plain)]
+    comparison = Comparison(options)
+    built: dict[str, System] = {}
+    for number, (system, clean, refine) in enumerate(plans):
+        if system.label not in built:
+            shown = f"{len(comparison.rows)} of {len(plans)} rows are done"
+            built[system.label] = system.build(options.out, progress, shown)
+        ready = built[system.label]
+        asked = row_options(options, ready.method, ready.options, clean=clean, refine=refine)
+        label = system.label.replace(":", "-").replace("=", "-")
+        folder = options.out / "-".join([label, *(["clean"] * clean), *(["refine"] * refine)])
+        part = part_of(progress, number * count, len(plans) * count, folder.name)
+        outcome = run_benchmark(segmenter, benchmark, asked, folder=folder, progress=part)
         report = make_report(outcome.config, outcome.metrics, len(outcome.records))
-        if matched_over_benchmark(outcome.config):
-            outcome.predict.classes = cluster_classes(outcome.matrix)
-        rows.append(Row(label, clean, refine, report, outcome.predict))
-    return rows
+        comparison.rows.append(Row(system.label, clean, refine, report, outcome))
+    places = {system.label: system.place for system in systems}
+    comparison.rows.sort(key=lambda row: places[row.label])
+    comparison.written += write_comparison(comparison)
+    return comparison
 
 
-def _named(progress: Callable[[str, int, int, Metrics], None], name: str) -> Callable[[int, int, Metrics], None]:
-    return lambda done, total, metrics: progress(name, done, total, metrics)
+def _matchings(system: System) -> Iterator[System]:
+    """Both ways of matching for a system whose segments have no class, unless one was chosen."""
+    yield system
+    if method_facts(system.method).matched and "matching" not in system.options:
+        own = {**system.options, "matching": "image"}
+        yield replace(system, label=f"{system.label}:matching=image", options=own)
 
 
-def comparison_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The comparison as plain values."""
-    table = []
-    for row in rows:
-        figures = row.report.metrics.as_dict()
-        table.append({
-            "method": _title(row.label, row.report.config),
-            "clean": row.clean if row.label == "talk2dino" else None,
-            "refine": row.refine,
-            "miou": figures["miou"],
-            **row.report.details,
-            "mean_accuracy": figures["mean_accuracy"],
-            "overall_accuracy": figures["overall_accuracy"],
-        })  # fmt: skip
-    return table
-
-
-def comparison_dict(rows: Sequence[Row]) -> dict[str, Any]:
-    """The table with all that belongs to it: published figures, each line's exact configuration, versions."""
-    return {
-        "benchmark": rows[0].report.config["benchmark"],
-        "pictures": rows[0].report.pictures,
-        "rows": comparison_table(rows),
-        "published_for_reference": published_results(rows[0].report.config["benchmark"]),
-        "configurations": [row.report.config for row in rows],
-        "versions": versions(),
-    }
-
-
-def comparison_markdown(rows: Sequence[Row], *, exact: bool = False) -> str:
-    """The comparison as a Markdown table, figures in percent; ``exact``: with configurations and versions."""
-    table = comparison_table(rows)
-    heads = list(table[0])
-    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
-    for row in table:
-        lines.append("| " + " | ".join(_cell(value) for value in row.values()) + " |")
-    notes = dict.fromkeys(note for row in rows for note in row.report.notes)
-    first = rows[0].report
-    about = f"{first.config['benchmark']}, {first.pictures} pictures, model {first.config['model']}; figures in percent"
-    page = [about, "", *lines, "", *(f"- {note}" for note in notes)]
-    published = published_results(first.config["benchmark"])
-    if published:
-        page += ["", "Published mIoU on this benchmark, for reference (not measured here):", ""]
-        page += ["| system | mIoU |", "| --- | ---: |", *(f"| {name} | {v:.1f} |" for name, v in published.items())]
-    if exact:
-        kept = {"configurations": [row.report.config for row in rows], "versions": versions()}
-        page += [
-            "",
-            "## Configurations and versions",
-            "",
-            "```json",
-            json.dumps(kept, indent=1, ensure_ascii=False),
-            "```",
-        ]
-    return "\n".join(page) + "\n"
-
-
-def comparison_chart(rows: Sequence[Row]) -> Image.Image:
-    """The comparison as bars."""
-    from talk2dino.evaluation import charts
-
-    first = rows[0].report
-    title = f"mIoU on {first.config['benchmark']}, {first.pictures} pictures, model {first.config['model']}"
-    bars = []
-    for row in rows:
-        extras = [name for name, on in (("cleaned", row.clean), ("refined", row.refine)) if on]
-        bars.append(
-            (
-                ", ".join([_title(row.label, row.report.config), *extras]),
-                row.report.metrics.miou,
-                row.label == "talk2dino",
-            )
-        )
-    return charts.comparison_chart(bars, title)
-
-
-def _title(label: str, config: dict[str, Any] | None = None) -> str:
-    titles = {
-        "dino-clusters": "dino-clusters (matched)",
-        "dino-clusters:matching=picture": "dino-clusters (matched per picture)",
-    }
-    if label == "dino-clusters" and config and not matched_over_benchmark(config):
-        label = "dino-clusters:matching=picture"
-    return titles.get(label, label.replace(":", ", ").replace("=", " "))
-
-
-def _cell(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {True: "on", False: "off", None: "has none"}[value]
-    return f"{value:.1f}" if isinstance(value, float) else str(value)
-
-
-def compare_picture(
-    systems: dict[str, Any], image: Any, prompts: Any, *, background: Any = None, clean: bool | None = None,
-    refine: bool = False, mode: str = "whole",
-) -> Image.Image:  # fmt: skip
-    """One picture with every system's overlay beside it.
-
-    The background threshold belongs to talk2dino's scale and goes to it alone; the other systems label every pixel.
-    """
-    from talk2dino.io.images import read_image
-    from talk2dino.io.legend import draw_grid
-
-    if not systems:
-        raise InputError(f"name at least one system to compare: {', '.join(METHODS)}")
-    picture = read_image(image)
-    tiles = []
-    for name, system in systems.items():
-        if ":" in name:  # another way to evaluate the same system
-            continue
-        settings: dict[str, Any] = {"refine": refine, "mode": mode}
-        if name == "talk2dino":
-            settings |= {"background": background, "clean": clean}
-        elif name == "dino-clusters":
-            settings["mode"] = "whole" if mode == "slide" else mode
-        result = system.segment(picture, prompts, **settings)
-        title = f"{name} (no words: colours are segments)" if getattr(system, "matched", False) else name
-        tiles.append((title, result.overlay(picture)))
-    return draw_grid([(picture.name, _as_large(picture.array, tiles[0][1])), *tiles], columns=min(3, len(tiles) + 1))
-
-
-def _as_large(pixels: Any, like: Image.Image) -> Image.Image:
-    picture = Image.fromarray(pixels)
-    factor = max(1, round(like.width / picture.width))
-    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.BICUBIC)
-
-
-def comparison_cases(
-    systems: dict[str, Any],
-    base: dict[str, Any],
-    rows: Sequence[Row],
-    count: int = 4,
-) -> Image.Image:
-    """The first pictures of a benchmark: picture, truth, each system's labels in the benchmark's colours, and their key.
-
-    ``systems`` says which are shown; cleaning and refinement are off.
-    """
-    from talk2dino.evaluation.charts import class_key, enlarge, paint_labels
-    from talk2dino.io.legend import draw_grid
-
-    tiles = []
-    benchmark, samples = open_samples(make_options({**base, "limit": count}))
-    plain = {row.label: row.predict for row in reversed(rows) if not row.clean and not row.refine}
-    for sample in samples:
-        picture, truth = sample.load()
-        tiles.append((sample.name, enlarge(Image.fromarray(picture))))
-        tiles.append(("truth", enlarge(paint_labels(truth, benchmark.palette), smooth=False)))
-        shown = [truth]
-        for name in systems:
-            (labels,) = plain[name]([(picture, truth)])
-            shown.append(labels)
-            tiles.append((_title(name), enlarge(paint_labels(labels, benchmark.palette), smooth=False)))
-        tiles.append(("classes", class_key(shown, benchmark)))
-    return draw_grid(tiles, columns=3 + len(systems))
+def _switches(system: System, plain: bool) -> list[tuple[bool, bool]]:
+    """(clean, refine) of the rows of a system."""
+    cleans = (False, True) if method_facts(system.method).can_clean and not plain else (False,)
+    return [(clean, refine) for clean in cleans for refine in ((False,) if plain else (False, True))]

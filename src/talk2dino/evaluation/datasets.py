@@ -1,11 +1,11 @@
-"""The nine benchmarks: eight data sets in the layout that mmsegmentation users have on disk, and the procedural world.
+"""The nine benchmarks: eight data sets in mmsegmentation's folder layout, and the procedural world.
 
 Class names, palettes and ignored values are mmsegmentation's; see :mod:`talk2dino.evaluation.class_tables`.
 """
 
 from __future__ import annotations
 
-import difflib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,33 +14,45 @@ from typing import Literal
 
 import numpy as np
 
-from talk2dino.errors import DataError, InputError
+from talk2dino.errors import DataError, InputError, suggestion
 from talk2dino.evaluation import class_tables as tables
 from talk2dino.evaluation import label_files as formats
 from talk2dino.evaluation.label_files import LabelReader
 from talk2dino.evaluation.metrics import IGNORE
+from talk2dino.evaluation.world import held_out_seeds
+from talk2dino.io.images import read_image
+from talk2dino.io.index_png import read_index_png
 from talk2dino.io.palette import class_palette
 from talk2dino.world import CLASS_NAMES as WORLD_NAMES
+from talk2dino.world import render, sample_scene
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture of a benchmark: a name that is unique in it, how to load picture and truth, and what the truth is
-    read from (such as "NAME_labelTrainIds.png" or "instances_val2017.json")."""
+    """One image of a benchmark with its label.
+
+    Attributes:
+        name: unique within the benchmark.
+        load: reads (H, W, 3) uint8 RGB and (H, W) class indices, 255 ignored.
+        source: what kind of file the label comes from, such as "NAME_labelTrainIds.png" or "instances_val2017.json".
+    """
 
     name: str
-    load: Callable[[], tuple[np.ndarray, np.ndarray]]  # (H, W, 3) uint8 RGB; (H, W) integers, 255 ignored
+    load: Callable[[], tuple[np.ndarray, np.ndarray]]
     source: str = ""
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What is asked (names), how it is painted (palette), where it lies (folders, tree) and how it is listed.
+    """A data set, its classes, and the protocol of its published figures.
 
     Attributes:
-        folders: where below ROOT the data set may lie; the first that exists is taken, ROOT itself comes last.
+        names, palette: the classes in label order, and their colours.
+        folders: where below ROOT the data set may lie. The first that exists is used, else ROOT itself.
         tree: the expected layout, shown when something is missing.
-        clean: whether the published figures use background cleaning here.
+        list_samples: lists the images of the data set's folder.
+        mode: how the published protocol sees an image.
+        clean: whether the published figures use background cleaning.
     """
 
     name: str
@@ -50,51 +62,61 @@ class Benchmark:
     folders: tuple[str, ...]
     tree: str
     list_samples: Callable[[Benchmark, Path], list[Sample]]
+    mode: Literal["slide", "whole"] = "slide"
     clean: bool = False
 
     @property
     def background(self) -> bool:
-        """Whether class 0 is "everything else": it gets no prompt, but a threshold."""
+        """Whether class 0 is the background, which has a threshold instead of a prompt."""
         return self.names[0] == "background"
 
     @property
     def prompts(self) -> tuple[str, ...]:
+        """The names of the classes other than the background."""
         return self.names[1:] if self.background else self.names
+
+    @property
+    def on_disk(self) -> bool:
+        """False for the world, which is drawn."""
+        return bool(self.folders)
 
 
 def open_benchmark(name: str, root: str | Path | None = None) -> tuple[Benchmark, list[Sample]]:
-    """Find a benchmark's pictures and labels on disk.
+    """Find the images and labels of a benchmark on disk.
 
     Args:
         name: one of :data:`BENCHMARKS`.
-        root: mmsegmentation's ``data`` folder, or the data set's own folder; not needed for "world".
+        root: mmsegmentation's ``data`` folder, or the folder of the data set. Not needed for "world".
 
     Raises:
-        InputError: if there is no such benchmark.
-        DataError: if a folder or file of the layout is missing; says which, and shows the expected tree.
+        InputError: unknown benchmark, or no ``root``.
+        DataError: a folder or file of the layout is missing; the message shows the expected tree.
     """
     benchmark = get_benchmark(name)
-    if not benchmark.folders:
+    if not benchmark.on_disk:
         return benchmark, benchmark.list_samples(benchmark, Path())
     if root is None:
-        raise InputError(f"benchmark {name} needs its data: give --data ROOT, where ROOT holds\n{benchmark.tree}")
+        raise InputError(f"the benchmark {name} needs data: pass --data ROOT, where ROOT contains\n{benchmark.tree}")
     root = Path(root)
     if not root.is_dir():
-        raise DataError(f"no folder at {root}; benchmark {name} expects\n{benchmark.tree}")
+        raise DataError(f"no folder at {root}; the benchmark {name} expects\n{benchmark.tree}")
     places = [root / folder for folder in benchmark.folders if (root / folder).is_dir()]
     samples = benchmark.list_samples(benchmark, places[0] if places else root)
     if not samples:
-        raise _incomplete(benchmark, "no pictures")
+        raise _incomplete(benchmark, "no images")
     return benchmark, samples
 
 
 def get_benchmark(name: str) -> Benchmark:
-    """Look a benchmark up by name; near names are suggested when there is none."""
+    """Look up a benchmark by name.
+
+    Raises:
+        InputError: unknown name; similar names are suggested.
+    """
     if name in BENCHMARKS:
         return BENCHMARKS[name]
-    near = difflib.get_close_matches(name.lower().replace("_", "-"), BENCHMARKS, n=2, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise InputError(f"no benchmark named {name!r}; {hint}known: {', '.join(BENCHMARKS)}")
+    near = suggestion(name.replace("_", "-"), BENCHMARKS, cutoff=0.6)
+    raise InputError(f"unknown benchmark {name!r}{near or ';'} known benchmarks: {', '.join(BENCHMARKS)}")
 
 
 def _incomplete(benchmark: Benchmark, what: str) -> DataError:
@@ -104,27 +126,23 @@ def _incomplete(benchmark: Benchmark, what: str) -> DataError:
 def _load(
     image: Path, read_label: Callable[[], np.ndarray], class_count: int, first: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """``first``: the file's value of class 0."""
-    from talk2dino.io.images import read_image
-
+    """``first``: the value of class 0 in the label file."""
     truth = read_label()
-    picture = read_image(image).array
-    if picture.shape[:2] != truth.shape:
-        raise DataError(
-            f"{image} is {picture.shape[:2]} and its label is {truth.shape} (height, width): they must agree"
-        )
+    pixels = read_image(image).array
+    if pixels.shape[:2] != truth.shape:
+        raise DataError(f"{image} is {pixels.shape[:2]}, but its label is {truth.shape} (height, width)")
     outside = np.unique(truth[(truth != IGNORE) & ((truth < 0) | (truth >= class_count))])
     if outside.size:
         raise DataError(
             f"the label of {image} has values outside the class list {first}..{class_count - 1 + first}: "
             f"{', '.join(str(value + first) for value in outside[:8])}"
         )
-    return picture, truth
+    return pixels, truth
 
 
 def _sample(benchmark: Benchmark, name: str, image: Path, label: Path, read: LabelReader) -> Sample:
     first = 1 if read is formats.read_reduced else 0
-    source = label.name.replace(name, "NAME")
+    source = label.name.replace(Path(name).name, "NAME")
     return Sample(name, partial(_load, image, partial(read, label), len(benchmark.names), first), source)
 
 
@@ -134,16 +152,26 @@ def _require(benchmark: Benchmark, *paths: Path) -> None:
             raise _incomplete(benchmark, f"no {path}")
 
 
+def _list_images(folder: Path, ending: str) -> list[tuple[str, Path]]:
+    """(path below the folder without its ending, image), sorted, with subfolders and without hidden files, as in mmcv."""
+    found = []
+    for base, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = [Path(base) / name for name in files if name.endswith(ending) and not name.startswith(".")]
+        found += [(path.relative_to(folder).as_posix().removesuffix(ending), path) for path in paths]
+    return sorted(found)
+
+
 def _split_file(benchmark: Benchmark, folder: Path, *, split: str, labels: str, read: LabelReader) -> list[Sample]:
-    """Pascal VOC and Pascal Context: a text file names the pictures."""
+    """Pascal VOC and Pascal Context: a text file lists the images."""
     listing = folder / "ImageSets" / split / "val.txt"
     _require(benchmark, folder / "JPEGImages", folder / labels, listing)
     try:
         stems = [line.strip() for line in listing.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{listing} cannot be read as UTF-8 text with a name a line: {error}") from None
+        raise DataError(f"cannot read {listing} as UTF-8 text with one name per line: {error}") from None
     samples = []
-    for stem in dict.fromkeys(filter(None, stems)):  # a name that stands there twice counts once
+    for stem in dict.fromkeys(filter(None, stems)):  # a repeated name counts once
         image, label = folder / "JPEGImages" / f"{stem}.jpg", folder / labels / f"{stem}.png"
         _require(benchmark, image, label)
         samples.append(_sample(benchmark, stem, image, label, read))
@@ -159,21 +187,21 @@ def _coco(benchmark: Benchmark, folder: Path, *, suffix: str, read_raw: LabelRea
     if not (objects and instances.is_file()):
         _require(benchmark, labels)
     samples = []
-    for image in sorted(images.glob("*.jpg")):
-        converted, raw = labels / f"{image.stem}{suffix}", labels / f"{image.stem}.png"
+    for name, image in _list_images(images, ".jpg"):
+        converted, raw = labels / f"{name}{suffix}", labels / f"{name}.png"
         if converted.is_file():
-            samples.append(_sample(benchmark, image.stem, image, converted, formats.read_plain))
+            samples.append(_sample(benchmark, name, image, converted, read_index_png))
         elif raw.is_file() or not (objects and instances.is_file()):
             _require(benchmark, raw)
-            samples.append(_sample(benchmark, image.stem, image, raw, read_raw))
+            samples.append(_sample(benchmark, name, image, raw, read_raw))
         else:
             read = partial(formats.instances_to_objects, stem=image.stem)
-            samples.append(_sample(benchmark, image.stem, image, instances, read))
+            samples.append(_sample(benchmark, name, image, instances, read))
     return samples
 
 
 _CITY_LABELS: tuple[tuple[str, LabelReader], ...] = (
-    ("labelTrainIds.png", formats.read_plain),
+    ("labelTrainIds.png", read_index_png),
     ("labelIds.png", formats.read_city_ids),
     ("instanceIds.png", formats.read_city_ids),
     ("polygons.json", formats.read_city_polygons),
@@ -184,15 +212,14 @@ def _cityscapes(benchmark: Benchmark, folder: Path) -> list[Sample]:
     images, labels = folder / "leftImg8bit" / "val", folder / "gtFine" / "val"
     _require(benchmark, images, labels)
     samples = []
-    for image in sorted(images.glob("*/*_leftImg8bit.png")):
-        stem = image.name.removesuffix("_leftImg8bit.png")
+    for name, image in _list_images(images, "_leftImg8bit.png"):
         for ending, read in _CITY_LABELS:
-            label = labels / image.parent.name / f"{stem}_gtFine_{ending}"
+            label = labels / f"{name}_gtFine_{ending}"
             if label.is_file():
-                samples.append(_sample(benchmark, stem, image, label, read))
+                samples.append(_sample(benchmark, Path(name).name, image, label, read))
                 break
         else:
-            raise _incomplete(benchmark, f"no label for {image} in {labels / image.parent.name}")
+            raise _incomplete(benchmark, f"no label for {image} in {(labels / name).parent}")
     return samples
 
 
@@ -200,21 +227,19 @@ def _ade20k(benchmark: Benchmark, folder: Path) -> list[Sample]:
     images, labels = folder / "images" / "validation", folder / "annotations" / "validation"
     _require(benchmark, images, labels)
     samples = []
-    for image in sorted(images.glob("*.jpg")):
-        label = labels / f"{image.stem}.png"
+    for name, image in _list_images(images, ".jpg"):
+        label = labels / f"{name}.png"
         _require(benchmark, label)
-        samples.append(_sample(benchmark, image.stem, image, label, formats.read_reduced))
+        samples.append(_sample(benchmark, name, image, label, formats.read_reduced))
     return samples
 
 
 def world_samples(
     seeds: Sequence[int], *, height: int = 96, aspect: float = 1.0, held_out: bool | Literal["all"] = False
 ) -> list[Sample]:
-    """Scenes as a benchmark's samples, named by their seed."""
+    """Scenes as samples; the name of a sample is its seed."""
 
     def draw(seed: int) -> tuple[np.ndarray, np.ndarray]:
-        from talk2dino.world import render, sample_scene
-
         drawn = render(sample_scene(seed, aspect=aspect, held_out=held_out), height)
         return drawn.image, drawn.labels
 
@@ -222,18 +247,16 @@ def world_samples(
 
 
 def _world(benchmark: Benchmark, folder: Path) -> list[Sample]:
-    from talk2dino.evaluation.world import held_out_seeds
-
     return world_samples(held_out_seeds())
 
 
 def _world_palette() -> tables.Palette:
-    return tuple((int(r), int(g), int(b)) for r, g, b in class_palette(len(WORLD_NAMES)))
+    return tuple((int(r), int(g), int(b)) for r, g, b in class_palette(WORLD_NAMES))
 
 
 _VOC_TREE = """\
   VOCdevkit/VOC2012/
-    ImageSets/Segmentation/val.txt     names, one a line
+    ImageSets/Segmentation/val.txt     one name per line
     JPEGImages/NAME.jpg
     SegmentationClass/NAME.png         palette PNG, 0 background, 255 ignored"""
 _CONTEXT_TREE = """\
@@ -244,8 +267,8 @@ _CONTEXT_TREE = """\
 _COCO_TREE = """\
   coco_stuff164k/
     images/val2017/NAME.jpg
-    annotations/val2017/NAME{suffix}   or NAME.png, COCO-Stuff's own pixel map{more}"""
-_COCO_INSTANCES = "\n    annotations/instances_val2017.json   in place of these label files"
+    annotations/val2017/NAME{suffix}   or NAME.png, COCO-Stuff's pixel map{more}"""
+_COCO_INSTANCES = "\n    annotations/instances_val2017.json   instead of these label files"
 _CITY_TREE = """\
   cityscapes/
     leftImg8bit/val/CITY/NAME_leftImg8bit.png
@@ -265,11 +288,11 @@ BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
     for benchmark in (
         Benchmark("voc21", "Pascal VOC 2012, 20 classes and background", tables.VOC21_NAMES, tables.VOC21_PALETTE, _VOC,
-                  _VOC_TREE, partial(_voc, read=formats.read_plain), clean=True),
+                  _VOC_TREE, partial(_voc, read=read_index_png), clean=True),
         Benchmark("voc20", "Pascal VOC 2012, background ignored", tables.VOC20_NAMES, tables.VOC20_PALETTE, _VOC,
                   _VOC_TREE, partial(_voc, read=formats.read_reduced)),
         Benchmark("context60", "Pascal Context, 59 classes and background", tables.CONTEXT60_NAMES,
-                  tables.CONTEXT60_PALETTE, _CONTEXT, _CONTEXT_TREE, partial(_context, read=formats.read_plain)),
+                  tables.CONTEXT60_PALETTE, _CONTEXT, _CONTEXT_TREE, partial(_context, read=read_index_png)),
         Benchmark("context59", "Pascal Context, background ignored", tables.CONTEXT59_NAMES, tables.CONTEXT59_PALETTE,
                   _CONTEXT, _CONTEXT_TREE, partial(_context, read=formats.read_reduced)),
         Benchmark("coco-stuff", "COCO-Stuff 164k, 171 classes", tables.COCO_STUFF_NAMES, tables.COCO_STUFF_PALETTE,
@@ -284,6 +307,6 @@ BENCHMARKS: dict[str, Benchmark] = {
                   ("cityscapes",), _CITY_TREE, _cityscapes),
         Benchmark("ade20k", "ADE20K, 150 classes", tables.ADE20K_NAMES, tables.ADE20K_PALETTE,
                   ("ade/ADEChallengeData2016", "ADEChallengeData2016"), _ADE_TREE, _ade20k),
-        Benchmark("world", "procedural scenes, 16 classes", WORLD_NAMES, _world_palette(), (), "", _world),
+        Benchmark("world", "procedural scenes, 16 classes", WORLD_NAMES, _world_palette(), (), "", _world, mode="whole"),
     )
 }  # fmt: skip

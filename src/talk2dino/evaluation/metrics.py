@@ -1,4 +1,4 @@
-"""Confusion matrix and what is read off it: IoU, accuracy, their means.
+"""Confusion matrix, IoU and accuracy.
 
 Formulas, with C[t, p] the number of pixels of truth t predicted as p (p = N: predicted as none of the classes):
     IoU_c = C[c, c] / (sum_p C[c, p] + sum_t C[t, c] - C[c, c]),  accuracy_c = C[c, c] / sum_p C[c, p]
@@ -19,18 +19,18 @@ import numpy as np
 from talk2dino.errors import DataError, InputError, ShapeError
 
 IGNORE = 255
-#: Predicted value that stands for "none of the classes": a miss for the truth, a false alarm for nobody.
+#: Predicted value for "none of the classes": a miss for the true class and a false alarm for no class.
 NONE = -1
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """Figures of one run, as shares from 0 to 1; nan where a figure does not exist.
+    """Figures of one run, from 0 to 1; nan where a figure does not exist.
 
     Attributes:
         names: N class names.
-        iou: (N,) IoU a class. accuracy: (N,) accuracy a class. pixels: (N,) pixels of truth a class.
-        miou, mean_accuracy: means that leave nan out. overall_accuracy: share of pixels that are right.
+        iou, accuracy: (N,) per class. pixels: (N,) pixels of the truth per class.
+        miou, mean_accuracy: means over the classes that have a figure. overall_accuracy: share of correct pixels.
     """
 
     names: tuple[str, ...]
@@ -90,7 +90,7 @@ class ConfusionMatrix:
             raise ShapeError(f"counts must be (N, N + 1) with N={size}; got {self.counts.shape}")
 
     def update(self, prediction: np.ndarray, truth: np.ndarray) -> None:
-        """Count one picture.
+        """Count one image.
 
         Args:
             prediction: (H, W) integers below N, or NONE.
@@ -102,7 +102,7 @@ class ConfusionMatrix:
         """
         prediction, truth = np.asarray(prediction), np.asarray(truth)
         if prediction.shape != truth.shape:
-            raise ShapeError(f"prediction {prediction.shape} and label {truth.shape} differ in size")
+            raise ShapeError(f"the prediction {prediction.shape} and the label {truth.shape} differ in size")
         size = len(self.names)
         counted = truth != self.ignore_index
         truth, prediction = truth[counted].astype(np.int64), prediction[counted].astype(np.int64)
@@ -112,9 +112,9 @@ class ConfusionMatrix:
         self.counts += np.bincount(truth * (size + 1) + prediction, minlength=self.counts.size).reshape(size, size + 1)
 
     def merge(self, other: ConfusionMatrix) -> ConfusionMatrix:
-        """The matrix of both parts together."""
+        """The sum of both matrices."""
         if (self.names, self.ignore_index) != (other.names, other.ignore_index):
-            raise InputError("confusion matrices of different class lists cannot be merged")
+            raise InputError("confusion matrices of different class lists or ignored values cannot be merged")
         return ConfusionMatrix(self.names, ignore_index=self.ignore_index, counts=self.counts + other.counts)
 
     def metrics(self) -> Metrics:
@@ -125,14 +125,14 @@ class ConfusionMatrix:
 
 
 def mean_of_present(values: np.ndarray) -> float:
-    """Mean that leaves nan out; nan when nothing is left."""
+    """Mean without nan; nan if nothing else is left."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # numpy's "mean of empty slice": nan is the answer
+        warnings.simplefilter("ignore", RuntimeWarning)  # numpy's "mean of empty slice"
         return float(np.nanmean(values)) if len(values) else float("nan")
 
 
 def percent(share: float) -> float | None:
-    """Share to percent, None for nan (JSON has no nan)."""
+    """A share in percent; None for nan, which JSON lacks."""
     return None if np.isnan(share) else round(100.0 * float(share), 4)
 
 

@@ -1,113 +1,218 @@
-"""What can be asked of an evaluation; flags and YAML files fill it, and it is written beside the result."""
+"""Options of an evaluation and of a comparison. Flags and YAML files fill them; the resolved values are written beside the
+results."""
 
 from __future__ import annotations
 
-import difflib
-import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from talk2dino.device import check_device_name
 from talk2dino.errors import InputError
-from talk2dino.evaluation.datasets import get_benchmark
+from talk2dino.evaluation.datasets import BENCHMARKS, Benchmark, get_benchmark
 from talk2dino.evaluation.world import PROMPT_VARIANTS
-from talk2dino.methods import check_method
+from talk2dino.io.settings import build_options
+from talk2dino.methods import check_method, check_options, method_facts, method_names, option_names
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+#: What "all" stands for: the eight data sets of the published table.
+ALL = tuple(name for name, benchmark in BENCHMARKS.items() if benchmark.on_disk)
+
+Mode = Literal["slide", "whole", "square"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Threshold = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 
 
-class EvaluationOptions(BaseModel):
-    """One run: a benchmark, a system, a model, and every part of the protocol that may be overridden."""
+def split_names(given: Any) -> tuple[str, ...]:
+    """ "voc21,ade20k" or ["voc21,ade20k", "world"] to separate names, each once."""
+    several = [given] if isinstance(given, str) else given or ()
+    return tuple(dict.fromkeys(name.strip() for one in several for name in str(one).split(",") if name.strip()))
+
+
+def _expand_all(given: Any) -> tuple[str, ...]:
+    """Names of benchmarks with "all" replaced by the eight data sets."""
+    return tuple(dict.fromkeys(one for name in split_names(given) for one in (ALL if name == "all" else (name,))))
+
+
+class SystemOptions(BaseModel):
+    """What evaluation and comparison share: the model, how images are seen, and where the results go."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    benchmark: str = Field(description="voc21, voc20, context60, context59, coco-stuff, coco-object, cityscapes, ...")
-    data: Path | None = Field(None, description="mmsegmentation's data folder, or the data set's own")
-    method: str = Field("talk2dino", description="talk2dino, clip-dense, dino-clusters or freeda")
-    method_options: dict[str, Any] = Field(default_factory=dict, description="such as prototypes, variant, segments")
-    model: str = Field("auto", description="as in Segmenter.from_pretrained")
-    projection: Path | None = None
-    mode: Literal["slide", "whole", "square"] | None = Field(None, description="None: as published (slide)")
-    background: float | None = Field(
-        None, ge=-1, le=1, description="None: the model's threshold, if there is a background"
+    model: str = Field("auto", description="a name of 'talk2dino models', a folder, or a hub id")
+    projection: Path | None = Field(
+        None, description="projection to use with the model, or a folder of 'talk2dino train'"
     )
-    clean: bool | None = Field(None, description="None: as published (Pascal VOC 21 and COCO-Object)")
-    refine: bool = False
-    synonyms: Path | None = Field(None, description="file with class = synonym | synonym lines")
-    prompts: str = Field("names", description="world: names, synonyms, template, upper, chinese, ...")
+    mode: Mode | None = Field(None, description="slide, whole or square; None: as published")
+    background: Threshold | None = Field(None, description="background threshold; None: the method's default")
+    clean: bool | None = Field(None, description="background cleaning; None: as published")
+    refine: bool = Field(False, description="refine the masks with PAMR")
+    data: Path | None = Field(None, description="mmsegmentation's data folder, or the folder of the data set")
+    synonyms: Path | None = Field(None, description="file with lines 'class = synonym | synonym'")
     held_out: Literal["one", "all"] | None = Field(None, description="world: objects in colours training never showed")
-    limit: int | None = Field(None, ge=1, description="only the first pictures")
-    device: str = "auto"
-    dtype: str = "auto"
+    limit: int | None = Field(None, ge=1, description="only the first images")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
+    dtype: Dtype = Field(
+        "float32", description="float32 as in the published evaluation; auto is faster on most devices"
+    )
+    out: Path | None = None
+
+    @model_validator(mode="after")
+    def _check_device(self) -> Self:
+        check_device_name(self.device)
+        return self
+
+
+class EvaluationOptions(SystemOptions):
+    """One method on one or several benchmarks, with every part of the protocol that can be changed."""
+
+    benchmark: Annotated[tuple[str, ...], BeforeValidator(_expand_all)] = Field(
+        description="names of benchmarks, or all"
+    )
+    method: str = "talk2dino"
+    method_options: dict[str, Any] = Field(default_factory=dict, description="such as prototypes, variant, segments")
+    matching: Literal["benchmark", "image"] = Field(
+        "benchmark",
+        description="for segments without classes: matched over the whole run, or in each image (upper bound)",
+    )
+    prompts: str = Field("names", description=f"world: {', '.join(PROMPT_VARIANTS)}")
+    shard: tuple[int, int] = Field((1, 1), description="(i, n): every n-th image from the i-th on")
+    batch_size: int = Field(8, ge=1, le=256, description="images that are segmented together")
 
     @model_validator(mode="after")
     def _check(self) -> EvaluationOptions:
-        get_benchmark(self.benchmark)
-        check_method(self.method)
+        if not self.benchmark:
+            raise InputError("name a benchmark, for example --benchmark world")
+        for name in self.benchmark:
+            get_benchmark(name)
+        check_options(self.method, self.method_options)
+        facts = method_facts(self.method)
         if self.prompts not in PROMPT_VARIANTS:
-            raise InputError(f"no prompt variant {self.prompts!r}; accepted: {', '.join(PROMPT_VARIANTS)}")
-        if self.benchmark != "world" and (self.held_out or self.prompts != "names"):
-            raise InputError(
-                "held-out colours and prompt variants belong to the world benchmark; use a synonym file here"
-            )
+            raise InputError(f"unknown prompt variant {self.prompts!r}; accepted: {', '.join(PROMPT_VARIANTS)}")
+        if any(get_benchmark(name).on_disk for name in self.benchmark) and (self.held_out or self.prompts != "names"):
+            raise InputError("held-out colours and prompt variants exist only for the world benchmark; use --synonyms")
+        if len(self.benchmark) == 1 and self.background is not None and not self.benchmarks[0].background:
+            raise InputError(f"{self.benchmark[0]} has no background class: remove the background threshold")
+        if facts.matched and self.background is not None:
+            raise InputError(f"{self.method} has no background threshold: the background is one of its segments")
+        if self.clean and not facts.can_clean:
+            raise InputError(f"{self.method} has no background cleaning: remove --clean")
+        if self.mode is not None and self.mode not in facts.modes:
+            raise InputError(f"{self.method} has no mode {self.mode}; accepted: {', '.join(facts.modes)}")
+        if not 1 <= self.shard[0] <= self.shard[1]:
+            raise InputError(f"a shard is (i, n) with 1 <= i <= n; got {self.shard}")
         return self
 
     @property
-    def mode_used(self) -> str:
-        """The protocol's mode, unless told otherwise."""
-        if self.mode is not None:
-            return self.mode
-        return "whole" if self.benchmark == "world" or self.method == "dino-clusters" else "slide"
+    def benchmarks(self) -> tuple[Benchmark, ...]:
+        return tuple(map(get_benchmark, self.benchmark))
+
+    def mode_on(self, benchmark: Benchmark) -> str:
+        """The mode asked for, else the one in which the method runs benchmarks, else the benchmark's."""
+        return self.mode or method_facts(self.method).evaluation_mode or benchmark.mode
+
+    def clean_on(self, benchmark: Benchmark) -> bool:
+        """Whether background cleaning is on: as asked for, else as published."""
+        return benchmark.clean and method_facts(self.method).can_clean if self.clean is None else self.clean
+
+    def settings_on(self, benchmark: Benchmark) -> dict[str, Any]:
+        """What decides the figures on one benchmark, as plain values; the model is still as it was named."""
+        values = self.model_dump(mode="json", exclude={"data", "device", "out", "shard", "batch_size", "matching"})
+        return values | {
+            "benchmark": benchmark.name,
+            "mode": self.mode_on(benchmark),
+            "clean": self.clean_on(benchmark),
+            "background": self.background if benchmark.background else None,
+            "matched": self.matching if method_facts(self.method).matched else None,
+        }
+
+
+class CompareOptions(SystemOptions):
+    """Several systems side by side, on images or on a benchmark.
+
+    A system is the name of a method, or a method with options, as in ``clip-dense:variant=residual``.
+    """
+
+    images: tuple[Path, ...] = ()
+    prompts: str | None = Field(None, description="class names for the images, separated by commas")
+    benchmark: str | None = None
+    systems: Annotated[tuple[str, ...], BeforeValidator(split_names)] = Field(
+        default_factory=method_names, description="names of methods, each with or without options"
+    )
+    method_options: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="method -> its options, and 'background'"
+    )
+    prototypes: Path | None = Field(None, description="for the methods that have an option of this name")
+    plain: bool = Field(False, description="benchmark: without cleaning and refinement")
+    prototype_scenes: int = Field(2000, ge=1, description="scenes from which missing prototypes are built")
+    out: Path = Path("compare")
 
     @property
-    def clean_used(self) -> bool:
-        if self.clean is not None:
-            return self.clean
-        return self.method == "talk2dino" and get_benchmark(self.benchmark).clean
+    def opened(self) -> Benchmark:
+        """The benchmark of the comparison."""
+        return get_benchmark(self.benchmark or "")
 
-    def to_config(self) -> dict[str, Any]:
-        """What decides the result, as plain values; where the data lie and on which device it ran do not."""
-        values = self.model_dump(mode="json", exclude={"data", "device"})
-        return {**values, "mode": self.mode_used, "clean": self.clean_used}
+    @model_validator(mode="after")
+    def _check(self) -> CompareOptions:
+        if bool(self.images) == (self.benchmark is not None):
+            raise InputError("pass IMAGE with --prompts, or --benchmark NAME, but not both")
+        if self.images and self.prompts is None:
+            raise InputError("an image needs --prompts, for example --prompts 'sky, grass'")
+        if self.images and self.synonyms is not None:
+            raise InputError("synonyms of an image belong into --prompts, as in 'car=red car|automobile'")
+        if len({path.stem for path in self.images}) < len(self.images):
+            raise InputError("two images have the same name: their results would overwrite each other")
+        if not self.systems:
+            raise InputError(f"name at least one system: {', '.join(method_names())}")
+        for method, options in self.method_options.items():
+            parse_system(":".join([method, *(f"{name}=" for name in options)]))
+        for label in self.systems:
+            method, own = self.system(label)
+            if self.benchmark is not None:
+                row_options(self, method, own)
+        return self
+
+    def system(self, label: str) -> tuple[str, dict[str, Any]]:
+        """The method of one of the systems and its options, "background" and "matching" among them."""
+        method, own = parse_system(label)
+        given = {"prototypes": str(self.prototypes)} if self.prototypes is not None else {}
+        known = {name: value for name, value in given.items() if name in option_names(method)}
+        return method, {**known, **self.method_options.get(method, {}), **own}
 
 
-def make_options(values: dict[str, Any]) -> EvaluationOptions:
-    """Options from flags or a YAML file.
+def parse_system(label: str) -> tuple[str, dict[str, Any]]:
+    """``"freeda:local_weight=1:nearest=5"`` to its method and options; values are read as YAML.
 
     Raises:
-        InputError: names the option that is wrong.
+        InputError: unknown method or option, or not of this form.
     """
-    try:
-        return EvaluationOptions(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        said, place = first["msg"].removeprefix("Value error, "), ".".join(map(str, first["loc"]))
-        if not place:
-            raise InputError(said) from None
-        if first["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(place, EvaluationOptions.model_fields, n=2)
-            said = "there is none of that name" + (f"; did you mean {' or '.join(near)}?" if near else "")
-        raise InputError(f"evaluation option {place}: {said} (got {first.get('input')!r})") from None
+    method, *given = label.split(":")
+    options = {}
+    for item in given:
+        name, sign, value = item.partition("=")
+        if not sign:
+            raise InputError(f"a system is written METHOD or METHOD:NAME=VALUE; got {label!r}")
+        options[name.replace("-", "_")] = yaml.safe_load(value)
+    special = {"background", "matching"} if check_method(method) and method_facts(method).matched else {"background"}
+    check_options(method, options.keys() - special)
+    return method, options
 
 
-def read_options_file(path: Path) -> dict[str, Any]:
-    """A YAML file with options."""
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"the configuration {path} cannot be read: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise InputError(f"the configuration {path} must hold options, one 'name: value' a line")
-    if not isinstance(values.get("method_options", {}), dict):
-        raise InputError(f"the configuration {path}: method_options must hold 'name: value' lines of its own")
-    return values
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """ "2/8" to (2, 8)."""
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
-    number, total = (int(found[1]), int(found[2])) if found else (0, 0)
-    if not 1 <= number <= total:
-        raise InputError(f"--shard must be i/n with 1 <= i <= n, for example 2/8; got {text!r}")
-    return number, total
+def row_options(
+    options: CompareOptions, method: str, own: Mapping[str, Any], *, clean: bool = False, refine: bool = False
+) -> EvaluationOptions:
+    """The evaluation of one row of a comparison; ``own`` may also hold "background" and "matching"."""
+    special = {name: own[name] for name in ("background", "matching") if own.get(name) is not None}
+    shared = options.model_dump(
+        include={"model", "projection", "data", "synonyms", "held_out", "limit", "device", "dtype"}
+    )
+    return build_options(EvaluationOptions, shared | special | {
+        "benchmark": options.benchmark, "method": method, "clean": clean, "refine": refine,
+        "method_options": {name: value for name, value in own.items() if name not in ("background", "matching")},
+        "mode": options.mode if options.mode in method_facts(method).modes else None,
+    })  # fmt: skip

@@ -1,45 +1,81 @@
-"""Published results, for reference beside measured ones; never mixed with them.
+"""Published figures, shown beside measured ones and never mixed with them.
 
-mIoU in percent from the ICCV 2025 paper of Talk2DINO (arXiv 2411.19331), table of results without and with PAMR.
+mIoU in percent, from the ICCV 2025 paper of Talk2DINO (arXiv 2411.19331), tables without and with PAMR.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
 from talk2dino.models.catalog import CATALOG
 
 _COLUMNS = ("voc20", "context59", "coco-stuff", "cityscapes", "ade20k", "voc21", "context60", "coco-object")
-_ROWS: dict[tuple[str, str, bool], tuple[str, tuple[float, ...]]] = {
-    ("talk2dino", "vitb", False): ("Talk2DINO ViT-B", (87.1, 39.8, 28.1, 36.6, 21.1, 61.5, 35.1, 41.0)),
-    ("talk2dino", "vitl", False): ("Talk2DINO ViT-L", (87.1, 39.1, 27.0, 35.8, 21.1, 60.1, 34.2, 37.6)),
-    ("talk2dino", "vitb", True): ("Talk2DINO ViT-B + PAMR", (88.5, 42.4, 30.2, 38.1, 22.5, 65.8, 37.7, 45.1)),
-    ("talk2dino", "vitl", True): ("Talk2DINO ViT-L + PAMR", (89.8, 42.7, 29.6, 38.4, 22.9, 66.1, 37.3, 42.3)),
-    ("freeda", "vitb", False): ("FreeDA ViT-B", (84.3, 39.7, 25.7, 34.1, 20.8, 51.8, 35.3, 36.3)),
-    ("clip-dense", "vitb", False): ("MaskCLIP ViT-B", (74.9, 26.4, 16.4, 12.6, 9.8, 38.8, 23.6, 20.6)),
-    ("ProxyCLIP", "vitb", False): ("ProxyCLIP ViT-B", (80.3, 39.1, 26.5, 38.1, 20.2, 61.3, 35.3, 37.5)),
-    ("CLIP-DINOiser", "vitb", False): ("CLIP-DINOiser", (80.9, 35.9, 24.6, 31.1, 20.0, 62.1, 32.4, 34.8)),
-}
 
 
-def published_results(benchmark: str) -> dict[str, float]:
-    """System -> published mIoU in percent on a benchmark; empty where nothing was published."""
-    if benchmark not in _COLUMNS:
-        return {}
-    return {title: figures[_COLUMNS.index(benchmark)] for title, figures in _ROWS.values()}
+@dataclass(frozen=True)
+class PublishedRow:
+    """One row of the paper.
+
+    Attributes:
+        figures: benchmark -> mIoU in percent.
+        system: the settings of a run whose figures this row may stand beside: method, model, refine, and options of the
+            method. None: this package lacks the system.
+        note: how the published system differs from that run.
+    """
+
+    title: str
+    figures: dict[str, float]
+    system: dict[str, Any] | None = None
+    note: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def _row(
+    title: str, figures: tuple[float, ...], method: str = "", model: str = "vitb", *, refine: bool = False,
+    note: str = "", **options: Any,
+) -> PublishedRow:  # fmt: skip
+    system = {"method": method, "model": model, "refine": refine} if method else None
+    return PublishedRow(title, dict(zip(_COLUMNS, figures, strict=True)), system, note, options)
+
+
+_ROWS = (
+    _row("Talk2DINO ViT-B", (87.1, 39.8, 28.1, 36.6, 21.1, 61.5, 35.1, 41.0), "talk2dino"),
+    _row("Talk2DINO ViT-L", (87.1, 39.1, 27.0, 35.8, 21.1, 60.1, 34.2, 37.6), "talk2dino", "vitl"),
+    _row("Talk2DINO ViT-B + PAMR", (88.5, 42.4, 30.2, 38.1, 22.5, 65.8, 37.7, 45.1), "talk2dino", refine=True),
+    _row("Talk2DINO ViT-L + PAMR", (89.8, 42.7, 29.6, 38.4, 22.9, 66.1, 37.3, 42.3), "talk2dino", "vitl", refine=True),
+    _row("FreeDA ViT-B", (84.3, 39.7, 25.7, 34.1, 20.8, 51.8, 35.3, 36.3), "freeda",
+         note="FreeDA's published code pairs DINOv2 ViT-L/14 without registers with CLIP ViT-L/14; this run used DINOv2 "
+              "with registers and CLIP ViT-B/16"),
+    _row("MaskCLIP ViT-B", (74.9, 26.4, 16.4, 12.6, 9.8, 38.8, 23.6, 20.6), "clip-dense", variant="residual",
+         note="MaskCLIP's published code averages 85 normalised templates and sees whole images with a short side of 512"),
+    _row("ProxyCLIP ViT-B", (80.3, 39.1, 26.5, 38.1, 20.2, 61.3, 35.3, 37.5)),
+    _row("CLIP-DINOiser", (80.9, 35.9, 24.6, 31.1, 20.0, 62.1, 32.4, 34.8)),
+)  # fmt: skip
 
 
 def published_rows() -> dict[str, dict[str, float]]:
     """System -> benchmark -> published mIoU in percent."""
-    return {title: dict(zip(_COLUMNS, figures, strict=True)) for title, figures in _ROWS.values()}
+    return {row.title: row.figures for row in _ROWS}
 
 
-def published_row(method: str, model: str, refine: bool) -> str | None:
-    """The title of the published row of the same system, model (a catalog name or its hub id) and refinement."""
-    name = next((spec.name for spec in CATALOG.values() if spec.repository == model), model)
-    row = _ROWS.get((method, name, refine))
-    return None if row is None else row[0]
+def published_results(benchmark: str) -> dict[str, float]:
+    """System -> published mIoU in percent on one benchmark; empty if nothing was published."""
+    return {row.title: row.figures[benchmark] for row in _ROWS if benchmark in row.figures}
 
 
-def published_counterpart(benchmark: str, method: str, model: str, refine: bool) -> tuple[str, float] | None:
-    """The published row of the same system, model and refinement: (title, mIoU), or None."""
-    title = published_row(method, model, refine)
-    return None if title is None or benchmark not in _COLUMNS else (title, published_rows()[title][benchmark])
+def published_row(config: Mapping[str, Any]) -> PublishedRow | None:
+    """The row of the system that a run's configuration describes, or None.
+
+    The model may be a catalog name or the id of its hub repository.
+    """
+    model = next((spec.name for spec in CATALOG.values() if spec.repository == config["model"]), config["model"])
+    run = {**config, "model": model}
+    chosen = {**config.get("method_options", {}), **config.get("system", {})}
+    for row in _ROWS:
+        if row.system is None or any(run.get(name) != value for name, value in row.system.items()):
+            continue
+        if all(chosen.get(name) == value for name, value in row.options.items()):
+            return row
+    return None

@@ -1,7 +1,7 @@
-"""What produced a result: the options with everything resolved that they left open, and fingerprints of what was read.
+"""What made a result: the options with everything resolved, and fingerprints of weights and files.
 
-The strings that were typed do not tell: "auto" is another model on another machine, a folder may hold other weights by
-now, a synonym file other words. So the configuration of a run holds what was loaded, and a run goes on only with that.
+The options as given are not enough: "auto" may be another model on another machine, a folder may hold other weights by now,
+and a synonym file other words. A run is resumed only if all of this is the same.
 """
 
 from __future__ import annotations
@@ -12,85 +12,70 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from talk2dino.errors import InputError
-from talk2dino.evaluation.datasets import Sample
+from talk2dino.evaluation.datasets import Benchmark, Sample
 from talk2dino.evaluation.journal import hash_names
 from talk2dino.evaluation.options import EvaluationOptions
-from talk2dino.models.fingerprint import weights_checksum
+from talk2dino.segmenter import Segmenter
 
-_TOWERS = {
-    "talk2dino": ("vision", "text", "projection", "vision_projection"), "clip-dense": ("clip_vision", "text"),
-    "dino-clusters": ("vision",), "freeda": ("vision", "text", "clip_vision"),
-}  # fmt: skip
+#: Increases when the protocol changes in a way that changes figures. 0.1.0 had none; 2 resizes as OpenCV does, to the bit.
+PROTOCOL = 2
 
 
 def resolved_config(
-    options: EvaluationOptions, system: Any, samples: Sequence[Sample], *, threshold: float | None, batch_size: int
-) -> dict[str, Any]:
+    options: EvaluationOptions, benchmark: Benchmark, segmenter: Segmenter, samples: Sequence[Sample], *,
+    threshold: float | None,
+) -> dict[str, Any]:  # fmt: skip
     """The exact configuration of a run.
 
     Args:
-        system: the loaded system. samples: the pictures of the whole run, all shards together.
-        threshold: the background threshold used, None where there is no background.
+        samples: the images of the whole run, all shards together.
+        threshold: the background threshold used; None if there is no background.
 
     Returns:
-        Plain values. All but "run" (where things lay and what it ran on) decide the result.
+        Plain values. All but "run" (where things are and what it ran on) decide the result.
     """
-    config = options.to_config()
-    own = getattr(system, "config", None)
-    text = getattr(system, "text", None)
-    cleaning = getattr(own, "variant", None) if config["clean"] else None
-    return config | {
-        "model": getattr(system, "name", options.model),
-        "dtype": _dtype(system, options),
+    config, method = segmenter.config, segmenter.method
+    settings = options.settings_on(benchmark)
+    return settings | {
+        "protocol": PROTOCOL,
+        "model": segmenter.name,
+        "dtype": str(segmenter.dtype).removeprefix("torch."),
         "background": threshold,
-        "cleaning": cleaning,
-        "templates": list(getattr(text, "templates", ())) or None,
-        "size": getattr(own, "size", None) or getattr(getattr(system, "loop", None), "size", None),
-        "system": {k: v for k, v in getattr(system, "info", {}).items() if k not in ("method", "model")},
+        "cleaning": config.variant if settings["clean"] else None,
+        "templates": list(segmenter.text.templates),
+        "size": method.size,
+        "system": method.options,
         "labels": dict(Counter(sample.source for sample in samples if sample.source)),
-        "pictures": {"count": len(samples), "sha256": hash_names(sample.name for sample in samples)},
-        "fingerprints": fingerprints(options, system),
+        "images": {"count": len(samples), "sha256": hash_names(sample.name for sample in samples)},
+        "fingerprints": fingerprints(options, segmenter),
         "run": {
             "model": options.model,
             "projection": None if options.projection is None else str(options.projection),
-            "source": getattr(own, "source", {}),
+            "source": config.source,
             "data": None if options.data is None else str(options.data),
-            "device": str(getattr(system, "device", options.device)),
-            "engine": getattr(system, "engine", "torch"),
-            "batch_size": batch_size,
+            "device": str(segmenter.device),
+            "engine": segmenter.engine,
+            "batch_size": options.batch_size,
+            "threshold_source": method.threshold_source if threshold == method.threshold else "set by the caller",
         },
     }
 
 
-def fingerprints(options: EvaluationOptions, system: Any) -> dict[str, str]:
-    """Hashes of weights and files that decide a result."""
-    found = {}
-    for name in _TOWERS[options.method]:
-        tower = getattr(system, name, None)
-        if isinstance(tower, nn.Module):
-            found[name] = weights_checksum(tower)
-    store = getattr(system, "store", None)
-    if store is not None:
-        found["prototypes"] = store.fingerprint()
-    if options.synonyms is not None:
-        found["synonyms"] = hash_file(options.synonyms)
-    return found
+def fingerprints(options: EvaluationOptions, segmenter: Segmenter) -> dict[str, str]:
+    """Hashes of the weights and files that decide a result."""
+    method = segmenter.method
+    found = segmenter.towers.checksums(method.facts.towers) | method.fingerprints()
+    return found if options.synonyms is None else {**found, "synonyms": hash_file(options.synonyms)}
 
 
 def hash_file(path: str | Path) -> str:
-    """SHA-256 (first 16 digits) of a file's content."""
+    """SHA-256 (first 16 digits) of the content of a file.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
     try:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
-
-
-def _dtype(system: Any, options: EvaluationOptions) -> str:
-    """Of the tower that does the work; everything after it is float32."""
-    tower = getattr(system, "clip_vision" if options.method == "clip-dense" else "vision", None)
-    if not isinstance(tower, nn.Module):
-        return options.dtype
-    return str(next(tower.parameters()).dtype).removeprefix("torch.")
+        raise InputError(f"cannot read {path}: {error.strerror}") from None

@@ -1,53 +1,55 @@
-"""An evaluation for people and for machines: terminal table, JSON, CSV, Markdown, a bar chart, a grid of pictures."""
+"""The report of one run: its figures, what limits them, the published figure beside them, and its files."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import platform
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from talk2dino.evaluation.metrics import Metrics
-from talk2dino.evaluation.paper import published_counterpart, published_results
-from talk2dino.io.atomic import write_atomically
-from talk2dino.models.catalog import METHOD_THRESHOLDS
+from talk2dino.evaluation.charts import class_chart
+from talk2dino.evaluation.datasets import get_benchmark
+from talk2dino.evaluation.journal import Run
+from talk2dino.evaluation.matching import final_metrics
+from talk2dino.evaluation.metrics import Metrics, percent
+from talk2dino.evaluation.paper import PublishedRow, published_results, published_row
+from talk2dino.evaluation.tables import cell, code_block, csv_table, published_table
+from talk2dino.evaluation.world import BACKGROUND_CLASSES, OBJECT_CLASSES
+from talk2dino.io.atomic import save_png, write_atomically
+from talk2dino.io.markdown import markdown_table
 
-_PACKAGES = ("talk2dino", "torch", "transformers", "numpy", "pillow", "scikit-image", "faiss-cpu", "scipy")
+_PACKAGES = ("talk2dino", "torch", "numpy", "pillow", "scikit-image", "faiss-cpu", "scipy")
+MEANS = ("miou", "mean_accuracy", "overall_accuracy")
 
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """All that a report holds.
+    """The figures of a run with everything needed to read them.
 
     Attributes:
-        config: the exact configuration. metrics: figures. pictures: how many were evaluated.
-        details: figures besides, such as mIoU of objects and backgrounds on the world benchmark.
-        notes: what a reader must know: limits, missing shards, how segments were matched.
+        config: the exact configuration. metrics: the figures. images: how many were evaluated.
+        details: further figures in percent, such as the mIoU of objects and backgrounds on the world.
+        notes: limits, missing shards, how segments were matched, where the threshold comes from.
     """
 
     config: dict[str, Any]
     metrics: Metrics
-    pictures: int
+    images: int
     details: dict[str, float | None]
     notes: tuple[str, ...] = ()
 
     @property
-    def counterpart(self) -> tuple[str, float] | None:
-        """The published row of the same system: (title, mIoU in percent)."""
-        config = self.config
-        return published_counterpart(config["benchmark"], config["method"], config["model"], config["refine"])
+    def published(self) -> PublishedRow | None:
+        """The published row of the same system, if it has a figure for this benchmark."""
+        row = published_row(self.config)
+        return row if row is not None and self.config["benchmark"] in row.figures else None
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "benchmark": self.config["benchmark"],
-            "method": self.config["method"],
-            "model": self.config["model"],
-            "pictures": self.pictures,
+            **{key: self.config[key] for key in ("benchmark", "method", "model")},
+            "images": self.images,
             **self.metrics.as_dict(),
             "details": self.details,
             "published_for_reference": published_results(self.config["benchmark"]),
@@ -56,48 +58,62 @@ class EvaluationReport:
             "versions": versions(),
         }
 
+    def means(self) -> list[str]:
+        """mIoU, mean accuracy and overall accuracy in percent, as text."""
+        values = self.metrics.as_dict()
+        return [cell(values[name]) for name in MEANS]
 
-def make_report(
-    config: dict[str, Any], metrics: Metrics, pictures: int, missing: str | None = None
-) -> EvaluationReport:
-    """Figures with the notes that belong to them."""
-    from talk2dino.evaluation.metrics import percent
-    from talk2dino.evaluation.world import BACKGROUND_CLASSES, OBJECT_CLASSES
 
-    notes = []
-    if config.get("limit"):
-        notes.append(f"only the first {config['limit']} pictures: not comparable with figures on all of them")
-    if missing:
-        notes.append(f"incomplete: {missing}")
-    if config["method"] == "dino-clusters":
-        each = config["method_options"].get("matching", "benchmark") == "picture"
-        notes.append(
-            "dino-clusters matched per picture: the truth told which classes are in each picture (an upper bound)"
-            if each
-            else "dino-clusters matched: clusters were given classes by the truth, once over the whole run (Hungarian)"
-        )
-    if config["method"] in METHOD_THRESHOLDS and config.get("background") is not None:
-        default = METHOD_THRESHOLDS[config["method"]]
-        told = default.source if config["background"] == default.value else "as told"
-        notes.append(f"background threshold {config['background']:g}: {told}")
-    made = [name for name in config.get("labels", {}) if name.endswith(".json")]
-    if made:
-        notes.append(f"labels made from {' and '.join(made)}, not read from label pictures")
-    if config.get("synonyms"):
-        notes.append(f"synonyms from {config['synonyms']}")
-    if config["benchmark"] != "world" and config["mode"] != "slide":
-        notes.append(f"mode {config['mode']}: not the published protocol, which is slide")
+def make_report(config: dict[str, Any], metrics: Metrics, images: int, missing: str | None = None) -> EvaluationReport:
+    """A report with the notes that belong to its figures; ``missing`` is what an incomplete run lacks."""
     details: dict[str, float | None] = {}
-    if config["benchmark"] == "world":
+    if not get_benchmark(config["benchmark"]).on_disk:
         details = {
             "background_miou": percent(metrics.miou_of(BACKGROUND_CLASSES)),
             "object_miou": percent(metrics.miou_of(OBJECT_CLASSES)),
         }
-    return EvaluationReport(config, metrics, pictures, details, tuple(notes))
+    report = EvaluationReport(config, metrics, images, details)
+    return EvaluationReport(config, metrics, images, details, tuple(_notes(report, missing)))
+
+
+def report_run(run: Run) -> EvaluationReport:
+    """The report of what folders hold of a run."""
+    metrics = final_metrics(run.matrix, run.config)
+    return make_report(run.config, metrics, len(run.records), run.missing)
+
+
+_MATCHED = {
+    "benchmark": "segments have no class: their clusters were matched to the classes of the truth once, over the whole run",
+    "image": "segments have no class: they were matched to the truth of each image (an upper bound)",
+}
+
+
+def _notes(report: EvaluationReport, missing: str | None) -> list[str]:
+    config, notes = report.config, []
+    benchmark = get_benchmark(config["benchmark"])
+    if config.get("limit"):
+        notes.append(f"only the first {config['limit']} images: not comparable with figures on all of them")
+    if missing:
+        notes.append(f"incomplete: {missing}")
+    if config.get("matched"):
+        notes.append(f"{config['method']}: {_MATCHED[config['matched']]}")
+    if config.get("background") is not None:
+        source = config.get("run", {}).get("threshold_source", "")
+        notes.append(f"background threshold {config['background']:g}" + (f": {source}" if source else ""))
+    made = [name for name in config.get("labels", {}) if name.endswith(".json")]
+    if made:
+        notes.append(f"labels drawn from {' and '.join(made)}, not read from label images")
+    if config.get("synonyms"):
+        notes.append(f"synonyms from {config['synonyms']}")
+    if config["mode"] != benchmark.mode and benchmark.on_disk:
+        notes.append(f"mode {config['mode']}: the published protocol uses {benchmark.mode}")
+    if report.published is not None and report.published.note:
+        notes.append(f"published row {report.published.title}: {report.published.note}")
+    return notes
 
 
 def versions() -> dict[str, str]:
-    """Versions of what took part."""
+    """Versions of Python and of the packages that take part."""
     found = {"python": platform.python_version(), "machine": platform.machine()}
     for package in _PACKAGES:
         try:
@@ -107,136 +123,119 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write_report(report: EvaluationReport, folder: str | Path, *, no_pictures: str | None = None) -> list[Path]:
-    """results.json, summary.csv, classes.csv, report.md and classes.png; returns their paths.
-
-    ``no_pictures`` says why there is no pictures.png.
-    """
-    from talk2dino.evaluation.charts import class_chart
-
-    folder = Path(folder)
-    chart = io.BytesIO()
-    class_chart(report.metrics, summary_line(report)).save(chart, "PNG")
-    return [
-        write_atomically(folder / "results.json", json.dumps(report.as_dict(), indent=1, ensure_ascii=False)),
-        write_atomically(folder / "summary.csv", summary_csv(report)),
-        write_atomically(folder / "classes.csv", classes_csv(report.metrics)),
-        write_atomically(
-            folder / "report.md",
-            markdown(report, cases=(folder / "pictures.png").is_file(), no_pictures=no_pictures),
-        ),
-        write_atomically(folder / "classes.png", chart.getvalue()),
-    ]
-
-
-def classes_csv(metrics: Metrics) -> str:
-    """One line a class; empty cells where a figure does not exist."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["class", "iou", "accuracy", "pixels"])
-    for row in metrics.as_dict()["classes"]:
-        writer.writerow([row["name"], _cell(row["iou"]), _cell(row["accuracy"]), row["pixels"]])
-    return text.getvalue()
-
-
-def summary_csv(report: EvaluationReport) -> str:
-    """One line: the means, and the published figure of the same system in a column of its own."""
-    values, config = report.metrics.as_dict(), report.config
-    row = {
-        "benchmark": config["benchmark"], "method": config["method"], "model": config["model"],
-        "pictures": str(report.pictures),
-        **{key: _cell(values[key]) for key in ("miou", "mean_accuracy", "overall_accuracy")},
-        **{key: _cell(value) for key, value in report.details.items()},
-        "published_miou_for_reference": "" if report.counterpart is None else f"{report.counterpart[1]:.1f}",
-    }  # fmt: skip
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(row), lineterminator="\n")
-    writer.writeheader()
-    writer.writerow(row)
-    return text.getvalue()
-
-
-def _cell(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+# --- texts -----------------------------------------------------------------------------------------------------------
 
 
 def summary_line(report: EvaluationReport) -> str:
-    """One line: what was measured and how good it is."""
-    values = report.metrics.as_dict()
+    """One line: what was measured, and the means."""
     config = report.config
-    extras = [name for name in ("clean", "refine") if config.get(name)]
-    how = f"{config['method']} ({config['model']}{', ' + ', '.join(extras) if extras else ''})"
-    return (
-        f"{config['benchmark']}, {report.pictures} pictures, {how}: mIoU {_cell(values['miou']) or 'none'}, "
-        f"mean accuracy {_cell(values['mean_accuracy']) or 'none'}, "
-        f"overall accuracy {_cell(values['overall_accuracy']) or 'none'}"
+    extras = ", ".join([config["model"], *(name for name in ("clean", "refine") if config.get(name))])
+    figures = zip(("mIoU", "mean accuracy", "overall accuracy"), report.means(), strict=True)
+    return f"{config['benchmark']}, {report.images} images, {config['method']} ({extras}): " + ", ".join(
+        f"{name} {value or 'none'}" for name, value in figures
     )
 
 
-def markdown(report: EvaluationReport, *, cases: bool = False, no_pictures: str | None = None) -> str:
-    """The report as a Markdown page; ``cases``: pictures.png lies beside it, else ``no_pictures`` says why not."""
-    values, config = report.metrics.as_dict(), report.config
-    counterpart = report.counterpart
-    head = ["measured mIoU", "mean accuracy", "overall accuracy", *report.details]
-    row = [_cell(values[key]) for key in ("miou", "mean_accuracy", "overall_accuracy")]
-    row += [_cell(value) for value in report.details.values()]
-    if counterpart is not None:
-        head.append(f"published mIoU, for reference ({counterpart[0]})")
-        row.append(f"{counterpart[1]:.1f}")
-    lines = [f"# {config['benchmark']}: {config['method']} with {config['model']}", "", *_table(head, [row]), ""]
-    lines += [f"- {note}" for note in (f"{report.pictures} pictures", *report.notes)]
-    published = published_results(config["benchmark"])
-    if published:
-        lines += ["", "## Published results on this benchmark (for reference; not measured here)", ""]
-        lines += _table(["system", "mIoU"], [[name, f"{value:.1f}"] for name, value in published.items()])
-    lines += ["", "## Classes", "", "![IoU of each class](classes.png)", ""]
-    rows = [[c["name"], _cell(c["iou"]), _cell(c["accuracy"]), f"{c['pixels']:,}"] for c in values["classes"]]
-    lines += _table(["class", "IoU", "accuracy", "pixels"], rows)
-    if cases:
-        lines += ["", "## Pictures", "", "Picture, truth, prediction: the worst cases, then the best.", ""]
-        lines += ["![worst and best cases](pictures.png)"]
-    elif no_pictures:
-        lines += ["", "## Pictures", "", f"None: {no_pictures}."]
-    lines += ["", "## Configuration and versions", "", "```json"]
-    lines += [json.dumps({"config": config, "versions": versions()}, indent=1, ensure_ascii=False), "```", ""]
-    return "\n".join(lines)
+def markdown_page(report: EvaluationReport, *, drawn: bool = False, not_drawn: str | None = None) -> str:
+    """The report as a Markdown page.
+
+    Args:
+        drawn: whether images.png is beside it. not_drawn: why it is not.
+    """
+    config, published = report.config, report.published
+    heads = ["measured mIoU", "mean accuracy", "overall accuracy", *report.details]
+    row = [*report.means(), *map(cell, report.details.values())]
+    if published is not None:
+        heads.append(f"published mIoU, for reference ({published.title})")
+        row.append(f"{published.figures[config['benchmark']]:.1f}")
+    classes = [[c["name"], cell(c["iou"]), cell(c["accuracy"]), f"{c['pixels']:,}"] for c in _classes(report)]
+    parts = [
+        f"# {config['benchmark']}: {config['method']} with {config['model']}",
+        markdown_table(heads, [row], align="lrrrrr"),
+        "\n".join(f"- {note}" for note in (f"{report.images} images", *report.notes)),
+    ]
+    if reference := published_table(config["benchmark"]):
+        parts += ["## Published results on this benchmark (for reference; not measured here)", reference]
+    parts += ["## Classes", "![IoU of each class](classes.png)"]
+    parts.append(markdown_table(["class", "IoU", "accuracy", "pixels"], classes, align="lrrr"))
+    if drawn:
+        parts += ["## Images", "Image, truth and prediction: the worst cases, then the best."]
+        parts.append("![worst and best cases](images.png)")
+    elif not_drawn:
+        parts += ["## Images", f"None: {not_drawn}."]
+    parts += ["## Configuration and versions", code_block({"config": config, "versions": versions()})]
+    return "\n\n".join(parts) + "\n"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    marks = ["---"] + ["---:"] * (len(head) - 1)
-    return [f"| {' | '.join(cells)} |" for cells in (head, marks, *rows)]
+def _classes(report: EvaluationReport) -> list[dict[str, Any]]:
+    return report.metrics.as_dict()["classes"]
 
 
-def terminal_table(report: EvaluationReport, *, classes: bool = True) -> str:
-    """The report as plain text: classes, the means below; published figures in a column and a table of their own."""
+def terminal_table(report: EvaluationReport) -> str:
+    """The report as plain text: classes, the means below, published figures in a column and a table of their own."""
     from rich.console import Console
     from rich.table import Table
 
-    values = report.metrics.as_dict()
+    published, benchmark = report.published, report.config["benchmark"]
+    miou, mean, overall = report.means()
     table = Table()
     for heading in ("class", "IoU", "accuracy", "pixels"):
         table.add_column(heading, justify="left" if heading == "class" else "right")
-    own = report.counterpart
-    if own is not None:
-        table.add_column(f"published mIoU, for reference\n({own[0]})", justify="right")
-    if classes:
-        for row in values["classes"]:
-            table.add_row(row["name"], _cell(row["iou"]), _cell(row["accuracy"]), f"{row['pixels']:,}")
-        table.add_section()
-    beside = [] if own is None else [f"{own[1]:.1f}"]
-    table.add_row("mean", _cell(values["miou"]), _cell(values["mean_accuracy"]), "", *beside)
-    table.add_row("all pixels", "", _cell(values["overall_accuracy"]), f"{int(report.metrics.pixels.sum()):,}")
+    beside = []
+    if published is not None:
+        table.add_column(f"published mIoU, for reference\n({published.title})", justify="right")
+        beside = [f"{published.figures[benchmark]:.1f}"]
+    for row in _classes(report):
+        table.add_row(row["name"], cell(row["iou"]), cell(row["accuracy"]), f"{row['pixels']:,}")
+    table.add_section()
+    table.add_row("mean", miou, mean, "", *beside)
+    table.add_row("all pixels", "", overall, f"{int(report.metrics.pixels.sum()):,}")
     for name, value in report.details.items():
-        table.add_row(name, _cell(value), "", "")
-    console = Console(width=110, file=io.StringIO(), force_terminal=False, color_system=None)
-    console.print(summary_line(report), soft_wrap=True)
-    console.print(table)
-    published = published_results(report.config["benchmark"])
-    if published:
-        others = Table("system", "published mIoU, for reference; not measured here")
-        for name, figure in published.items():
-            others.add_row(name, f"{figure:.1f}")
-        console.print(others)
-    for note in report.notes:
-        console.print(f"note: {note}", soft_wrap=True)
-    return console.file.getvalue()  # type: ignore[attr-defined]
+        table.add_row(name, cell(value), "", "")
+    console = Console(width=110, color_system=None)
+    with console.capture() as text:
+        console.print(summary_line(report), soft_wrap=True)
+        console.print(table)
+        if figures := published_results(benchmark):
+            others = Table("system", "published mIoU, for reference; not measured here")
+            for name, figure in figures.items():
+                others.add_row(name, f"{figure:.1f}")
+            console.print(others)
+        for note in report.notes:
+            console.print(f"note: {note}", soft_wrap=True)
+    return text.get()
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def write_report(report: EvaluationReport, folder: Path, *, not_drawn: str | None = None) -> list[Path]:
+    """Write results.json, summary.csv, classes.csv, report.md and classes.png beside images.png; returns their paths.
+
+    Args:
+        not_drawn: why there is no images.png.
+    """
+    images = folder / "images.png"
+    page = markdown_page(report, drawn=images.is_file(), not_drawn=not_drawn)
+    summary = _summary(report)
+    classes = [[c["name"], cell(c["iou"]), cell(c["accuracy"]), str(c["pixels"])] for c in _classes(report)]
+    return [
+        write_atomically(folder / "results.json", json.dumps(report.as_dict(), indent=1, ensure_ascii=False)),
+        write_atomically(folder / "summary.csv", csv_table(list(summary), [list(summary.values())])),
+        write_atomically(folder / "classes.csv", csv_table(["class", "iou", "accuracy", "pixels"], classes)),
+        write_atomically(folder / "report.md", page),
+        save_png(class_chart(report.metrics, summary_line(report)), folder / "classes.png"),
+        *([images] if images.is_file() else []),
+    ]
+
+
+def _summary(report: EvaluationReport) -> dict[str, str]:
+    """The means on one line, with the published figure in a column of its own."""
+    config, published = report.config, report.published
+    return {
+        **{key: config[key] for key in ("benchmark", "method", "model")},
+        "images": str(report.images),
+        **dict(zip(MEANS, report.means(), strict=True)),
+        **{name: cell(value) for name, value in report.details.items()},
+        "published_miou_for_reference": "" if published is None else f"{published.figures[config['benchmark']]:.1f}",
+    }

@@ -1,29 +1,44 @@
-"""The published feature files (.pth dictionaries with 'images' and 'annotations') into a feature store."""
+"""Published feature files to a feature store.
+
+Two layouts of the published extraction scripts are read, both pickled dictionaries of tensors:
+
+- a .pth file with the lists 'images' and 'annotations', tied together by the image's id;
+- a webdataset .tar with one NAME.pth per image, which holds the fields of the image and of one of its captions. A data set
+  in several .tar files becomes several stores, which ``train`` uses together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import io
+import pickle
+import tarfile
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from talk2dino.captions.source import Skipped
-from talk2dino.errors import DataError
+from talk2dino.captions import Skipped
+from talk2dino.errors import DataError, InputError, Talk2DinoWarning, suggestion
+from talk2dino.features.extraction import warn_of_damage
 from talk2dino.features.manifest import Manifest, checksum
 from talk2dino.features.writer import ShardContents, StoreWriter
 from talk2dino.io.lock import folder_lock
+from talk2dino.progress import ProgressCallback
 
-#: our feature -> what the published extraction scripts call it.
+#: our feature -> its keys in the published files.
 PUBLISHED_NAMES: dict[str, tuple[str, ...]] = {
     "heads": ("disentangled_self_attn",),  # (M, D)
     "average": ("avg_self_attn_out",),  # (D,)
     "cls": ("dino_features",),  # (D,)
     "patch_mean": ("avg_patch_tokens", "mean_patch_tokens"),  # (D,)
 }
-CAPTION_NAMES = ("ann_feats",)  # (C,)
+CAPTION_NAMES = ("ann_feats", "text_features")  # (C,)
+Entry = dict[str, Any]
 
 
 def convert_published(
@@ -33,187 +48,235 @@ def convert_published(
     model: str,
     names: Mapping[str, str] | None = None,
     records_per_shard: int = 2048,
-    tell: Callable[[str], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Manifest:
-    """Write a store from a published .pth of features.
+    """Write a store from a published file of features.
+
+    The file is read with ``weights_only=True``: no code in it is run. Images that cannot be used are listed in
+    skipped.jsonl; annotations that cannot be used are counted in a warning.
 
     Args:
-        file: a pickled dictionary; read with ``weights_only=True``, memory-mapped where the file allows it.
-        model: which model made the features, for the manifest: the file does not say.
+        file: a .pth file or a webdataset .tar, see the top of this module.
+        model: name of the model that made the features, for the manifest; the file does not record it.
         names: feature -> key in the file, where it is not one of :data:`PUBLISHED_NAMES`; "captions" for the text.
-        tell: called with a sentence for what could not be taken over, such as captions of a picture that is not there.
+        progress: called after each shard, with the number of images.
 
     Raises:
-        DataError: not such a file (the keys that it has are named), or entries without what every entry needs.
+        InputError: ``names`` has an unknown feature.
+        DataError: the file is missing, damaged or of another layout; or entries lack what every entry needs.
+        OutputError: ``out`` cannot be written, or another run is writing to it.
     """
-    file = Path(file)
-    content = _read(file)
-    images, annotations = _entries(file, content)
-    keys = _find_keys(file, images[0], annotations[0], dict(names or {}))
-    captions, lost = _captions(images, annotations, keys["captions"])
-    features = [name for name in keys if name != "captions"]
-    first = {name: _tensor(file, images[0], keys[name]) for name in features}
-    heads = first["heads"].shape[0] if "heads" in first else 0
+    file, out = Path(file), Path(out)
+    published = _Published.read(file, dict(names or {}))
     manifest = Manifest(
         {"name": model},
         {"published": True},
-        sorted(features),
-        heads,
-        first[features[0]].shape[-1],
-        _tensor(file, annotations[0], keys["captions"]).numel(),
-        {"kind": "published", "file": file.name, "records": len(images), "content": checksum(file)[:16]},
+        sorted(published.first),
+        published.first["heads"].shape[0] if "heads" in published.first else 0,
+        next(iter(published.first.values())).shape[-1],
+        published.text_dim,
+        {"kind": "published", "file": file.name, "records": len(published.images), "content": checksum(file)[:16]},
         records_per_shard,
     )
-    with folder_lock(Path(out)):
-        writer = StoreWriter(Path(out), manifest)
-        if tell is not None:
-            for note in [*lost, *writer.redone_notes()]:
-                tell(note)
-        place_of = {image["id"]: place for place, image in reversed(list(enumerate(images)))}
-        for start in range(0, len(images), records_per_shard):
+    with folder_lock(out):
+        writer = StoreWriter(out, manifest)
+        for note in published.notes:
+            warnings.warn(f"{file}: {note}", Talk2DinoWarning, stacklevel=2)
+        warn_of_damage(writer, stacklevel=3)
+        for start in range(0, len(published.images), records_per_shard):
             number = start // records_per_shard
-            piece = images[start : start + records_per_shard]
-            again = [place_of[image["id"]] < place for place, image in enumerate(piece, start)]
             if number not in writer.done:
-                writer.write(_shard(file, number, start, piece, again, captions, keys, first, manifest.text_dim))
+                writer.write(published.shard(number, range(start, start + records_per_shard)))
+            if progress is not None:
+                progress(min(start + records_per_shard, len(published.images)), len(published.images))
         if not manifest.images:
-            raise DataError(f"not one of {len(images)} pictures can be used; {writer.folder}/skipped.jsonl says why")
+            raise DataError(f"none of the {len(published.images)} images can be used; see {writer.skipped.path}")
         return writer.finish()
 
 
-def _read(file: Path) -> dict[str, Any]:
-    with torch.serialization.safe_globals(_numpy_arrays()):
-        try:
-            content = torch.load(file, map_location="cpu", weights_only=True, mmap=_is_zip(file))
-        except FileNotFoundError:
-            raise DataError(f"no file {file}") from None
-        except Exception as error:  # torch raises half a dozen kinds
-            raise DataError(f"{file} is damaged, or holds more than tensors and numbers, which is refused") from error
+@dataclass(frozen=True)
+class _Published:
+    """The contents of a published file.
+
+    Attributes:
+        images: the image entries, in the order of the file.
+        captions: image id -> its annotations.
+        keys: our feature -> its key in the file; "captions" for the text.
+        first: the features of the first image, whose shapes all others must have.
+        text_dim: C, of the first annotation.
+        notes: what cannot be used, one sentence each.
+    """
+
+    file: Path
+    images: list[Entry]
+    captions: dict[Any, list[Entry]]
+    keys: dict[str, str]
+    first: dict[str, Tensor]
+    text_dim: int
+    notes: list[str]
+
+    @classmethod
+    def read(cls, file: Path, names: dict[str, str]) -> _Published:
+        if not file.is_file():
+            raise DataError(f"there is no file {file}")
+        images, annotations = _read_tar(file) if tarfile.is_tarfile(file) else _read_lists(file)
+        keys = _find_keys(file, images[0], annotations[0], names)
+        captions, notes = _captions(images, annotations, keys["captions"])
+        first = {name: _tensor(file, images[0], keys[name]) for name in keys if name != "captions"}
+        text_dim = _tensor(file, annotations[0], keys["captions"]).numel()
+        return cls(file, images, captions, keys, first, text_dim, notes)
+
+    def shard(self, number: int, places: range) -> ShardContents:
+        """The images at some places of the file as one shard."""
+        contents = ShardContents(number)
+        known = {image["id"] for image in self.images[: places.start]}
+        for place, image in enumerate(self.images[places.start : places.stop], places.start):
+            key = str(image.get("file_name", image["id"]))
+            entries = self.captions.get(image["id"], [])
+            features = {
+                name: _tensor(self.file, image, self.keys[name]).half()
+                for name in self.first
+                if image.get(self.keys[name]) is not None
+            }
+            texts = [_tensor(self.file, entry, self.keys["captions"]).half().flatten() for entry in entries]
+            repeated = "an earlier image has the same id" if image["id"] in known else None
+            known.add(image["id"])
+            if reason := repeated or self._unusable(features, texts):
+                contents.skipped.append((place, Skipped(key, reason)))
+                continue
+            rows = {name: value.unsqueeze(0) for name, value in features.items()}
+            contents.add(rows, [key], [[str(entry.get("caption", "")) for entry in entries]], torch.stack(texts))
+        return contents
+
+    def _unusable(self, features: dict[str, Tensor], texts: list[Tensor]) -> str | None:
+        """Why an image cannot be used, or None."""
+        shapes = {name: value.shape for name, value in features.items()}
+        if wrong := [name for name, value in self.first.items() if shapes.get(name) != value.shape]:
+            return f"{', '.join(wrong)} missing or not of the first image's shape"
+        if not texts:
+            return "no caption"
+        if widths := sorted({len(text) for text in texts} - {self.text_dim}):
+            return f"captions of {', '.join(map(str, widths))} dimensions, expected {self.text_dim}"
+        values = {**features, "captions": torch.cat(texts)}
+        if bad := [name for name, value in values.items() if not bool(torch.isfinite(value).all())]:
+            return f"{', '.join(bad)} not finite, or beyond what float16 can hold (65504)"
+        return None
+
+
+def _read_lists(file: Path) -> tuple[list[Entry], list[Entry]]:
+    """A .pth file with 'images' and 'annotations'."""
+    with open(file, "rb") as opened:
+        is_zip = opened.read(2) == b"PK"  # torch's format since version 1.6, the one that can be memory-mapped
+    content = _load(file, str(file), mmap=is_zip)
     if not isinstance(content, dict) or not content.get("images") or not content.get("annotations"):
         found = ", ".join(map(str, content))[:200] if isinstance(content, dict) else type(content).__name__
-        raise DataError(f"{file} is not a published feature file: expected 'images' and 'annotations', got {found}")
-    return content
-
-
-def _entries(file: Path, content: dict[str, Any]) -> tuple[list[dict], list[dict]]:
-    """The two lists of entries, each entry with the id that ties them together."""
+        raise DataError(
+            f"{file} is not a published feature file: expected a .pth with 'images' and 'annotations', or a webdataset .tar "
+            f"of .pth files; got {found}"
+        )
     for name, field in (("images", "id"), ("annotations", "image_id")):
-        entries = content[name]
-        if not isinstance(entries, (list, tuple)):
-            raise DataError(
-                f"{file} is not a published feature file: '{name}' must be a list of entries, got "
-                f"{type(entries).__name__}; make it list(content['{name}'].values()) if the entries are its values"
-            )
-        for place, entry in enumerate(entries):
-            if not isinstance(entry, dict) or not isinstance(entry.get(field), (int, str)):
-                got = ", ".join(map(str, entry))[:200] if isinstance(entry, dict) else type(entry).__name__
-                raise DataError(f"{file}: '{name}' number {place} has no {field} (a number or a text); it has {got}")
+        if not isinstance(content[name], (list, tuple)):
+            raise DataError(f"{file}: '{name}' must be a list of entries; got {type(content[name]).__name__}")
+        for place, entry in enumerate(content[name]):
+            _check_entry(f"{file}: entry {place} of '{name}'", entry, field)
     return list(content["images"]), list(content["annotations"])
 
 
-def _captions(
-    images: list[dict], annotations: list[dict], key: str
-) -> tuple[dict[Any, list[dict[str, Any]]], list[str]]:
-    """The captions of each picture, and what could not be taken over."""
-    known = {image["id"] for image in images}
-    captions: dict[Any, list[dict[str, Any]]] = {}
-    strangers = bare = again = 0
-    seen: set[Any] = set()
-    for entry in annotations:
-        if entry["image_id"] not in known:
-            strangers += 1
-        elif entry.get(key) is None:
-            bare += 1
-        elif entry.get("id") is not None and (entry["image_id"], entry["id"]) in seen:
-            again += 1
-        else:
-            seen.add((entry["image_id"], entry.get("id")))
-            captions.setdefault(entry["image_id"], []).append(entry)
-    counted = ((strangers, "of pictures that are not in it"), (bare, f"without {key}"), (again, "listed twice"))
-    return captions, [f"{count} annotations {what} are left out" for count, what in counted if count]
+def _read_tar(file: Path) -> tuple[list[Entry], list[Entry]]:
+    """A webdataset .tar of .pth files; each entry is an image and its annotation at once."""
+    entries = []
+    for name, opened in _members(file):
+        entry = _load(opened, f"{file}, {name}")
+        _check_entry(f"{file}, {name}", entry, "image_id")
+        entries.append(
+            {field: value for field, value in entry.items() if field not in ("patch_tokens", "self_attn_maps")}
+        )
+    if not entries:
+        raise DataError(
+            f"{file} holds no .pth files with features; a .tar of images and captions is a source of 'talk2dino extract'"
+        )
+    return [{**entry, "id": entry["image_id"]} for entry in entries], entries
+
+
+def _members(file: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    try:
+        with tarfile.open(file) as tar:
+            for member in tar:
+                content = tar.extractfile(member) if member.name.endswith(".pth") else None
+                if content is not None:
+                    yield member.name, io.BytesIO(content.read())
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise DataError(f"{file} is damaged ({error})") from None
+
+
+def _load(file: Path | IO[bytes], name: str, *, mmap: bool = False) -> Any:
+    with torch.serialization.safe_globals(_numpy_arrays()):
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+        except pickle.UnpicklingError:
+            raise DataError(
+                f"{name} is damaged, or holds objects other than tensors and numbers; they are not loaded"
+            ) from None
+        except Exception as error:  # torch raises many kinds of errors for a damaged file
+            raise DataError(f"{name} is damaged ({type(error).__name__})") from None
 
 
 def _numpy_arrays() -> list[Any]:
-    """What an unpickled numpy array of numbers is made of; nothing of it can run code."""
+    """What a pickled numpy array of numbers consists of; none of it can run code."""
     core = np._core if hasattr(np, "_core") else np.core  # type: ignore[attr-defined]
     kinds = [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8")]
     return [np.ndarray, np.dtype, core.multiarray._reconstruct, core.multiarray.scalar, *kinds]
 
 
-def _is_zip(file: Path) -> bool:
-    with open(file, "rb") as opened:
-        return opened.read(2) == b"PK"
+def _check_entry(name: str, entry: Any, field: str) -> None:
+    if not isinstance(entry, dict) or not isinstance(entry.get(field), (int, str)):
+        got = ", ".join(map(str, entry))[:200] if isinstance(entry, dict) else type(entry).__name__
+        raise DataError(f"{name} has no {field} (a number or a string); got {got}")
 
 
-def _find_keys(file: Path, image: dict, annotation: dict, names: dict[str, str]) -> dict[str, str]:
-    keys = {
-        name: key
-        for name, known in PUBLISHED_NAMES.items()
-        for key in ([names[name]] if name in names else known)
-        if key in image
-    }
-    text = next(
-        (key for key in ([names["captions"]] if "captions" in names else CAPTION_NAMES) if key in annotation), None
-    )
+def _captions(images: list[Entry], annotations: list[Entry], key: str) -> tuple[dict[Any, list[Entry]], list[str]]:
+    """The captions of each image, and what cannot be used."""
+    known = {image["id"] for image in images}
+    captions: dict[Any, list[Entry]] = {}
+    foreign = bare = repeated = 0
+    seen: set[Any] = set()
+    for entry in annotations:
+        if entry["image_id"] not in known:
+            foreign += 1
+        elif entry.get(key) is None:
+            bare += 1
+        elif entry.get("id") is not None and (entry["image_id"], entry["id"]) in seen:
+            repeated += 1
+        else:
+            seen.add((entry["image_id"], entry.get("id")))
+            captions.setdefault(entry["image_id"], []).append(entry)
+    counted = ((foreign, "of images that are not in the file"), (bare, f"without {key}"), (repeated, "listed twice"))
+    return captions, [f"left out {count} annotation{'s' * (count > 1)} {what}" for count, what in counted if count]
+
+
+def _find_keys(file: Path, image: Entry, annotation: Entry, names: dict[str, str]) -> dict[str, str]:
+    for name in names:
+        if name not in PUBLISHED_NAMES and name != "captions":
+            accepted = (*PUBLISHED_NAMES, "captions")
+            raise InputError(f"unknown feature {name!r}; one of: {', '.join(accepted)}{suggestion(name, accepted)}")
+    known = {**PUBLISHED_NAMES, **{name: (key,) for name, key in names.items() if name != "captions"}}
+    keys = {name: key for name, candidates in known.items() for key in candidates if key in image}
+    texts = (names["captions"],) if "captions" in names else CAPTION_NAMES
+    text = next((key for key in texts if key in annotation), None)
     missing = [f"{name}={key}" for name, key in names.items() if name != "captions" and key not in image]
     if not keys or text is None or missing:
         raise DataError(
             f"{file}: {'no ' + ', '.join(missing) if missing else 'features not found'}; an image has "
-            f"{', '.join(map(str, image))}, an annotation {', '.join(map(str, annotation))}; say which is which with "
-            "--name heads=KEY, --name captions=KEY"
+            f"{', '.join(map(str, image))}; an annotation has {', '.join(map(str, annotation))}. Name the keys with --name "
+            "heads=KEY and --name captions=KEY"
         )
     return {**keys, "captions": text}
 
 
-def _shard(
-    file: Path,
-    number: int,
-    start: int,
-    images: list[dict],
-    again: list[bool],
-    captions: dict[Any, list[dict[str, Any]]],
-    keys: dict[str, str],
-    first: dict[str, Tensor],
-    text_dim: int,
-) -> ShardContents:
-    contents = ShardContents(number)
-    for place, image in enumerate(images):
-        key = str(image.get("file_name", image["id"]))
-        told = captions.get(image["id"], [])
-        features = {
-            name: _tensor(file, image, keys[name]).half() for name in first if image.get(keys[name]) is not None
-        }
-        texts = [_tensor(file, entry, keys["captions"]).half().flatten() for entry in told]
-        reason = "a picture of this id was there before: the first is used" if again[place] else None
-        reason = reason or _why_not(features, texts, first, text_dim)
-        if reason:
-            contents.skipped.append((start + place, Skipped(key, reason)))
-            continue
-        embeddings = torch.stack(texts)
-        rows = {name: value.unsqueeze(0) for name, value in features.items()}
-        contents.add(rows, [key], [[str(entry.get("caption", "")) for entry in told]], embeddings)
-    return contents
-
-
-def _why_not(features: dict[str, Tensor], texts: list[Tensor], first: dict[str, Tensor], text_dim: int) -> str | None:
-    """Why a picture cannot be used, or None."""
-    wrong = [name for name, value in first.items() if name not in features or features[name].shape != value.shape]
-    if wrong:
-        return f"no {', '.join(wrong)} of the first picture's shape"
-    if not texts:
-        return "no caption"
-    if widths := sorted({len(text) for text in texts} - {text_dim}):
-        return f"captions of width {', '.join(map(str, widths))}, the first one's is {text_dim}"
-    values = {**features, "captions": torch.cat(texts)}
-    if bad := [name for name, value in values.items() if not bool(torch.isfinite(value).all())]:
-        return f"{', '.join(bad)} not finite, or beyond what float16 can hold (65504)"
-    return None
-
-
-def _tensor(file: Path, entry: dict, key: str) -> Tensor:
+def _tensor(file: Path, entry: Entry, key: str) -> Tensor:
     try:
         tensor = torch.as_tensor(entry[key])
     except (TypeError, ValueError, RuntimeError) as error:
-        said = " ".join(str(error).split())
-        raise DataError(f"{file}: {key} of entry {entry.get('id')} is not an array of numbers ({said})") from None
+        reason = " ".join(str(error).split())
+        raise DataError(f"{file}: {key} of entry {entry.get('id')} is not an array of numbers ({reason})") from None
     return tensor.squeeze(0) if tensor.ndim > 1 and tensor.shape[0] == 1 else tensor

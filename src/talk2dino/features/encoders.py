@@ -1,72 +1,78 @@
-"""The frozen models whose features are extracted, and what a store says of them."""
+"""The frozen models whose features are extracted, and what a store records about them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from talk2dino.device import choose_device, choose_dtype
 from talk2dino.models.fingerprint import weights_checksum, weights_in_halves
+
+if TYPE_CHECKING:
+    from talk2dino.models.vision import VisionOutput
 
 
 @dataclass(frozen=True)
 class Encoders:
-    """The frozen models, by name: ``vision`` as VisionModel, ``embed`` as TextEncoder.embed with truncation.
+    """The frozen models as functions.
 
     Attributes:
-        identity: what the manifest says of them; two stores are one only when it agrees.
+        vision: (B, 3, size, size) normalised pixels to :class:`talk2dino.models.vision.VisionOutput`.
+        embed: N texts to (N, text_dim) raw embeddings; long texts are cut.
+        num_heads: M, attention heads of the last block.
+        size: default side of the square input, in pixels.
+        patch_size: side of a patch, in pixels.
+        identity: what the manifest records; stores can be used together only if it agrees.
     """
 
-    vision: Any
+    vision: Callable[[Tensor], VisionOutput]
     embed: Callable[[Sequence[str]], Tensor]
     num_heads: int
     vision_dim: int
     text_dim: int
     size: int
+    patch_size: int = 1
     identity: dict[str, Any] = field(default_factory=dict)
 
 
 def load_encoders(name: str, *, device: str = "auto", dtype: str = "auto") -> Encoders:
-    """The encoders of a model of the catalog (plain backbones too), a folder or a hub id."""
-    from talk2dino.device import choose_device, choose_dtype
+    """Load the encoders of a model: a name in the catalog (vision backbones included), a folder or a hub id.
+
+    Args:
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        dtype: of the vision model: "auto", "float32", "bfloat16" or "float16".
+
+    Raises:
+        InputError: an unknown or unavailable device, or an unknown dtype.
+        ModelNotFoundError, CheckpointError: the model cannot be found or read.
+    """
     from talk2dino.models.fused import fuse
+    from talk2dino.models.loading import load_parts
     from talk2dino.models.text import TextEncoder
 
     where = choose_device(device)
     kind = choose_dtype(dtype, where)
-    parts = _encoder_parts(name)
+    parts = load_parts(name, needs_projection=False)
     weights = {"vision": weights_in_halves(parts.vision), "text": weights_in_halves(parts.text.model)}
     vision = parts.vision.to(where, kind)
-    # Remembering texts would make a store depend on where a run was interrupted.
+    # A cache of texts would make the batches, and so the last bits of a store, depend on where a run was interrupted.
     text = TextEncoder(parts.text.to(where).model, parts.text.tokenizer, parts.text.templates, cache_size=0)
-    identity = {
-        "name": parts.config.name,
-        "vision_sha256": weights_checksum(vision),
-        "text_sha256": weights_checksum(text),
-        "dtype": str(kind).removeprefix("torch."),
-        "weights": weights,
-    }
-    size = parts.config.size // vision.patch_size * vision.patch_size
     return Encoders(
-        fuse(vision) or vision,
-        lambda texts: text.embed(texts, truncate=True),
-        vision.num_heads,
-        vision.dim,
-        text.dim,
-        size,
-        identity,
+        vision=fuse(vision) or vision,
+        embed=lambda texts: text.embed(texts, truncate=True),
+        num_heads=vision.num_heads,
+        vision_dim=vision.dim,
+        text_dim=text.dim,
+        size=parts.config.size // vision.patch_size * vision.patch_size,
+        patch_size=vision.patch_size,
+        identity={
+            "name": parts.config.name,
+            "vision_sha256": weights_checksum(vision),
+            "text_sha256": weights_checksum(text),
+            "dtype": str(kind).removeprefix("torch."),
+            "weights": weights,
+        },
     )
-
-
-def _encoder_parts(name: str) -> Any:
-    from talk2dino.models import loading
-    from talk2dino.models.catalog import CATALOG
-
-    spec = CATALOG.get(name)
-    if spec is None or spec.kind in ("embedded", "published"):
-        return loading.load_parts(name)
-    return loading._from_spec(
-        spec, loading.HubOptions(), has_projection=True
-    )  # a projection is what we are about to make

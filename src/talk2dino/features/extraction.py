@@ -1,115 +1,87 @@
-"""Pictures and captions to features: decode, forward and write at the same time, a shard at a time."""
+"""Images and captions to features: decode, encode and write at the same time, one shard after the other."""
 
 from __future__ import annotations
 
-import time
+import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from talk2dino.captions.source import CaptionSource, Record, Skipped
-from talk2dino.errors import DataError, InputError, Talk2DinoError
-from talk2dino.features.encoders import Encoders
-from talk2dino.features.manifest import Manifest, short
+from talk2dino.captions import CaptionSource, Record, Skipped, open_sources
+from talk2dino.errors import DataError, InputError, Talk2DinoError, Talk2DinoWarning
+from talk2dino.features.encoders import Encoders, load_encoders
+from talk2dino.features.manifest import Manifest
+from talk2dino.features.options import ExtractOptions
 from talk2dino.features.writer import ShardContents, StoreWriter
 from talk2dino.io.images import read_image
 from talk2dino.io.lock import folder_lock
 from talk2dino.models.preprocess import normalise
+from talk2dino.progress import ProgressCallback
 from talk2dino.stages.heads import pooled_features
 
-FEATURES = ("heads", "average", "cls", "patch_mean")
 #: Records that must have been seen before their skipped share can stop a run.
 ENOUGH_TO_JUDGE = 100
 
 
-@dataclass(frozen=True)
-class ExtractOptions:
-    """How to extract. Defaults: the published preprocessing, head embeddings alone.
-
-    Attributes:
-        features: any of heads, average, cls, patch_mean.
-        crop: "center": short side to ``size`` (bicubic), centre crop (published); "squash": both sides to ``size``.
-        part: (i, n): only the shards whose number is i modulo n.
-        max_skipped: share of the records that may be skipped before the run stops.
-        workers: threads that decode.
-    """
-
-    features: tuple[str, ...] = ("heads",)
-    size: int = 448
-    crop: str = "center"
-    batch_size: int = 16
-    records_per_shard: int = 2048
-    part: tuple[int, int] = (0, 1)
-    max_skipped: float = 0.05
-    workers: int = 2
-
-    def __post_init__(self) -> None:
-        unknown = [name for name in self.features if name not in FEATURES]
-        if unknown or not self.features:
-            raise InputError(f"unknown features {', '.join(unknown)}; any of: {', '.join(FEATURES)}")
-        if self.crop not in ("center", "squash"):
-            raise InputError(f"crop is 'center' or 'squash'; got '{self.crop}'")
-        if not 0 <= self.part[0] < self.part[1]:
-            raise InputError(f"part i/n counts from 0/n to n-1/n; got {self.part[0]}/{self.part[1]}")
-        if min(self.batch_size, self.records_per_shard, self.workers) < 1 or not 0 <= self.max_skipped <= 1:
-            raise InputError("batch size, records a shard and workers are at least 1, the skipped share lies in 0..1")
-
-
 def extract(
-    source: CaptionSource,
-    encoders: Encoders,
-    out: str | Path,
-    options: ExtractOptions = ExtractOptions(),
+    options: ExtractOptions,
     *,
-    watch: Callable[[dict[str, Any]], None] | None = None,
-    tell: Callable[[str], None] | None = None,
+    source: CaptionSource | None = None,
+    encoders: Encoders | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Manifest:
-    """Make (or go on making) a feature store.
+    """Create a feature store, or resume one that was interrupted.
 
-    Memory holds one shard, a few batches of pictures, and the source's index, however many pictures there are.
+    Memory holds up to two shards, a few batches of images and the index of the source, however many images there are.
+    What should be known about the source, and damaged shards that are made again, are reported as warnings.
 
     Args:
-        watch: called after each batch with done, before (done by earlier runs), total, skipped, rate (records a second)
-            and remaining (seconds).
-        tell: called with a sentence for what should be known: notes of the source, damaged shards that are made again.
+        source: image-caption records to use instead of ``options.sources``.
+        encoders: models to use instead of loading ``options.model``.
+        progress: called once at the start and after each batch, with the number of records.
+
+    Returns:
+        The manifest of the finished store in ``options.folder``.
 
     Raises:
-        InputError: a size that the vision model cannot take.
-        DataError: no records, too many that cannot be used, or the folder holds a store made in another way.
-        OutputError: the folder cannot be written, or another run is writing there.
+        InputError: no source, or a size that the vision model cannot take.
+        DataError: no usable record, too many unusable ones, or the folder holds a store made with other settings.
+        OutputError: the folder cannot be written, or another run is writing to it.
     """
-    patch = getattr(encoders.vision, "patch_size", 1)
-    if options.size < patch or options.size % patch:
-        near = max(1, round(options.size / patch)) * patch
-        raise InputError(
-            f"the size must be a multiple of the patch size {patch}; got {options.size}, near it is {near}"
-        )
+    _check_out(options)
+    if source is None:
+        if not options.sources:
+            raise InputError("name at least one source of images and captions")
+        source = open_sources(options.sources, images=options.images, split=options.split, limit=options.limit)
     if not len(source):
-        raise DataError(f"the source holds not one record: {short(source.description)}")
+        raise DataError(f"the source holds no records: {str(source.description)[:300]}")
+    encoders = encoders or load_encoders(options.model, device=options.device, dtype=options.dtype)
+    size = options.size or encoders.size
+    if size < encoders.patch_size or size % encoders.patch_size:
+        near = max(1, round(size / encoders.patch_size)) * encoders.patch_size
+        raise InputError(f"the size must be a multiple of the patch size {encoders.patch_size}; got {size}, try {near}")
     manifest = Manifest(
         encoders.identity,
-        {"size": options.size, "crop": options.crop, "resample": "bicubic"},
-        sorted(set(options.features)),
+        {"size": size, "crop": options.crop, "resample": "bicubic"},
+        list(options.features),
         encoders.num_heads,
         encoders.vision_dim,
         encoders.text_dim,
         source.description,
         options.records_per_shard,
-        options.part,
+        (options.shard[0] - 1, options.shard[1]),
     )
-    with folder_lock(Path(out)):
-        writer = StoreWriter(Path(out), manifest)
-        if tell is not None:
-            for note in (*source.notes, *writer.redone_notes()):
-                tell(note)
-        run = _Extraction(source, encoders, options, writer, watch)
+    with folder_lock(options.folder):
+        writer = StoreWriter(options.folder, manifest)
+        for note in source.notes:
+            warnings.warn(note, Talk2DinoWarning, stacklevel=2)
+        warn_of_damage(writer, stacklevel=3)
+        run = _Extraction(source, encoders, options, writer, progress)
         with ThreadPoolExecutor(options.workers, "decode") as decoders, ThreadPoolExecutor(1, "write") as write:
             try:
                 for contents in run.shards(decoders):
@@ -119,47 +91,64 @@ def extract(
                 decoders.shutdown(wait=False, cancel_futures=True)
                 raise
         run.judge_skipped(final=True)
-        if options.part == (0, 1) and not manifest.images:
-            raise DataError(f"not one of {len(source)} records can be used; {writer.folder}/skipped.jsonl says why")
+        if options.shard[1] == 1 and not manifest.images:
+            raise DataError(f"none of the {len(source)} records can be used; see {writer.skipped.path}")
         return writer.finish()
 
 
-class _Picture(NamedTuple):
-    """A picture ready for the vision model: pixels (3, H, W) uint8."""
+def _check_out(options: ExtractOptions) -> None:
+    for place in (*options.sources, *([options.images] if options.images else [])):
+        if options.out.resolve() == (place if place.is_dir() else place.parent).resolve():
+            raise DataError(f"{options.out} is the folder of the source: choose another output folder")
+
+
+def warn_of_damage(writer: StoreWriter, *, stacklevel: int) -> None:
+    """Warn about the shards of an earlier run that will be made again."""
+    if count := len(writer.damaged):
+        more = f" and {count - 5} more" if count > 5 else ""
+        text = f"making {count} damaged shard{'s' * (count > 1)} again: {'; '.join(writer.damaged[:5])}{more}"
+        warnings.warn(text, Talk2DinoWarning, stacklevel=stacklevel)
+
+
+class _Image(NamedTuple):
+    """An image ready for the vision model: pixels (3, size, size) uint8."""
 
     record: Record
     pixels: Tensor
 
 
 class _Extraction:
+    """One run of :func:`extract`: the shards that are still to be made, and how far it got."""
+
     def __init__(
         self,
         source: CaptionSource,
         encoders: Encoders,
         options: ExtractOptions,
         writer: StoreWriter,
-        watch: Callable[[dict[str, Any]], None] | None,
+        progress: ProgressCallback | None,
     ) -> None:
-        self.source, self.encoders, self.options, self.writer, self.watch = source, encoders, options, writer, watch
-        part, parts = options.part
+        self.source, self.encoders, self.options, self.writer, self.progress = (
+            source, encoders, options, writer, progress,
+        )  # fmt: skip
+        self.size = writer.manifest.preprocessing["size"]
         per_shard = options.records_per_shard
-        shards = range(part, (len(source) + per_shard - 1) // per_shard, parts)
-        self.todo = [number for number in shards if number not in writer.done]
+        shards = range(options.shard[0] - 1, (len(source) + per_shard - 1) // per_shard, options.shard[1])
         sizes = {number: min(per_shard, len(source) - number * per_shard) for number in shards}
+        self.todo = {number for number in shards if number not in writer.done}
         self.total = sum(sizes.values())
-        self.seen = self.before = self.total - sum(sizes[number] for number in self.todo)
+        self.seen = self.total - sum(sizes[number] for number in self.todo)
         self.skipped = writer.manifest.skipped
-        self.started = time.perf_counter()
         self._written: Future | None = None
         self._last: tuple[ShardContents, Skipped] | None = None
+        self._report()
 
     def shards(self, decoders: ThreadPoolExecutor) -> Iterator[ShardContents]:
-        """The shards that are not there yet, one after the other."""
-        wanted = set(self.todo)
+        """The contents of the shards that are still to be made, one after the other."""
         per_shard = self.options.records_per_shard
-        numbered = self.source.records(lambda number: number // per_shard in wanted)
+        numbered = self.source.records(lambda number: number // per_shard in self.todo)
         contents: ShardContents | None = None
-        batch: list[_Picture] = []
+        batch: list[_Image] = []
         for number, found in self._decoded(numbered, decoders):
             if contents is None or number // per_shard != contents.number:
                 if contents is not None:
@@ -180,11 +169,11 @@ class _Extraction:
 
     def _decoded(
         self, numbered: Iterable[tuple[int, Record | Skipped]], decoders: ThreadPoolExecutor
-    ) -> Iterator[tuple[int, _Picture | Skipped]]:
-        """Decode ahead by two batches, in order."""
+    ) -> Iterator[tuple[int, _Image | Skipped]]:
+        """The records in order, decoded two batches ahead."""
         ahead: deque[tuple[int, Future]] = deque()
         for number, record in numbered:
-            ahead.append((number, decoders.submit(_decode, record, self.options)))
+            ahead.append((number, decoders.submit(_decode, record, self.size, self.options.crop)))
             if len(ahead) >= 2 * self.options.batch_size + self.options.workers:
                 first, future = ahead.popleft()
                 yield first, future.result()
@@ -192,33 +181,26 @@ class _Extraction:
             yield first, future.result()
 
     @torch.inference_mode()
-    def _encode(self, batch: list[_Picture], contents: ShardContents) -> None:
+    def _encode(self, batch: list[_Image], contents: ShardContents) -> None:
         """Run the models on a batch and put its features into the shard."""
         if batch:
-            out = self.encoders.vision(normalise(torch.stack([picture.pixels for picture in batch])))
+            out = self.encoders.vision(normalise(torch.stack([image.pixels for image in batch])))
             pooled = pooled_features(out.patches.float(), out.attention.float(), out.cls.float())
-            features = {name: pooled[name].half().cpu() for name in sorted(set(self.options.features))}
-            texts = [text for picture in batch for text in picture.record.captions]
+            features = {name: pooled[name].half().cpu() for name in self.options.features}
+            texts = [text for image in batch for text in image.record.captions]
             embeddings = self._embed(texts)
             self._check_finite(batch, features, embeddings)
-            records = [picture.record for picture in batch]
+            records = [image.record for image in batch]
             contents.add(features, [r.key for r in records], [r.captions for r in records], embeddings)
         self.judge_skipped()
-        if self.watch is not None:
-            rate = (self.seen - self.before) / (time.perf_counter() - self.started)
-            self.watch(
-                {
-                    "done": self.seen,
-                    "before": self.before,
-                    "total": self.total,
-                    "skipped": self.skipped,
-                    "rate": rate,
-                    "remaining": (self.total - self.seen) / rate if rate else None,
-                }
-            )
+        self._report()
+
+    def _report(self) -> None:
+        if self.progress is not None:
+            self.progress(self.seen, self.total, f"{self.skipped} skipped" if self.skipped else "")
 
     def _embed(self, texts: list[str]) -> Tensor:
-        """(L, C) float16; texts of like length go through the model together, so little is padding."""
+        """(L, C) float16. Texts of similar length form a batch, so that little of it is padding."""
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         embeddings = torch.empty(len(texts), self.encoders.text_dim, dtype=torch.float16)
         for start in range(0, len(order), 32):
@@ -227,12 +209,12 @@ class _Extraction:
         return embeddings
 
     @staticmethod
-    def _check_finite(batch: list[_Picture], features: dict[str, Tensor], embeddings: Tensor) -> None:
+    def _check_finite(batch: list[_Image], features: dict[str, Tensor], embeddings: Tensor) -> None:
         for name, value in (*features.items(), ("captions", embeddings)):
             if not bool(torch.isfinite(value).all()):
                 raise DataError(
-                    f"the model gives values that float16 cannot hold ('{name}', pictures {batch[0].record.key} to "
-                    f"{batch[-1].record.key}); extract with --dtype float32, or check the weights"
+                    f"the model returned values that float16 cannot hold ('{name}', images {batch[0].record.key} to "
+                    f"{batch[-1].record.key}): extract with --dtype float32, or check the weights"
                 )
 
     def _skip(self, contents: ShardContents, number: int, skipped: Skipped) -> None:
@@ -241,7 +223,7 @@ class _Extraction:
         self._last = (contents, skipped)
 
     def judge_skipped(self, *, final: bool = False) -> None:
-        """Stop when more than the allowed share cannot be used."""
+        """Stop the run if more records than ``max_skipped`` cannot be used."""
         limit = self.options.max_skipped
         if not self.skipped or self.skipped <= limit * self.seen or (self.seen < ENOUGH_TO_JUDGE and not final):
             return
@@ -253,33 +235,41 @@ class _Extraction:
                 self.writer.note_skipped(contents.skipped)
         raise DataError(
             f"{self.skipped} of the first {self.seen} records cannot be used, more than {100 * limit:g} %{example}; "
-            f"see {self.writer.folder}/skipped.jsonl, and allow more with --max-skipped if that is as expected"
+            f"see {self.writer.skipped.path}. To accept them, raise --max-skipped"
         )
 
     def hand_over(self, contents: ShardContents | None, thread: ThreadPoolExecutor) -> None:
-        """Let a shard be written while the next one is made; wait for the one before, whose failure ends the run."""
+        """Write a shard while the next one is made. Waits for the shard before it, whose error ends the run."""
         if self._written is not None:
             self._written.result()
         self._written = None if contents is None else thread.submit(self.writer.write, contents)
 
 
-def _decode(record: Record | Skipped, options: ExtractOptions) -> _Picture | Skipped:
+def _decode(record: Record | Skipped, size: int, crop: str) -> _Image | Skipped:
     if isinstance(record, Skipped):
         return record
     try:
-        picture = read_image(record.read())
-        return _Picture(record, preprocess(picture.array, options.size, options.crop))
+        return _Image(record, preprocess(read_image(record.read()).array, size, crop))
     except FileNotFoundError:
-        return Skipped(record.key, "no such picture")
-    except Exception as error:  # decoders raise anything at all; one picture must not end a long run
+        return Skipped(record.key, "no such image")
+    except Exception as error:  # decoders raise errors of any kind; one image must not end a long run
         return Skipped(record.key, str(error) if isinstance(error, Talk2DinoError) else f"cannot be read: {error!r}")
 
 
 def preprocess(image: np.ndarray, size: int, crop: str = "center") -> Tensor:
-    """(H, W, 3) uint8 RGB to (3, size, size) uint8.
+    """Resize an image for training.
 
-    "center": short side to ``size``, bicubic with antialiasing, ratio kept, then the middle; as torchvision's Resize
-    and CenterCrop, which the published code uses.
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        size: side of the result in pixels.
+        crop: "center" resizes the short side to ``size`` (bicubic, antialiased, aspect ratio kept) and crops the centre,
+            as torchvision's Resize and CenterCrop do in the published code; "squash" resizes both sides.
+
+    Returns:
+        (3, size, size) uint8.
+
+    Raises:
+        InputError: the aspect ratio is above 32, with "center".
     """
     from PIL import Image
 
@@ -288,7 +278,7 @@ def preprocess(image: np.ndarray, size: int, crop: str = "center") -> Tensor:
         target = (size, size)
     else:
         if max(height, width) > 32 * min(height, width):
-            raise InputError(f"a picture of {height} x {width} is too elongated to crop its middle")
+            raise InputError(f"an image of {height} x {width} pixels is too elongated for a centre crop")
         short = min(height, width)
         target = (int(size * height / short), int(size * width / short))
     resized = Image.fromarray(image)

@@ -1,4 +1,4 @@
-"""What a feature store says of itself: ``manifest.json``, checksums, and whether two stores belong together."""
+"""What a feature store records about itself: ``manifest.json``, checksums, and whether two stores belong together."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from typing import Any
 
 from talk2dino.errors import DataError
 from talk2dino.io.atomic import write_atomically
+from talk2dino.io.settings import differences, read_json
 
 FORMAT = "talk2dino-features-1"
 NAME = "manifest.json"
-_ANEW = "put it back from a copy, or remove the folder and extract again"
-#: Fields that must agree between stores which are used as one; which features they hold need not.
+_AGAIN = "restore it from a copy, or remove the folder and extract again"
+#: Fields that must agree between stores that are used together. The stored features may differ.
 IDENTITY = ("model", "preprocessing", "num_heads", "vision_dim", "text_dim")
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One complete shard: counts, size and checksum of its tensors; ``number`` is its place in the source."""
+    """One complete shard: its number in the source, counts, and the size and SHA-256 of its tensor file."""
 
     number: int
     file: str
@@ -37,12 +38,14 @@ class Manifest:
     """The contents of ``manifest.json``.
 
     Attributes:
-        model: which frozen encoders made the features: names, sizes, checksum of the weights.
-        preprocessing: how pictures were resized and cropped.
+        model: the frozen encoders: name, dtype and checksums of the weights.
+        preprocessing: how images were resized and cropped.
         features: names of the stored image features, see :func:`talk2dino.stages.heads.pooled_features`.
+        num_heads: M; 0 in a converted store without head embeddings.
         source: what was read, and how many records it has.
-        records_per_shard: shard k holds the source's records k * S ... (k + 1) * S - 1, less the skipped ones.
-        part: (i, n): this run made the shards whose number is i modulo n.
+        records_per_shard: shard k holds the records k * S ... (k + 1) * S - 1 of the source, except the skipped ones.
+        part: (i, n), counted from 0: this store holds the shards whose number is i modulo n (``--shard i+1/n``).
+        complete: whether the extraction is finished.
     """
 
     model: dict[str, Any]
@@ -75,79 +78,73 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """Raises DataError when there is none, or it is damaged or of another format."""
+        """Read the manifest of a store.
+
+        Raises:
+            DataError: there is none, or it is damaged or of another format.
+        """
         path = folder / NAME
+        if not path.is_file():
+            raise DataError(f"{folder} is not a feature store: it has no {NAME}; {_advice(folder)}")
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            parts = sorted(folder.glob("part-*-of-*"))
-            advice = (
-                f"it holds {len(parts)} parts of one: give these ({parts[0]} ...), or make them one with 'talk2dino store "
-                f"merge {folder} --out FOLDER'"
-                if parts
-                else "make one with 'talk2dino extract'"
-            )
-            raise DataError(f"{folder} is not a feature store: it has no {NAME}; {advice}") from None
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path} cannot be read ({error}); {_ANEW}") from error
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise DataError(f"{path} is not of the format {FORMAT}; {_ANEW}")
+            content = read_json(path, "manifest")
+        except DataError as error:
+            raise DataError(f"{error}; {_AGAIN}") from None
+        if content.get("format") != FORMAT:
+            raise DataError(f"{path} is not of the format {FORMAT}; {_AGAIN}")
         content = {key: value for key, value in content.items() if key not in ("format", "images", "captions")}
         try:
             shards = [Shard(**shard) for shard in content.pop("shards")]
             manifest = cls(**{**content, "part": tuple(content["part"]), "shards": shards})
         except (TypeError, KeyError) as error:
-            raise DataError(f"{path} is damaged ({error}); {_ANEW}") from error
+            raise DataError(f"{path} is damaged ({error}); {_AGAIN}") from None
         for shard in shards:
             numbers = (shard.number, shard.images, shard.captions, shard.skipped, shard.bytes)
             if not all(isinstance(value, int) for value in numbers) or Path(str(shard.file)).name != shard.file:
-                raise DataError(f"{path} is damaged (shard {short(shard)}); {_ANEW}")
+                raise DataError(f"{path} is damaged (shard {shard}); {_AGAIN}")
         listed = Counter(name for shard in shards for name in (str(shard.number), shard.file))
         if twice := [name for name, count in listed.items() if count > 1]:
-            raise DataError(f"{path} is damaged (shard {twice[0]} is listed twice); {_ANEW}")
+            raise DataError(f"{path} is damaged (shard {twice[0]} is listed twice); {_AGAIN}")
         return manifest
 
-    def differences(self, other: Manifest) -> list[str]:
-        """Names and values of what keeps two stores from being used as one; empty when they belong together."""
-        found: list[str] = []
-        for name in IDENTITY:
-            found += differences(name, getattr(self, name), getattr(other, name))
-        if not (self.num_heads and other.num_heads):  # a converted store without head embeddings has 0
-            found = [line for line in found if not line.startswith("num_heads")]
-        if not (self.model.get("weights") and other.model.get("weights")):  # which older stores do not say
-            found = [line for line in found if not line.startswith("model.weights")]
-        return found
+    def differences(
+        self, other: Manifest, *, same_source: bool = False, sides: tuple[str, str] = ("in the first", "in the second")
+    ) -> list[str]:
+        """What keeps two stores from being used together; empty when they belong together.
 
-
-def differences(name: str, ours: Any, theirs: Any) -> list[str]:
-    if isinstance(ours, dict) and isinstance(theirs, dict):
+        Args:
+            same_source: compare the features, the source and the shard size, too, as for two runs that make one store.
+        """
+        names = (*IDENTITY, "features", "source", "records_per_shard") if same_source else IDENTITY
+        one, two = ({name: getattr(manifest, name) for name in names} for manifest in (self, other))
         return [
-            line
-            for key in dict.fromkeys([*ours, *theirs])
-            for line in differences(f"{name}.{key}", ours.get(key), theirs.get(key))
+            f"{line} (its captions or images have changed)" if line.startswith("source.content: ") else line
+            for line in differences(one, two, ignore=_unknown(self, other), sides=sides)
         ]
-    return [] if ours == theirs else [f"{name}: {short(ours)} and {short(theirs)}"]
 
 
-def differences_of_making(before: Manifest, now: Manifest) -> list[str]:
-    """What keeps two runs from making one store: all of :meth:`Manifest.differences`, the source, and how it is cut."""
-    found = before.differences(now) + differences("features", sorted(before.features), sorted(now.features))
-    for name in ("source", "records_per_shard"):
-        found += differences(name, getattr(before, name), getattr(now, name))
-    return [
-        f"{line}, that is, its captions or pictures have changed since" if line.startswith("source.content: ") else line
-        for line in found
-    ]
+def _unknown(one: Manifest, other: Manifest) -> list[str]:
+    """Values that one of two stores does not record: old ones lack weights, converted ones may lack head embeddings."""
+    heads = [] if one.num_heads and other.num_heads else ["num_heads"]
+    return heads + ([] if one.model.get("weights") and other.model.get("weights") else ["model.weights"])
 
 
-def short(value: Any, longest: int = 160) -> str:
-    """A value for a message; the middle of a long one is left out."""
-    text = str(value)
-    return text if len(text) <= longest else f"{text[: longest * 2 // 3]} ... {text[-longest // 3 :]}"
+def _advice(folder: Path) -> str:
+    if parts := part_folders(folder):
+        return (
+            f"it holds {len(parts)} part{'s' * (len(parts) != 1)} of a store: name the parts ({parts[0]} ...), or merge "
+            f"them with 'talk2dino store merge {folder} --out FOLDER'"
+        )
+    return "create one with 'talk2dino extract'"
+
+
+def part_folders(folder: Path) -> list[Path]:
+    """The stores that ``extract --shard I/N`` made in a folder."""
+    return sorted(folder.glob("part-*-of-*"))
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file's contents, read in pieces."""
+    """SHA-256 of a file, read in pieces."""
     with path.open("rb") as file:
         digest = hashlib.sha256()
         while piece := file.read(1 << 22):
@@ -156,23 +153,30 @@ def checksum(path: Path) -> str:
 
 
 def check_shard(folder: Path, shard: Shard, *, contents: bool) -> str | None:
-    """What is wrong with a shard's file, or None. Size always; the checksum too when ``contents``."""
+    """What is wrong with the tensors of a shard, or None. Compares sizes, and checksums with ``contents``."""
     path = folder / shard.file
     if not path.is_file():
         return f"{path} is missing"
     size = path.stat().st_size
     if size != shard.bytes:
-        return f"{path} has {size} bytes, the manifest says {shard.bytes}"
+        return f"{path} has {size} bytes, expected {shard.bytes}"
     if contents and checksum(path) != shard.sha256:
-        return f"{path} is corrupted: its checksum is not the manifest's"
+        return f"{path} is corrupted: its checksum differs from the manifest's"
     return None
 
 
-def check_lines(folder: Path, shard: Shard) -> str | None:
-    """What is wrong with the list of a shard's pictures and captions (nothing but people reads it), or None."""
+def check_files(folder: Path, shard: Shard) -> str | None:
+    """What is wrong with a shard, or None: its tensors, and the list of images and captions that people read."""
+    if wrong := check_shard(folder, shard, contents=True):
+        return wrong
     path = (folder / shard.file).with_suffix(".jsonl")
     if not path.is_file():
         return f"{path} is missing"
     with path.open("rb") as file:
         count = sum(1 for _ in file)
-    return None if count == shard.images else f"{path} has {count} lines, the manifest says {shard.images} pictures"
+    return None if count == shard.images else f"{path} has {count} lines, expected {shard.images}"
+
+
+def damaged_shards(folder: Path, manifest: Manifest) -> list[str]:
+    """What is wrong with the shards of a store, one entry per damaged shard."""
+    return [wrong for shard in manifest.shards if (wrong := check_files(folder, shard))]

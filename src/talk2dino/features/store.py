@@ -1,9 +1,9 @@
-"""Features of pictures and captions, memory-mapped: larger than memory, random access, several stores as one."""
+"""A feature store opened for training: memory-mapped, larger than memory, with random access; several count as one."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,25 +14,23 @@ from torch import Tensor
 from talk2dino.errors import DataError, InputError, ShapeError
 from talk2dino.features.manifest import Manifest, Shard, check_shard
 
-_DTYPES = {"F16": torch.float16, "F32": torch.float32, "BF16": torch.bfloat16, "I32": torch.int32, "I64": torch.int64}
-
 
 class FeatureStore:
-    """Image features and caption embeddings of K pictures and L captions, in one or many pieces.
+    """Image features and caption embeddings of K images and L captions, in one or several pieces.
 
     Attributes:
-        caption_image: (L,) row of the picture that each caption belongs to.
-        rows: the caption rows that this view trains on; all of them unless it came from :meth:`split`.
-        manifests: one for each folder; empty when built from tensors.
+        caption_image: (L,) row of the image that each caption belongs to.
+        rows: the caption rows of this view; all of them unless the view came from :meth:`split`.
+        manifests: one per folder; empty for a store in memory.
     """
 
     def __init__(self, pieces: Sequence[Mapping[str, Tensor]], manifests: Sequence[Manifest] = ()) -> None:
         if not pieces:
-            raise DataError("a feature store without a single shard")
+            raise DataError("a feature store needs at least one shard")
         self.names = sorted(set.intersection(*map(set, pieces)) - {"caption_image"})
         features = [name for name in self.names if name != "captions"]
         if "captions" not in self.names or not features:
-            raise DataError(f"a feature store holds captions and image features; got {self.names}")
+            raise DataError(f"a feature store needs captions and at least one image feature; got {self.names}")
         self.manifests = list(manifests)
         self._pieces = {name: [piece[name] for piece in pieces] for name in self.names}
         starts = np.cumsum([0, *(len(piece[features[0]]) for piece in pieces)])
@@ -56,12 +54,15 @@ class FeatureStore:
             images: (K, M, D) head embeddings, or several features by name (``heads``, ``average``, ``cls``,
                 ``patch_mean``), each (K, ...).
             captions: (L, C) raw text embeddings.
-            caption_image: (L,) the picture of each caption.
+            caption_image: (L,) the image of each caption, 0..K-1.
+
+        Raises:
+            ShapeError: the shapes do not fit together. InputError: ``caption_image`` is out of range.
         """
         features = dict(images) if isinstance(images, Mapping) else {"heads": images}
         count = len(next(iter(features.values())))
         if any(len(value) != count for value in features.values()):
-            raise ShapeError(f"features of different lengths: { {k: tuple(v.shape) for k, v in features.items()} }")
+            raise ShapeError(f"features differ in length: { {k: tuple(v.shape) for k, v in features.items()} }")
         if captions.ndim != 2 or caption_image.shape != captions.shape[:1]:
             raise ShapeError(
                 f"captions must be (L, C) and caption_image (L,); got {tuple(captions.shape)} and "
@@ -73,48 +74,48 @@ class FeatureStore:
 
     @classmethod
     def open(cls, folders: str | Path | Sequence[str | Path], *, verify: bool = False) -> FeatureStore:
-        """Map one store, or several as one.
+        """Map one store into memory, or several as one.
 
         Args:
-            verify: compare every shard with its checksum; without it, only sizes are compared.
+            verify: compare the checksum of every shard; otherwise only sizes are compared.
 
         Raises:
-            DataError: not a store, a shard missing or corrupted (which one), or stores that do not belong together.
+            DataError: not a store, a missing or corrupted shard, or stores that do not belong together.
         """
         paths = [Path(folders)] if isinstance(folders, (str, Path)) else [Path(folder) for folder in folders]
         if not paths:
-            raise InputError("no feature store was given")
+            raise InputError("name at least one feature store")
         if twice := [path for n, path in enumerate(paths) if path.resolve() in {p.resolve() for p in paths[:n]}]:
-            raise DataError(f"{twice[0]} is given twice: its pictures would count double; name every store once")
+            raise DataError(f"{twice[0]} is given twice, so its images would count twice: name each store once")
         manifests = [Manifest.read(path) for path in paths]
         for path, manifest in zip(paths[1:], manifests[1:], strict=True):
             if different := manifests[0].differences(manifest):
-                raise DataError(f"{paths[0]} and {path} cannot be used as one store: {'; '.join(different)}")
+                raise DataError(f"{paths[0]} and {path} cannot be used together: {'; '.join(different)}")
         shards = [(path, shard) for path, manifest in zip(paths, manifests, strict=True) for shard in manifest.shards]
         _refuse_copies(shards)
         wrong = [line for path, shard in shards if (line := check_shard(path, shard, contents=verify))]
         if wrong:
             raise DataError(
-                f"{len(wrong)} of {len(shards)} shards cannot be used: {'; '.join(wrong[:5])}; running 'talk2dino "
-                "extract' again makes damaged shards anew"
+                f"{len(wrong)} of {len(shards)} shards cannot be used: {'; '.join(wrong[:5])}; run 'talk2dino extract' "
+                "again to repair them"
             )
         pieces = [_piece(path, shard) for path, shard in shards if shard.images]
         if not pieces:
-            raise DataError(f"{', '.join(map(str, paths))}: not one complete shard with pictures yet")
+            raise DataError(f"{', '.join(map(str, paths))} has no complete shard with images yet")
         return cls(pieces, manifests)
 
     @property
     def num_captions(self) -> int:
-        """Captions of this view."""
+        """Number of captions in this view."""
         return len(self.rows)
 
     @property
     def num_view_images(self) -> int:
-        """Pictures with a caption in this view."""
+        """Number of images with a caption in this view."""
         return len(torch.unique(self.caption_image[self.rows]))
 
     def fingerprint(self) -> str:
-        """Tells data apart: the shards' checksums (the shape, for tensors in memory), and which rows this view has."""
+        """SHA-256 over the shards' checksums (the shapes, for a store in memory) and the rows of this view."""
         digest = hashlib.sha256(self.rows.numpy().tobytes())
         for manifest in self.manifests:
             digest.update("".join(shard.sha256 for shard in manifest.shards).encode())
@@ -134,15 +135,21 @@ class FeatureStore:
 
     def _feature(self, name: str) -> list[Tensor]:
         if name not in self._pieces:
-            have = ",".join(other for other in self.names if other != "captions")
-            raise DataError(
-                f"{'this store has' if len(self.manifests) < 2 else 'these stores share'} no feature '{name}', only: {have}; "
-                f"extract again with --features {name},{have}"
-            )
+            found = ",".join(other for other in self.names if other != "captions")
+            have = "this store has" if len(self.manifests) < 2 else "these stores share"
+            raise DataError(f"{have} no feature '{name}', only: {found}; extract again with --features {name},{found}")
         return self._pieces[name]
 
     def split(self, fraction: float, seed: int) -> tuple[FeatureStore, FeatureStore]:
-        """Two views on the same files: the captions of the other pictures, and those of a share drawn by ``seed``."""
+        """Split by image into two views of the same files.
+
+        Args:
+            fraction: share of the images in the second view, between 0 and 1.
+            seed: of the random choice.
+
+        Returns:
+            The views for training and for validation.
+        """
         if not 0 < fraction < 1:
             raise InputError(f"the validation share must lie between 0 and 1; got {fraction}")
         held = torch.zeros(self.num_images, dtype=torch.bool)
@@ -152,23 +159,26 @@ class FeatureStore:
         return self._view(self.rows[~chosen]), self._view(self.rows[chosen])
 
     def _view(self, rows: Tensor) -> FeatureStore:
-        view = object.__new__(FeatureStore)
-        view.__dict__.update(self.__dict__, rows=rows)
+        view = copy.copy(self)
+        view.rows = rows
         return view
 
     def gather(self, name: str, rows: Tensor, out: Tensor | None = None) -> Tensor:
-        """Rows of ``captions`` or of an image feature, copied into ``out`` when given.
+        """Read rows of ``captions`` or of an image feature.
 
         Args:
-            rows: (B,) row numbers; ascending ones are read shard by shard, which is faster.
-            out: (B, ...) of the stored dtype.
+            rows: (B,) row numbers. Ascending rows are read shard by shard, which is faster.
+            out: (B, ...) of the stored dtype, to copy into.
+
+        Returns:
+            (B, ...) of the stored dtype; ``out`` if it is given.
         """
         tensors, starts = self._feature(name), self._starts[name]
         if out is None:
             out = tensors[0].new_empty((len(rows), *tensors[0].shape[1:]))
         if len(tensors) == 1:
             return torch.index_select(tensors[0], 0, rows, out=out)
-        if len(tensors) > len(rows) // 16:  # few rows a shard: a copy a row costs less than a call a shard
+        if len(tensors) > len(rows) // 16:  # few rows per shard: copying row by row is faster
             pieces = (torch.searchsorted(starts, rows, right=True) - 1).tolist()
             offsets, views, target = starts.tolist(), [tensor.numpy() for tensor in tensors], out.numpy()
             for place, (piece, row) in enumerate(zip(pieces, rows.tolist(), strict=True)):
@@ -187,46 +197,42 @@ class FeatureStore:
 
 
 def _refuse_copies(shards: Sequence[tuple[Path, Shard]]) -> None:
-    """Raises DataError when a shard's very content is there twice, such as a part beside the whole that it went into."""
+    """Raise DataError if the content of a shard is there twice, as with a part next to the store it was merged into."""
     places: dict[str, Path] = {}
     for path, shard in shards:
         if shard.images and shard.sha256 in places:
             raise DataError(
-                f"{path / shard.file} holds the same pictures as {places[shard.sha256]}, and they would count double: "
-                "leave out one of the two stores"
+                f"{path / shard.file} holds the same images as {places[shard.sha256]}, so they would count twice: leave out "
+                "one of the two stores"
             )
         places[shard.sha256] = path / shard.file
 
 
 def _piece(path: Path, shard: Shard) -> dict[str, Tensor]:
-    """The tensors of a shard; raises DataError when they are not what its manifest says."""
+    """The tensors of a shard; raises DataError if they disagree with the manifest."""
     tensors = map_safetensors(path / shard.file)
     lengths = {name: len(value) for name, value in tensors.items()}
     expected = {name: shard.captions if name.startswith("caption") else shard.images for name in lengths}
     owners = tensors.get("caption_image")
     if owners is None or lengths != expected or (len(owners) and not 0 <= owners.min() <= owners.max() < shard.images):
+        found = ", ".join(f"{name} {count}" for name, count in sorted(lengths.items()))
         raise DataError(
-            f"{path / shard.file} does not hold what its manifest says ({shard.images} pictures, {shard.captions} captions; "
-            f"found {', '.join(f'{name} {count}' for name, count in sorted(lengths.items()))}): extract it again"
+            f"{path / shard.file} disagrees with its manifest: expected {shard.images} images and {shard.captions} captions, "
+            f"found {found}; extract it again"
         )
     return tensors
 
 
 def map_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file as views of a private memory map: nothing is read until it is touched."""
-    size = path.stat().st_size
+    """The tensors of a safetensors file, memory-mapped: pages are read when they are used.
+
+    Raises:
+        DataError: the file is damaged or not a feature shard.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > size - 8:
-                raise ValueError("its header is longer than the file")
-            header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        whole = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
-        tensors = {}
-        for name, entry in header.items():
-            first, last = (8 + length + offset for offset in entry["data_offsets"])
-            tensors[name] = whole[first:last].view(_DTYPES[entry["dtype"]]).view(entry["shape"])
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise DataError(f"{path} is damaged or not a feature shard ({error})") from error
-    return tensors
+        return load_file(path)
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise DataError(f"{path} is damaged or not a feature shard ({error})") from None

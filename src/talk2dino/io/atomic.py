@@ -1,4 +1,4 @@
-"""Write a file whole or not at all: a temporary name beside the target, then ``os.replace``."""
+"""Write files whole or not at all: first under a temporary name beside the target, then ``os.replace``."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import io
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from talk2dino.errors import OutputError
+from talk2dino.io.names import readable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -23,10 +25,10 @@ _ADVICE = {
     errno.EACCES: "permission denied; choose a folder that you may write to",
     errno.EPERM: "not permitted; choose a folder that you may write to",
     errno.EROFS: "the file system is read-only; choose another folder",
-    errno.ENOTDIR: "a part of the path is a file, not a folder; choose another path",
-    errno.EEXIST: "a file of that name is in the way of a folder; choose another path",
-    errno.EISDIR: "there is a folder of that name; choose another name or remove it",
-    errno.ENOENT: "the folder does not exist and could not be made; choose another path",
+    errno.ENOTDIR: "part of the path is a file, not a folder; choose another path",
+    errno.EEXIST: "a file has the name of a folder that is needed; choose another path",
+    errno.EISDIR: "a folder has that name; choose another name or remove the folder",
+    errno.ENOENT: "the folder does not exist and could not be created; choose another path",
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
     errno.EFBIG: "the file would be larger than is allowed here; choose another folder",
 }
@@ -35,35 +37,37 @@ _LONGEST_NAME = 255  # bytes; file systems in common use
 
 @contextlib.contextmanager
 def atomic_path(target: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``target``; when the block ends well it takes the target's place.
+    """Yield a temporary path beside ``target``; when the block succeeds, the temporary file replaces ``target``.
 
-    Missing parent folders are made. When the block raises (Ctrl-C included), the temporary file is removed and what was
-    at ``target`` before stays as it was. The temporary name keeps the target's ending, for writers that go by it.
+    Missing parent folders are created. If the block raises (Ctrl-C included), the temporary file is removed and
+    ``target`` stays as it was. The temporary name keeps the suffix of ``target``, for writers that choose the format by it.
 
     Raises:
-        OutputError: if the operating system refuses (disk full, no permission, a file in the place of a folder).
+        OutputError: the operating system refuses (disk full, no permission, a file in the place of a folder).
     """
-    target = Path(os.path.realpath(target))  # a link stays a link, what it points to is replaced
+    target = Path(os.path.realpath(target))  # a symbolic link stays; the file it points to is replaced
     temporary = _temporary(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
         if target.exists() and not target.is_file():
-            raise OutputError(f"cannot write {target}: it is a device or a pipe, not a file; choose another path")
+            raise OutputError(
+                f"cannot write {readable(target)}: it is a device or a pipe, not a file; choose another path"
+            )
         yield temporary
         os.replace(temporary, target)
     except OSError as error:
         if isinstance(error, OutputError) or not _concerns(error, target, temporary):
             raise
-        raise OutputError(_sentence(target, error)) from error
+        raise writing_failed(target, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
 
 
 def write_atomically(path: str | Path, content: bytes | str) -> Path:
-    """Write bytes, or text as UTF-8, to ``path``: whole or not at all.
+    """Write bytes, or text as UTF-8, to ``path``, whole or not at all.
 
     Raises:
         OutputError: as :func:`atomic_path`.
@@ -75,7 +79,7 @@ def write_atomically(path: str | Path, content: bytes | str) -> Path:
 
 
 def save_png(image: Image.Image, path: str | Path, *, compress_level: int = 6) -> Path:
-    """Write a picture as PNG: whole or not at all.
+    """Write an image as PNG, whole or not at all.
 
     Raises:
         OutputError: as :func:`atomic_path`.
@@ -85,21 +89,34 @@ def save_png(image: Image.Image, path: str | Path, *, compress_level: int = 6) -
     return write_atomically(path, content.getvalue())
 
 
-def remove_leftovers(folder: str | Path) -> None:
-    """Delete temporary files that a run which was killed left in ``folder``; for folders with one writer at a time."""
+def remove_leftovers(folder: str | Path, *, older_than: float = 0.0) -> int:
+    """Delete the temporary files that killed runs left in ``folder``; its subfolders are not searched.
+
+    Args:
+        older_than: seconds since a file was last written to. The default 0 is for callers that hold the folder's lock
+            (:func:`talk2dino.io.lock.folder_lock`); without a lock, pass an hour, so that files that another run is
+            writing stay.
+
+    Returns:
+        Number of files deleted.
+    """
+    deleted = 0
     for path in Path(folder).glob(".*.tmp*"):
-        if re.fullmatch(r"\..*\.[0-9a-f]{8}\.tmp(\.[^.]*)?", path.name):
+        if re.fullmatch(r"\..*\.[0-9a-f]{8}\.tmp(\.[^.]*)?", path.name, re.DOTALL):
             with contextlib.suppress(OSError):
-                path.unlink()
+                if time.time() - path.lstat().st_mtime >= older_than:
+                    path.unlink()
+                    deleted += 1
+    return deleted
 
 
-def writing_failed(target: Path, error: Exception) -> OutputError:
-    """The error for what the operating system refused, also where a library tells it in words: "(os error 28)"."""
+def writing_failed(target: str | Path, error: Exception) -> OutputError:
+    """The error for a failed write, with advice; also finds the number in a library's text such as "(os error 28)"."""
     found = re.search(r"os error (\d+)", str(error))
     number = (error.errno if isinstance(error, OSError) else None) or (int(found[1]) if found else None)
-    if number is None:
-        return OutputError(f"cannot write {target}: {' '.join(str(error).split())}")
-    return OutputError(_sentence(target, OSError(number, os.strerror(number))))
+    reason = os.strerror(number) if number else " ".join(str(error).split())
+    advice = _ADVICE.get(number or 0, reason[:1].lower() + reason[1:])
+    return OutputError(f"cannot write {readable(target)}: {advice}")
 
 
 def _temporary(target: Path) -> Path:
@@ -111,15 +128,10 @@ def _temporary(target: Path) -> Path:
 
 
 def _concerns(error: OSError, target: Path, temporary: Path) -> bool:
-    """Whether the error came from writing the target, not from reading something else inside the block."""
-    if error.errno is None:  # a decoder's or a network's own error, not the operating system's
+    """Whether the error came from writing the target, not from reading another file inside the block."""
+    if error.errno is None:  # raised by a decoder or the network, not by the operating system
         return False
-    if error.filename is None:  # errors of an open file, as a full disk, name none
+    if error.filename is None:  # errors of an open file, such as a full disk, carry no name
         return True
     named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else target
     return named in (target, temporary) or named in target.parents
-
-
-def _sentence(target: Path, error: OSError) -> str:
-    reason = error.strerror or str(error)
-    return f"cannot write {target}: {_ADVICE.get(error.errno or 0, reason[:1].lower() + reason[1:])}"

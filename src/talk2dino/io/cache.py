@@ -1,4 +1,4 @@
-"""The folder for what can be computed again."""
+"""The folder for files that can be computed again."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ VARIABLE = "TALK2DINO_CACHE"
 
 def cache_folder() -> Path | None:
     """$TALK2DINO_CACHE, else $XDG_CACHE_HOME/talk2dino, else ~/.cache/talk2dino; None if the variable says "off"."""
-    told = os.environ.get(VARIABLE, "")
-    if told.lower() in ("off", "0", "none"):
+    setting = os.environ.get(VARIABLE, "")
+    if setting.lower() in ("off", "0", "none"):
         return None
-    if told:
-        return Path(told).expanduser()
+    if setting:
+        return Path(setting).expanduser()
     base = os.environ.get("XDG_CACHE_HOME", "")
     try:
         return (Path(base) if base else Path.home() / ".cache") / "talk2dino"

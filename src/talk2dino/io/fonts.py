@@ -1,39 +1,39 @@
-"""Set text into pictures: the bundled font first, a system font for what it lacks, a neutral box for the rest."""
+"""Draw text on images: with the bundled font, an installed font for characters that it lacks, and a box for the rest."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
-import os
-import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
-from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-Colour = tuple[int, int, int]
+from talk2dino.io.palette import Colour
 
 ELLIPSIS = "..."  # Chinese fonts put the one-character ellipsis at half height
 _BUNDLED = "assets/fonts/talk2dino-sans.otf"
 _PROBE = 24  # font size at which glyphs are looked for
 _BITMAP_SIZE = 109  # the one size of Noto Color Emoji
-_SYSTEM_NAMES = (  # parts of file names, best first
-    "notoemoji", "symbola", "notosanssymbols", "seguisym", "seguiemj", "apple symbols", "notocoloremoji", "apple color",
-    "notosanscjk", "pingfang", "hiragino", "msyh", "malgun", "applesdgothic", "wqy", "droidsansfallback", "dejavusans.",
-    "arial unicode", "unifont", "notosans-regular", "notosansarabic", "notosansdevanagari", "notosansthai",
-    "notosanshebrew", "segoeui.", "arial.", "freesans.",
+_FALLBACKS = (  # looked up by Pillow in the system's font folders, best first
+    "NotoEmoji-Regular", "Symbola", "NotoSansSymbols-Regular", "NotoSansSymbols2-Regular", "seguisym", "seguiemj",
+    "Apple Symbols", "NotoColorEmoji", "NotoSansCJK-Regular", "PingFang", "msyh", "malgun", "AppleSDGothicNeo",
+    "wqy-microhei", "wqy-zenhei", "DroidSansFallbackFull", "DejaVuSans", "Arial Unicode", "unifont", "NotoSans-Regular",
+    "NotoSansArabic-Regular", "NotoSansDevanagari-Regular", "NotoSansThai-Regular", "NotoSansHebrew-Regular", "arial",
+    "FreeSans",
 )  # fmt: skip
 
 
+@functools.lru_cache(maxsize=4096)
 def text_width(text: str, size: int) -> float:
-    """Advance of a line of text in pixels."""
+    """Width of a line of text in pixels."""
     return sum(_advance(font, run, size) for font, run in _runs(text, size))
 
 
 def ellipsise(text: str, size: int, width: float) -> str:
-    """The text if it fits into ``width``, else as much of its beginning as fits with an ellipsis."""
+    """The text if it fits into ``width`` pixels, else the longest beginning that fits with an ellipsis."""
     text = clean(text)
     if text_width(text, size) <= width:
         return text
@@ -47,18 +47,34 @@ def ellipsise(text: str, size: int, width: float) -> str:
     return text[:low].rstrip() + ELLIPSIS
 
 
-def wrap(text: str, size: int, width: float, lines: int) -> list[str]:
-    """Break at spaces into at most ``lines`` lines; what is too long is shortened."""
-    broken: list[str] = []
-    words = clean(text).split(" ")
-    while words:
-        if len(broken) == lines - 1:
-            return [*broken, ellipsise(" ".join(words), size, width)]
-        taken = 1
-        while taken < len(words) and text_width(" ".join(words[: taken + 1]), size) <= width:
-            taken += 1
-        broken.append(ellipsise(" ".join(words[:taken]), size, width))
-        words = words[taken:]
+def fit_names(head: str, names: Sequence[str], size: int, width: float, lines: int) -> list[str]:
+    """Lines of ``"head: a, b, c, and 120 more"``: as many whole names as fit into ``lines`` lines of ``width`` pixels."""
+    if not names:
+        return []
+    low, high = 0, min(len(names), int(lines * width / size) + 1)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if len(_name_lines(head, names, middle, size, width)) <= lines:
+            low = middle
+        else:
+            high = middle - 1
+    return [ellipsise(line, size, width) for line in _name_lines(head, names, low, size, width)[:lines]]
+
+
+def _name_lines(head: str, names: Sequence[str], shown: int, size: int, width: float) -> list[str]:
+    """The list with its first ``shown`` names, broken between names."""
+    parts = [clean(name) for name in names[:shown]] + [f"and {len(names) - shown} more"] * (shown < len(names))
+    broken, used = [f"{head}:"], text_width(f"{head}:", size)
+    space = text_width("a a", size) - text_width("aa", size)
+    for number, part in enumerate(parts):
+        part += "," * (number < len(parts) - 1)
+        needed = text_width(part, size)
+        if used + space + needed <= width or number == 0:
+            broken[-1] += f" {part}"
+            used += space + needed
+        else:
+            broken.append(part)
+            used = needed
     return broken
 
 
@@ -72,7 +88,7 @@ def draw_text(
     halo: Colour | None = None,
     halo_width: int = 0,
 ) -> None:
-    """Draw one line on an RGB image; ``position`` is the left end of its base line. The halo lies under all of it."""
+    """Draw one line on an RGB image. ``position`` is the left end of its base line; the halo is drawn under all of it."""
     draw = ImageDraw.Draw(image)
     runs = list(_runs(text, size))
     for stroke in [halo_width, 0] if halo is not None and halo_width else [0]:
@@ -90,19 +106,19 @@ def draw_text(
 
 
 def clean(text: str) -> str:
-    """One line without what has no width of its own: controls, joiners, variation selectors, lone surrogates."""
+    """One line without characters that have no shape: controls, joiners, variation selectors, lone surrogates."""
     text = unicodedata.normalize("NFC", " ".join(text.split()))
     return "".join(c for c in text if unicodedata.category(c) not in ("Cc", "Cf", "Cs") and c not in "\ufe0e\ufe0f")
 
 
 def _runs(text: str, size: int) -> Iterator[tuple[ImageFont.FreeTypeFont | None, str]]:
-    """Split into stretches of one font; None for characters that no font has, one at a time."""
+    """Split into runs of one font; None for characters that no font has, one at a time."""
     current: ImageFont.FreeTypeFont | None = None
     run = ""
     for character in clean(text):
         source = _source_of(character)
         if source is None and (base := unicodedata.normalize("NFKD", character)[0]) != character:
-            source, character = _source_of(base), base  # without its accent, rather than a box
+            source, character = _source_of(base), base  # without its accent rather than a box
         font = None if source is None else _font(source, size)
         if run and (font is not current or font is None):
             yield current, run
@@ -120,14 +136,14 @@ def _advance(font: ImageFont.FreeTypeFont | None, run: str, size: int) -> float:
 
 
 def _draw_box(draw: ImageDraw.ImageDraw, x: float, y: float, size: int, colour: Colour, stroke: int) -> None:
-    """A frame as high as a capital, in place of a character that cannot be drawn."""
+    """A frame as high as a capital letter, in place of a character that cannot be drawn."""
     left, top, right = x + 0.12 * size, y - 0.74 * size, x + 0.78 * size
     line = max(1, size // 14)
     draw.rectangle((left - stroke, top - stroke, right + stroke, y + stroke), outline=colour, width=line + 2 * stroke)
 
 
 def _paste_bitmap(image: Image.Image, font: ImageFont.FreeTypeFont, run: str, x: float, y: float, size: int) -> None:
-    """A colour emoji, drawn at the font's only size and scaled down."""
+    """Draw colour emoji at the only size of their font and scale them down."""
     stamp = Image.new("RGBA", (max(1, round(font.getlength(run))), _BITMAP_SIZE + 30), (0, 0, 0, 0))
     ImageDraw.Draw(stamp).text((0, _BITMAP_SIZE), run, font=font, embedded_color=True, anchor="ls")
     scale = size / _BITMAP_SIZE
@@ -156,11 +172,11 @@ def _source_of(character: str) -> str | None:
     """File of a font that has the character: "" for the bundled one, None when none has it."""
     if _has_glyph("", character):
         return ""
-    return next((source for source in _system_fonts() if _has_glyph(source, character)), None)
+    return next((source for source in _installed_fonts() if _has_glyph(source, character)), None)
 
 
 def _has_glyph(source: str, character: str) -> bool:
-    """Whether the character looks different from one that no font has (Pillow does not show a font's tables)."""
+    """Whether the character looks different from one that no font has (Pillow gives no access to a font's tables)."""
     try:
         font = _font(source, _PROBE)
         mask = font.getmask(character)
@@ -176,22 +192,10 @@ def _missing(source: str) -> tuple[tuple[int, int], bytes]:
 
 
 @functools.lru_cache(maxsize=1)
-def _system_fonts() -> tuple[str, ...]:
-    """Installed fonts that are likely to help, best first."""
-    home = Path.home()
-    folders = {
-        "darwin": [Path("/System/Library/Fonts"), Path("/Library/Fonts"), home / "Library/Fonts"],
-        "win32": [
-            Path(os.environ.get("WINDIR", "C:/Windows")) / "Fonts",
-            home / "AppData/Local/Microsoft/Windows/Fonts",
-        ],
-    }.get(sys.platform, [Path("/usr/share/fonts"), Path("/usr/local/share/fonts"), home / ".local/share/fonts"])
-    ranked = []
-    for folder in folders:
-        for parent, _, names in os.walk(folder):
-            for name in names:
-                if name.lower().endswith((".ttf", ".otf", ".ttc")):
-                    rank = next((i for i, part in enumerate(_SYSTEM_NAMES) if part in name.lower()), None)
-                    if rank is not None:
-                        ranked.append((rank, "bold" in name.lower(), name, os.path.join(parent, name)))
-    return tuple(path for *_, path in sorted(ranked)[:40])
+def _installed_fonts() -> tuple[str, ...]:
+    """Paths of the fallback fonts that this system has."""
+    paths = []
+    for name in _FALLBACKS:
+        with contextlib.suppress(OSError):
+            paths.append(str(ImageFont.truetype(name, _BITMAP_SIZE).path))
+    return tuple(paths)

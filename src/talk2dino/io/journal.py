@@ -1,7 +1,7 @@
-"""An append-only journal of JSON lines: what everything that can be resumed keeps of its finished work.
+"""An append-only journal of JSON lines: the record of finished work for everything that can be resumed.
 
-A record is written with one system call, so that a run that is killed loses at most the record it was writing, and two
-threads never mix their lines. Opening the journal again cuts off an unfinished last line.
+A record is written with one system call, so a killed run loses at most the record it was writing, and threads do not mix
+their lines. Opening the journal again cuts off an unfinished last line.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from talk2dino.errors import DataError
 from talk2dino.io.atomic import write_atomically, writing_failed
+from talk2dino.io.names import readable
 
 Record = dict[str, Any]
 
@@ -26,7 +27,7 @@ class Journal:
         path: the file; it and its folder are created when the first record is added.
         sync: wait until each record is on the disk (``fsync``), for work that takes long.
         damaged: ``"refuse"`` raises an error for a line that is not a JSON object, ``"skip"`` leaves it out.
-        length: bytes to keep of an earlier run; what was written after them is cut off. None keeps everything.
+        length: bytes to keep of an earlier run; the rest is cut off. None keeps everything.
 
     Raises:
         DataError: a damaged line, with its number. OutputError: the file cannot be written.
@@ -96,7 +97,7 @@ def read_journal(path: str | Path, *, damaged: str = "refuse", length: int | Non
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
+        raise DataError(f"cannot read {readable(path)}: {error.strerror}") from None
     records = []
     for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
         try:
@@ -106,7 +107,9 @@ def read_journal(path: str | Path, *, damaged: str = "refuse", length: int | Non
         except (ValueError, RecursionError):
             if damaged == "skip":
                 continue
-            raise DataError(f"{path}, line {number} is damaged: remove that line to do its work again") from None
+            raise DataError(
+                f"{readable(path)}, line {number} is damaged: remove that line to repeat its work"
+            ) from None
         records.append(record)
     return records
 

@@ -1,20 +1,20 @@
-"""The panel of names and area shares beside or below a picture, and grids of titled pictures."""
+"""Legends (names, colours and area shares of classes), and grids of titled images that share one."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from talk2dino.errors import InputError
-from talk2dino.io.fonts import Colour, draw_text, ellipsise, text_width, wrap
-from talk2dino.types import Segmentation
+from talk2dino.io.fonts import draw_text, ellipsise, fit_names, text_width
+from talk2dino.io.palette import Colour
 
 LISTED = 20
-"""Classes in a legend; the rest are counted in its last line."""
+"""Classes in a legend; the others are counted in its last row."""
 
 _PAPER: Colour = (250, 250, 248)
 _INK: Colour = (34, 36, 40)
@@ -22,160 +22,187 @@ _FAINT: Colour = (112, 116, 122)
 
 
 @dataclass(frozen=True)
-class Row:
-    """A line of the legend: ``colour`` None for the line that sums up the classes beyond the listed ones."""
+class LegendRow:
+    """One class: its name, colour (RGB 0..255) and share of the area (0..1, or None to leave it out)."""
 
     name: str
-    share: str
-    colour: Colour | None
+    colour: Colour
+    share: float | None = None
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """Sizes of a legend in pixels, for a font of ``size``."""
+class Legend:
+    """Classes that were found, in the order in which they are listed, and the names of those that were not."""
 
-    size: int
-    columns: int
-    down: int
-    column_width: int
-    remark: list[str]
-
-    @property
-    def row_height(self) -> int:
-        return round(1.75 * self.size)
-
-    @property
-    def margin(self) -> int:
-        return self.size
-
-    @property
-    def gap(self) -> int:
-        return round(2.4 * self.size)
-
-    @property
-    def panel(self) -> tuple[int, int]:
-        width = self.columns * self.column_width + (self.columns - 1) * self.gap + 2 * self.margin
-        remark = round(1.5 * self.size * len(self.remark) + 0.3 * self.size * bool(self.remark))
-        return width, self.down * self.row_height + remark + round(1.4 * self.margin)
+    rows: tuple[LegendRow, ...]
+    absent: tuple[str, ...] = ()
 
 
-def legend_rows(seg: Segmentation) -> tuple[list[Row], str]:
-    """Classes with pixels, largest first, and how many more there are; a remark on those that were not found."""
-    counts = np.bincount(seg.labels.ravel(), minlength=len(seg.names))
-    present = [index for index in np.argsort(-counts, kind="stable").tolist() if counts[index]]
+def make_legend(
+    labels: np.ndarray, names: Sequence[str], colours: np.ndarray, *, background: int | None = None
+) -> Legend:
+    """List the classes of a label map by their area, largest first.
+
+    Args:
+        labels: integers of any shape; values that stand for no name are ignored.
+        names: N class names.
+        colours: (N, 3) RGB 0..255.
+        background: index of the background, which is not listed as absent.
+    """
+    counts = np.bincount(labels[(labels >= 0) & (labels < len(names))], minlength=len(names))
+    found = [i for i in np.argsort(-counts, kind="stable").tolist() if counts[i]]
     rows = []
-    for index in present[:LISTED]:
-        red, green, blue = seg.palette[index].tolist()
-        rows.append(Row(seg.names[index], percent(counts[index] / seg.labels.size), (red, green, blue)))
-    more = present[LISTED:]
-    if more:
-        rows.append(Row(f"and {len(more)} more", percent(counts[more].sum() / seg.labels.size), None))
-    absent = [name for index, name in enumerate(seg.names) if not counts[index] and index != seg.background]
-    return rows, f"not found: {', '.join(absent[: 2 * LISTED])}" if absent else ""
+    for i in found:
+        red, green, blue = np.rint(colours[i]).astype(int).tolist()
+        rows.append(LegendRow(names[i], (red, green, blue), float(counts[i] / labels.size)))
+    return Legend(tuple(rows), tuple(name for i, name in enumerate(names) if not counts[i] and i != background))
 
 
-def percent(share: float) -> str:
-    """A share as people write it: 42.3 %, < 0.1 %, 100 %."""
+def merge_legends(legends: Sequence[Legend]) -> Legend:
+    """One legend for several label maps, without shares: each name once, with its first colour."""
+    rows: dict[str, LegendRow] = {}
+    area: dict[str, float] = {}
+    for row in (row for legend in legends for row in legend.rows):
+        rows.setdefault(row.name, replace(row, share=None))
+        area[row.name] = area.get(row.name, 0.0) - (row.share or 0.0)
+    absent = dict.fromkeys(name for legend in legends for name in legend.absent if name not in rows)
+    return Legend(tuple(rows[name] for name in sorted(rows, key=area.__getitem__)), tuple(absent))
+
+
+def format_share(share: float) -> str:
+    """A share (0..1) in per cent: 42.3 %, < 0.1 %, 100 %."""
     if 0 < share < 0.001:
         return "< 0.1 %"
     return f"{100 * share:.0f} %" if share in (0, 1) else f"{100 * share:.1f} %"
 
 
-def add_legend(picture: Image.Image, seg: Segmentation, size: int) -> Image.Image:
-    """The picture with its legend: below when it is clearly wider than high, else to the right."""
-    rows, remark = legend_rows(seg)
-    below = picture.width > 1.25 * picture.height
-    layout = _lay_out(rows, remark, size, picture.width if below else None, picture.height)
-    width, height = layout.panel
+def add_legend(image: Image.Image, legend: Legend, size: int) -> Image.Image:
+    """The image with its legend in a font of ``size`` pixels: below if it is clearly wider than high, else to the right."""
+    below = image.width > 1.25 * image.height
+    panel = draw_legend(legend, size, width=image.width) if below else draw_legend(legend, size, height=image.height)
     if below:
-        canvas = Image.new("RGB", (max(picture.width, width), picture.height + height), _PAPER)
-        canvas.paste(picture, ((canvas.width - picture.width) // 2, 0))
-        left, top = layout.margin, picture.height + round(0.7 * layout.margin)
+        canvas = Image.new("RGB", (max(image.width, panel.width), image.height + panel.height), _PAPER)
+        places = ((canvas.width - image.width) // 2, 0), (0, image.height)
     else:
-        canvas = Image.new("RGB", (picture.width + width, max(picture.height, height)), _PAPER)
-        canvas.paste(picture, (0, (canvas.height - picture.height) // 2))
-        left, top = picture.width + layout.margin, (canvas.height - height) // 2 + round(0.7 * layout.margin)
-    for number, row in enumerate(rows):
-        x = left + (number // layout.down) * (layout.column_width + layout.gap)
-        _draw_row(canvas, row, (x, top + (number % layout.down) * layout.row_height), layout)
-    base = top + layout.down * layout.row_height + 1.3 * size
-    for number, line in enumerate(layout.remark):
-        draw_text(canvas, (left, base + 1.5 * size * number), line, size, _FAINT)
+        canvas = Image.new("RGB", (image.width + panel.width, max(image.height, panel.height)), _PAPER)
+        places = (0, (canvas.height - image.height) // 2), (image.width, (canvas.height - panel.height) // 2)
+    canvas.paste(image, places[0])
+    canvas.paste(panel, places[1])
     return canvas
 
 
-def _lay_out(rows: list[Row], remark: str, size: int, room: int | None, height: int) -> _Layout:
-    """Columns that fill the width ``room`` below a picture, or, when it is None, the height beside it."""
-    names = max(text_width(row.name, size) for row in rows)
-    shares = max(text_width(row.share, size) for row in rows)
-    column = round(2.9 * size + max(min(names, 17 * size), 4 * size) + shares)
-    draft = _Layout(size, 1, len(rows), column, [])
-    if room is None:
-        usable = max(height - 2 * draft.margin, 8 * draft.row_height)
-        columns = math.ceil(len(rows) * draft.row_height / usable)
-        column = max(column, 12 * size) if remark else column
+def draw_legend(legend: Legend, size: int, *, width: int | None = None, height: int | None = None) -> Image.Image:
+    """The legend as an image that fills a width, or else a height, with as many columns as suit it (in pixels)."""
+    cells: list[tuple[str, str, Colour | None]] = [
+        (row.name, _share_text(row.share), row.colour) for row in legend.rows[:LISTED]
+    ]
+    more = legend.rows[LISTED:]
+    if more:
+        shares = [row.share for row in more if row.share is not None]
+        cells.append((f"and {len(more)} more", _share_text(sum(shares) if shares else None), None))
+    row_height, margin, gap = round(1.75 * size), size, round(2.4 * size)
+    widest_name = max((text_width(name, size) for name, *_ in cells), default=0)
+    widest_share = max((text_width(share, size) for _, share, _ in cells), default=0)
+    column = round(2.9 * size + max(min(widest_name, 17 * size), 4 * size) + widest_share)
+    if width is None:
+        usable = max((height or 0) - 2 * margin, 8 * row_height)
+        columns = max(1, math.ceil(len(cells) * row_height / usable))
+        column = max(column, 12 * size) if legend.absent else column
     else:
-        columns = max(1, min(len(rows), (room - 2 * draft.margin + draft.gap) // (column + draft.gap)))
-        column = min(column, max(room - 2 * draft.margin, 10 * size))
-    filled = _Layout(size, columns, math.ceil(len(rows) / columns), column, [])
-    remark_width = max(filled.panel[0], room or 0) - 2 * draft.margin
-    lines = wrap(remark, size, remark_width, 4 if room is None else 2) if remark else []
-    return _Layout(size, columns, filled.down, column, lines)
+        columns = max(1, min(len(cells), (width - 2 * margin + gap) // (column + gap)))
+        column = min(column, max(width - 2 * margin, 10 * size))
+    down = math.ceil(len(cells) / columns)
+    total = max(columns * (column + gap) - gap + 2 * margin, width or 0)
+    remark = fit_names("not found", legend.absent, size, total - 2 * margin, 4 if width is None else 2)
+    bottom = round(0.7 * margin) + down * row_height
+    remark_height = (1.5 * len(remark) + 0.3 * bool(remark)) * size
+    panel = Image.new("RGB", (total, round(bottom + remark_height + 0.7 * margin)), _PAPER)
+    for number, cell in enumerate(cells):
+        corner = margin + number // down * (column + gap), round(0.7 * margin) + number % down * row_height
+        _draw_row(panel, cell, corner, column, size)
+    for number, line in enumerate(remark):
+        draw_text(panel, (margin, bottom + (1.3 + 1.5 * number) * size), line, size, _FAINT)
+    return panel
 
 
-def _draw_row(canvas: Image.Image, row: Row, corner: tuple[int, int], layout: _Layout) -> None:
-    size = layout.size
-    x, y = corner
-    base = y + layout.row_height / 2 + 0.36 * size
-    swatch = round(1.15 * size)
-    name_left = x + swatch + round(0.6 * size)
-    share_left = x + layout.column_width - text_width(row.share, size)
-    if row.colour is not None:
-        top = y + (layout.row_height - swatch) // 2
-        edge = tuple(int(0.7 * value) for value in row.colour)
-        ImageDraw.Draw(canvas).rounded_rectangle(
-            (x, top, x + swatch, top + swatch), radius=max(2, size // 5), fill=row.colour, outline=edge,
+def _share_text(share: float | None) -> str:
+    return "" if share is None else format_share(share)
+
+
+def _draw_row(
+    panel: Image.Image, cell: tuple[str, str, Colour | None], corner: tuple[int, int], width: int, size: int
+) -> None:
+    name, share, colour = cell
+    (x, y), swatch, height = corner, round(1.15 * size), round(1.75 * size)
+    base = y + height / 2 + 0.36 * size
+    left, right = x + swatch + round(0.6 * size), x + width - text_width(share, size)
+    if colour is not None:
+        top = y + (height - swatch) // 2
+        edge = tuple(int(0.7 * value) for value in colour)
+        ImageDraw.Draw(panel).rounded_rectangle(
+            (x, top, x + swatch, top + swatch), radius=max(2, size // 5), fill=colour, outline=edge,
             width=max(1, size // 16),
         )  # fmt: skip
-    room = share_left - round(0.5 * size) - name_left
-    draw_text(canvas, (name_left, base), ellipsise(row.name, size, room), size, _INK if row.colour else _FAINT)
-    draw_text(canvas, (share_left, base), row.share, size, _FAINT)
+    room = right - round(0.5 * size) - left
+    draw_text(panel, (left, base), ellipsise(name, size, room), size, _INK if colour else _FAINT)
+    draw_text(panel, (right, base), share, size, _FAINT)
 
 
-def draw_grid(tiles: Sequence[tuple[str, Image.Image]], columns: int | None = None) -> Image.Image:
-    """Titled pictures in rows, all equally wide; titles above, shortened where they do not fit.
+def draw_grid(
+    tiles: Sequence[tuple[str, Image.Image]], columns: int | None = None, *, legend: Legend | None = None
+) -> Image.Image:
+    """Draw titled images in rows, all equally wide, with one legend for all of them.
+
+    The legend fills the free places of the last row if it fits there, else it goes below the images. Without a legend, a
+    last row with free places is centred. Titles stand above the images and are shortened to their width.
 
     Args:
-        tiles: (title, picture) pairs, row by row.
-        columns: pictures in a row; by default as many as make the grid about as wide as high, at most six.
+        tiles: (title, image) pairs, row by row.
+        columns: images per row; by default such that the grid is about as wide as high, at most six.
+        legend: for all images, as from :func:`merge_legends`.
 
     Raises:
         InputError: no tiles, or less than one column.
     """
     if not tiles:
-        raise InputError("a grid needs at least one picture")
+        raise InputError("a grid needs at least one image")
     columns = min(len(tiles), columns if columns is not None else min(6, math.ceil(math.sqrt(len(tiles)))))
     if columns < 1:
         raise InputError(f"a grid needs at least one column; got {columns}")
-    cell = min(1024, max(240, max(picture.width for _, picture in tiles)))
+    cell = min(1024, max(240, max(image.width for _, image in tiles)))
     size = max(14, round(cell / 28))
     gap, head = round(0.8 * size), round(1.9 * size)
-    fitted = [_fit(picture, cell) for _, picture in tiles]
-    lines = [range(first, min(first + columns, len(tiles))) for first in range(0, len(tiles), columns)]
-    heights = [max(fitted[number].height for number in line) for line in lines]
-    canvas = Image.new("RGB", (columns * (cell + gap) + gap, sum(heights) + len(lines) * (head + gap)), _PAPER)
+    fitted = [(ellipsise(title, size, cell), _fit(image, cell)) for title, image in tiles]
+    rows = [fitted[first : first + columns] for first in range(0, len(fitted), columns)]
+    heights = [max(image.height for _, image in row) for row in rows]
+    width, height = columns * (cell + gap) + gap, sum(heights) + len(rows) * (head + gap)
+
+    free = columns - len(rows[-1])
+    panel, corner = None, (0, 0)
+    if legend is not None:
+        room = free * (cell + gap) - gap
+        panel = draw_legend(legend, size, width=room) if free else None
+        corner = (width - gap - room, height - gap - heights[-1])
+        if panel is None or panel.height > heights[-1] or panel.width > room:
+            panel, corner = draw_legend(legend, size, width=width), (0, height)
+            height += panel.height
+    canvas = Image.new("RGB", (width, height), _PAPER)
     y = 0
-    for line, height in zip(lines, heights, strict=True):
-        for column, number in enumerate(line):
-            x = gap + column * (cell + gap)
-            draw_text(canvas, (x, y + 0.75 * head), ellipsise(tiles[number][0], size, cell), size, _INK)
-            canvas.paste(fitted[number], (x + (cell - fitted[number].width) // 2, y + head))
-        y += height + head + gap
+    for number, row in enumerate(rows):
+        in_place = panel is not None and corner[1] < y + heights[number]
+        x = gap if in_place else gap + (columns - len(row)) * (cell + gap) // 2
+        for title, image in row:
+            draw_text(canvas, (x, y + 0.75 * head), title, size, _INK)
+            canvas.paste(image, (x + (cell - image.width) // 2, y + head))
+            x += cell + gap
+        y += heights[number] + head + gap
+    if panel is not None:
+        canvas.paste(panel, corner)
     return canvas
 
 
-def _fit(picture: Image.Image, cell: int) -> Image.Image:
-    """Scaled to the cell's width, or to 1.5 times that as height when it is very high."""
-    scale = min(cell / picture.width, 1.5 * cell / picture.height)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.convert("RGB").resize(size, Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS)
+def _fit(image: Image.Image, cell: int) -> Image.Image:
+    """Scaled to the cell's width, or to 1.5 times that as height when the image is very high."""
+    scale = min(cell / image.width, 1.5 * cell / image.height)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.convert("RGB").resize(size, Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS)

@@ -1,4 +1,4 @@
-"""One run at a time in a folder: a lock that ends with the process, however that ends."""
+"""One run at a time in a folder: a lock that ends with its process, however the process ends."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from pathlib import Path
 from typing import IO
 
 from talk2dino.errors import OutputError
+from talk2dino.io.names import readable
 
 NAME = ".lock"
 
 
 @contextlib.contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` for this process; its ``.lock`` says which one that is, and is removed at the end
-    (with the folder, where that was made for it and nothing was written).
+    """Hold ``folder`` for this process. The file ``.lock`` in it names the process and is removed at the end (with the
+    folder, if it was created for the lock and is empty).
 
-    What a killed run left is no obstacle. Where the system has no such locks (Windows, some network file systems), nothing
-    is held.
+    The lock of a killed run is released by the system. Where there are no such locks (Windows, some network file systems),
+    nothing is held.
 
     Raises:
-        OutputError: another run holds it (which), or the folder cannot be written.
+        OutputError: another run holds the folder (the message says which), or it cannot be written.
     """
     try:
         import fcntl
@@ -40,11 +41,11 @@ def folder_lock(folder: Path) -> Iterator[None]:
         except OSError:  # no locks on this file system
             yield
             return
-        if lost:  # held by another run, or taken away by one that ended just now
+        if lost:  # held by another run, or removed by one that ended just now
             file.seek(0)
             raise OutputError(
-                f"another run is writing to {folder} ({file.read().strip() or 'just started'}): wait for it, end it, or "
-                "give another folder with --out"
+                f"another run is writing to {readable(folder)} ({file.read().strip() or 'just started'}): wait for it, end it, or "
+                "choose another folder with --out"
             )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -55,7 +56,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 path.unlink()
                 if made:
-                    folder.rmdir()  # which does nothing where something was written
+                    folder.rmdir()  # fails, as it should, if the folder is not empty
 
 
 def _opened(path: Path) -> IO[str]:
@@ -63,4 +64,4 @@ def _opened(path: Path) -> IO[str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         return open(path, "a+", encoding="utf-8")
     except OSError as error:
-        raise OutputError(f"cannot make the folder {path.parent}: {error.strerror}") from error
+        raise OutputError(f"cannot create the folder {readable(path.parent)}: {error.strerror}") from error

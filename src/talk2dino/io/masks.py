@@ -1,4 +1,4 @@
-"""Segmentations out and in again: palette PNG, NumPy archive, COCO JSON, outlines."""
+"""Write and read segmentations: palette PNG, NumPy archive, COCO JSON; outlines as polygons."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -16,75 +16,82 @@ from PIL import Image, PngImagePlugin
 from talk2dino.errors import DataError, InputError
 from talk2dino.io.atomic import write_atomically
 from talk2dino.io.find import missing_file
+from talk2dino.io.names import readable
 from talk2dino.io.palette import class_palette
 from talk2dino.io.polygons import label_rings
-from talk2dino.io.rle import column_runs, compress, decode_rle, encode_rle, run_box, run_counts
-from talk2dino.types import Segmentation
+from talk2dino.io.rle import column_runs, compress, decode_rle, run_box, run_counts
 
-__all__ = ["decode_rle", "encode_rle", "load_segmentation", "save_segmentation", "to_coco", "to_polygons"]
+if TYPE_CHECKING:
+    from talk2dino.types import Segmentation
 
-ENDINGS = (".png", ".npz", ".json")
+
+class StoredSegmentation(NamedTuple):
+    """The fields of a :class:`talk2dino.Segmentation`, in their order."""
+
+    labels: np.ndarray
+    names: tuple[str, ...]
+    palette: np.ndarray
+    background: int | None
+    scores: np.ndarray | None
+    model: str
+    info: dict[str, Any]
+
+
 _CHUNK = "talk2dino"  # keyword of the PNG text chunk that holds names, background, model and info as JSON
 
 
 def save_segmentation(seg: Segmentation, path: str | Path) -> Path:
-    """Write a segmentation, whole or not at all, in the format that the ending names.
+    """Write a segmentation, whole or not at all. The suffix of ``path`` selects the format:
 
-    - ``.png``: labels as palette indices (up to 256 names) or 16-bit grey (beyond); names, model and info as a text
-      chunk. The smallest; scores are left out.
+    - ``.png``: labels as palette indices (up to 256 names) or 16-bit grey (more); names, model and info as a text chunk.
+      The smallest file; scores are left out.
     - ``.npz``: labels, names, palette, scores if there are any, and a JSON string with the rest.
-    - ``.json``: a COCO document (images, categories, annotations with compressed run lengths) plus names, shares,
-      model and info.
+    - ``.json``: a COCO document (images, categories, annotations with compressed run lengths) plus names, shares, model
+      and info.
 
     Raises:
-        InputError: another ending, or labels that stand for no name.
+        InputError: any other suffix, or a label without a name.
         OutputError: the file cannot be written.
     """
     path = Path(path)
-    writers = {".png": _png, ".npz": _npz, ".json": _json}
-    ending = path.suffix.lower()
-    if ending not in writers:
-        raise InputError(f"cannot save to {path.name}: the ending must be one of {', '.join(ENDINGS)}")
+    write = _format_of(path, InputError, "save to").write
     low, high = int(seg.labels.min(initial=0)), int(seg.labels.max(initial=0))
     if low < 0 or high >= len(seg.names):
         raise InputError(f"labels {low}..{high} do not all stand for one of the {len(seg.names)} names")
-    return write_atomically(path, writers[ending](seg))
+    return write_atomically(path, write(seg))
 
 
-def load_segmentation(path: str | Path) -> Segmentation:
+def read_segmentation(path: str | Path) -> StoredSegmentation:
     """Read what :func:`save_segmentation` wrote. A palette or grey PNG from elsewhere gets its numbers as names.
 
     Raises:
         ImageError: no such file.
-        DataError: damaged, or not a segmentation.
+        DataError: the file is damaged or holds no segmentation.
     """
     path = Path(path)
-    readers = {".png": _read_png, ".npz": _read_npz, ".json": _read_json}
-    ending = path.suffix.lower()
-    if ending not in readers:
-        raise DataError(f"cannot load {path.name}: the ending must be one of {', '.join(ENDINGS)}")
+    read = _format_of(path, DataError, "load").read
     if not path.is_file():
         raise missing_file(path)
     try:
-        return readers[ending](path.read_bytes())
+        return read(path.read_bytes())
     except (OSError, ValueError, KeyError, TypeError, IndexError, SyntaxError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is not a segmentation that can be read: {error}") from error
+        raise DataError(f"{readable(path)} is not a segmentation that can be read: {error}") from error
 
 
 def to_coco(seg: Segmentation, image_id: int = 0, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
-    """One COCO annotation for each class that has pixels; the background has none.
+    """One COCO annotation per class that has pixels; the background has none.
 
     Args:
-        image_id: the picture's number in the data set.
-        category_ids: the number of each name (``len(seg.names)`` of them); by default its index.
+        image_id: the number of the image in the data set.
+        category_ids: one number per name (``len(seg.names)``); by default its index.
 
     Returns:
         Annotations with id, image_id, category_id, segmentation (compressed run lengths, as pycocotools writes them),
-        area in pixels, bbox [x, y, width, height] and iscrowd 0. Ids are unique over pictures with equally many names.
+        area in pixels, bbox [x, y, width, height] and iscrowd 0. Ids are unique across images with equally many names.
     """
     names = len(seg.names)
     if category_ids is not None and len(category_ids) != names:
-        raise InputError(f"category_ids must have one number a name, {names}; got {len(category_ids)}")
+        raise InputError(f"category_ids must have one number per name ({names}); got {len(category_ids)}")
     height, width = seg.size
     starts, lengths, values = column_runs(seg.labels)
     order = np.argsort(values, kind="stable")
@@ -108,10 +115,10 @@ def to_coco(seg: Segmentation, image_id: int = 0, category_ids: Sequence[int] | 
 
 
 def to_polygons(seg: Segmentation) -> dict[str, list[list[tuple[float, float]]]]:
-    """Exact outlines of each class that has pixels, the background left out; see :func:`label_rings`.
+    """Exact outlines of each class that has pixels, except the background; see :func:`label_rings`.
 
     Returns:
-        name -> closed rings of (x, y) pixel corners; holes are rings of their own, running the other way round.
+        name -> closed rings of (x, y) pixel corners; a hole is a separate ring in the opposite direction.
     """
     outlines: dict[str, list[list[tuple[float, float]]]] = {}
     for index, rings in sorted(label_rings(seg.labels).items()):
@@ -130,14 +137,15 @@ def _dumps(value: Any) -> str:
             return other.tolist()
         return str(other)
 
-    return json.dumps(value, ensure_ascii=False, default=plain)
+    text = json.dumps(value, ensure_ascii=False, default=plain)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")  # file names that are not UTF-8
 
 
 def _png(seg: Segmentation) -> bytes:
     count = len(seg.names)
     about = _about(seg)
     if count <= 256:
-        image = Image.fromarray(np.ascontiguousarray(seg.labels, dtype=np.uint8), "L")
+        image = Image.fromarray(np.ascontiguousarray(seg.labels, dtype=np.uint8))
         image.putpalette(seg.palette.astype(np.uint8).tobytes())
     elif count <= 65536:
         image = Image.fromarray(np.ascontiguousarray(seg.labels, dtype=np.uint16))
@@ -147,13 +155,13 @@ def _png(seg: Segmentation) -> bytes:
     text = PngImagePlugin.PngInfo()
     text.add_itxt(_CHUNK, _dumps(about))
     content = io.BytesIO()
-    # Run lengths are what label maps are made of: a third of the time of the usual strategy, and smaller files.
+    # Label maps are made of runs: a third of the time of the default strategy, and smaller files.
     bits = {"bits": 8} if count <= 256 else {}
     image.save(content, "PNG", pnginfo=text, compress_type=zlib.Z_RLE, **bits)
     return content.getvalue()
 
 
-def _read_png(content: bytes) -> Segmentation:
+def _read_png(content: bytes) -> StoredSegmentation:
     image = Image.open(io.BytesIO(content))
     if image.format != "PNG" or image.mode not in ("P", "L", "I;16", "I"):
         raise ValueError(f"expected a palette or grey PNG, got {image.format} {image.mode}")
@@ -166,10 +174,10 @@ def _read_png(content: bytes) -> Segmentation:
         palette = np.array(about["palette"], dtype=np.uint8)
     elif image.mode == "P":
         stored = np.array(image.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)[: len(names)]
-        palette = np.concatenate([stored, class_palette(len(names))[len(stored) :]])
+        palette = np.concatenate([stored, class_palette(names)[len(stored) :]])
     else:
-        palette = class_palette(len(names), background)
-    return Segmentation(labels, names, palette, background, None, about.get("model", ""), about.get("info", {}))
+        palette = class_palette(names, background)
+    return StoredSegmentation(labels, names, palette, background, None, about.get("model", ""), about.get("info", {}))
 
 
 def _npz(seg: Segmentation) -> bytes:
@@ -183,12 +191,12 @@ def _npz(seg: Segmentation) -> bytes:
     return content.getvalue()
 
 
-def _read_npz(content: bytes) -> Segmentation:
+def _read_npz(content: bytes) -> StoredSegmentation:
     with np.load(io.BytesIO(content), allow_pickle=False) as stored:
         about = json.loads(str(stored["about"]))
         names = tuple(str(name) for name in stored["names"])
         scores = stored.get("scores")
-        return Segmentation(
+        return StoredSegmentation(
             stored["labels"], names, stored["palette"], about["background"], scores, about["model"], about["info"]
         )
 
@@ -208,7 +216,7 @@ def _json(seg: Segmentation) -> bytes:
     return (_dumps(document) + "\n").encode("utf-8")
 
 
-def _read_json(content: bytes) -> Segmentation:
+def _read_json(content: bytes) -> StoredSegmentation:
     document = json.loads(content)
     size = document["images"][0]
     background = document["background"]
@@ -216,6 +224,22 @@ def _read_json(content: bytes) -> Segmentation:
     for annotation in document["annotations"]:
         labels[decode_rle(annotation["segmentation"])] = annotation["category_id"]
     palette = np.array([category["color"] for category in document["categories"]], dtype=np.uint8)
-    return Segmentation(
+    return StoredSegmentation(
         labels, tuple(document["names"]), palette, background, None, document["model"], document["info"]
     )
+
+
+class _Format(NamedTuple):
+    write: Callable[[Segmentation], bytes]
+    read: Callable[[bytes], StoredSegmentation]
+
+
+_FORMATS = {".png": _Format(_png, _read_png), ".npz": _Format(_npz, _read_npz), ".json": _Format(_json, _read_json)}
+ENDINGS = tuple(_FORMATS)
+
+
+def _format_of(path: Path, error: type[InputError] | type[DataError], verb: str) -> _Format:
+    try:
+        return _FORMATS[path.suffix.lower()]
+    except KeyError:
+        raise error(f"cannot {verb} {readable(path.name)}: the suffix must be one of {', '.join(ENDINGS)}") from None

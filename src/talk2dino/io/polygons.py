@@ -1,4 +1,8 @@
-"""Exact outlines of label regions along the edges of pixels."""
+"""Exact outlines of label regions along the edges of pixels.
+
+Written here because no dependency does it: pycocotools only fills polygons, contour functions (OpenCV, scikit-image) run
+through pixel centres and lose half a pixel, and an exact tracer (GDAL's polygonize) is a large package.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +19,9 @@ def label_rings(labels: np.ndarray) -> dict[int, list[list[tuple[float, float]]]
 
     Returns:
         value -> closed rings (first corner repeated at the end) of (x, y) pixel corners, only corners where the ring
-        turns. Outer rings run clockwise on the screen, holes the other way round. Pixels that touch at a corner alone
-        are apart (4-connected), so no ring crosses itself. Filling all rings of a value with the even-odd or the
-        non-zero rule gives back its pixels. Time grows with the length of the outlines.
+        turns. Outer rings run clockwise on the screen, holes counter-clockwise. Pixels that touch only at a corner are
+        separate (4-connected), so no ring crosses itself. Filling all rings of a value with the even-odd or the non-zero
+        rule restores its pixels. Time grows with the length of the outlines.
     """
     height, width = labels.shape
     stride = width + 2
@@ -27,7 +31,7 @@ def label_rings(labels: np.ndarray) -> dict[int, list[list[tuple[float, float]]]
     ahead = [row * stride + column for row, column in _FORWARD]
     across = [row * stride + column for row, column in _OUTSIDE]
 
-    # An edge is (direction, pixel); all edges are sorted by that pair, so that it is found again by bisection.
+    # An edge is a pair (direction, pixel). The edges are sorted by it, so that each can be found by bisection.
     pixels = [np.flatnonzero((flat != -1) & (flat != np.roll(flat, -offset))) for offset in across]
     firsts = np.cumsum([0, *map(len, pixels)])
     following, turns, corners = [], [], []
@@ -53,7 +57,7 @@ def label_rings(labels: np.ndarray) -> dict[int, list[list[tuple[float, float]]]
 def _follow(
     following: np.ndarray, turns: np.ndarray, corners: np.ndarray, owner: np.ndarray
 ) -> dict[int, list[list[tuple[float, float]]]]:
-    """Walk the successor table ring by ring, keeping the corners behind a turn."""
+    """Follow the table of next edges ring by ring; keep the corners after a turn."""
     behind_turn = np.zeros(len(following), dtype=bool)
     behind_turn[following[turns]] = True
     follow, keep = following.tolist(), behind_turn.tolist()

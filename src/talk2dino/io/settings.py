@@ -1,7 +1,7 @@
-"""Settings from files and flags, and what differs between two runs.
+"""Settings from files and flags, and the differences between those of two runs.
 
 Every verb fills a frozen model of options from YAML and flags, writes the settings that it used beside its results, and
-refuses to resume a run that was made with others.
+refuses to resume a run that was made with different ones.
 """
 
 from __future__ import annotations
@@ -14,26 +14,42 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from talk2dino.errors import DataError, InputError, suggestion
+from talk2dino.io.names import readable
 
 Options = TypeVar("Options", bound=BaseModel)
 
 
+def read_document(path: str | Path, what: str = "file") -> Any:
+    """Read a YAML or (by its suffix) JSON file of any content.
+
+    Raises:
+        InputError: the file cannot be read, is not UTF-8 text, or is not valid.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+        if Path(path).suffix.lower() == ".json":
+            return json.loads(text)
+        import yaml
+
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(str(error)) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"cannot read the {what} {readable(path)}: {' '.join(str(error).split())}") from None
+
+
 def read_yaml(path: str | Path, what: str = "configuration") -> dict[str, Any]:
-    """Read a YAML (or JSON) file of ``name: value`` lines.
+    """Read a YAML (or JSON) file of ``name: value`` lines; an empty file has none.
 
     Raises:
         InputError: the file cannot be read, is not valid YAML, or does not hold ``name: value`` lines.
     """
-    import yaml
-
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise InputError(f"cannot read the {what} {path}: {' '.join(str(error).split())}") from None
+    values = read_document(path, what)
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise InputError(f"the {what} {path} must contain 'name: value' lines; got a {type(values).__name__}")
+        raise InputError(f"the {what} {readable(path)} must contain 'name: value' lines; got a {type(values).__name__}")
     return values
 
 
@@ -46,10 +62,30 @@ def read_json(path: str | Path, what: str = "file") -> dict[str, Any]:
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"cannot read the {what} {path}: {' '.join(str(error).split())}") from None
+        raise DataError(f"cannot read the {what} {readable(path)}: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise DataError(f"the {what} {path} must hold a JSON object; got a {type(values).__name__}")
+        raise DataError(f"the {what} {readable(path)} must hold a JSON object; got a {type(values).__name__}")
     return values
+
+
+def read_lines(path: str | Path, what: str = "file", *, keep_empty: bool = False) -> list[str]:
+    """Read the lines of a text file, without surrounding blanks.
+
+    Args:
+        keep_empty: keep empty lines, except at the end, because the place of a line means something.
+
+    Raises:
+        DataError: the file cannot be read as UTF-8 text, or is empty.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the {what} {path}: {error}") from None
+    lines = [line.strip() for line in text.rstrip().splitlines()]
+    lines = lines if keep_empty else [line for line in lines if line]
+    if not lines:
+        raise DataError(f"the {what} {path} is empty: expected one entry per line")
+    return lines
 
 
 def build_options(kind: type[Options], values: Mapping[str, Any], what: str = "option") -> Options:
@@ -73,18 +109,25 @@ def _sentence(item: Any, kind: type[BaseModel], what: str) -> str:
     return f"{what} {name}: {message} (got {item['input']!r})"
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any], *, ignore: Collection[str] = ()) -> list[str]:
-    """What differs between two settings, one ``"name: 1 before, 2 now"`` per entry.
+def differences(
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    *,
+    ignore: Collection[str] = (),
+    sides: tuple[str, str] = ("before", "now"),
+) -> list[str]:
+    """List the differences between two settings: ``"name: 1 before, 2 now"`` per entry.
 
     Nested mappings are compared entry by entry (``"model.weights"``). Values are compared as JSON holds them, so a tuple
     equals a list and a path equals its text.
 
     Args:
         ignore: names that may differ, at any depth: ``"run"`` leaves out the whole entry, ``"run.device"`` one value of it.
+        sides: the words after the two values, for settings of which none is the earlier one.
     """
     old, new = (_flat(json.loads(json.dumps(dict(one), default=str)), ignore) for one in (before, now))
     return [
-        f"{name}: {_short(old.get(name, None))} before, {_short(new.get(name, None))} now"
+        f"{name}: {_short(old.get(name, None))} {sides[0]}, {_short(new.get(name, None))} {sides[1]}"
         for name in dict.fromkeys([*old, *new])
         if old.get(name) != new.get(name)
     ]
@@ -102,7 +145,7 @@ def check_same_settings(
     if found:
         more = f"; and {len(found) - 6} more" if len(found) > 6 else ""
         raise InputError(
-            f"{folder} holds a run with other settings ({'; '.join(found[:6])}{more}): use the same settings to resume it, "
+            f"{readable(folder)} holds a run with other settings ({'; '.join(found[:6])}{more}): use the same settings to resume it, "
             "or choose another output folder"
         )
 

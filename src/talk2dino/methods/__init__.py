@@ -1,95 +1,119 @@
-"""The systems that talk2dino is compared with, behind the same ``segment()``, by name.
+"""Methods by name: Talk2DINO and the systems it is compared with, all behind the same ``Segmenter``.
 
-talk2dino      ours: psi maps CLIP text into DINO's space (talk2dino.segmenter)
-clip-dense     CLIP alone: dense values of the last block
-dino-clusters  DINO alone: segments without words, matched to classes with the truth's help
-freeda         DINO and CLIP with retrieved visual prototypes, no training
+base.py          the contract: what a method brings
+talk2dino.py     psi maps CLIP's words into DINO's space
+clip_dense.py    CLIP alone: dense features of its last block
+dino_clusters.py DINO alone: segments without words, matched to classes with the truth's help
+freeda.py        DINO and CLIP with retrieved visual prototypes, no training (prototypes.py, prototype_build.py, attribution.py)
+
+Other packages register a method with an entry point in the group ``talk2dino.methods``; see docs/methods.md.
 """
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any
 
-from talk2dino.errors import InputError
-from talk2dino.types import Segmentation
+from talk2dino.errors import InputError, suggestion
 
-#: name -> (module, class made from a Segmenter and keyword options). Modules are imported when asked for.
-METHODS: dict[str, tuple[str, str]] = {
-    "talk2dino": ("talk2dino.segmenter", "Segmenter"),
-    "clip-dense": ("talk2dino.methods.clip_dense", "ClipDense"),
-    "dino-clusters": ("talk2dino.methods.dino_clusters", "DinoClusters"),
-    "freeda": ("talk2dino.methods.freeda", "FreeDA"),
+if TYPE_CHECKING:
+    from talk2dino.methods.base import Facts, Method
+    from talk2dino.towers import Towers
+
+GROUP = "talk2dino.methods"
+
+#: name -> module:class of the methods in this package, imported when they are asked for.
+_BUILT_IN: dict[str, str] = {
+    "talk2dino": "talk2dino.methods.talk2dino:Talk2Dino",
+    "clip-dense": "talk2dino.methods.clip_dense:ClipDense",
+    "dino-clusters": "talk2dino.methods.dino_clusters:DinoClusters",
+    "freeda": "talk2dino.methods.freeda:FreeDA",
 }
 
 
-class Method(Protocol):
-    """What evaluation, comparison, command line and server use of a system. ``Segmenter`` is one.
-
-    A system whose segments have no class sets ``matched = True``: the evaluation then matches them to the truth.
-    """
-
-    def encode_text(self, prompts: Any) -> Any: ...
-
-    def segment(self, image: Any, prompts: Any, **options: Any) -> Segmentation: ...
-
-    def segment_batch(self, images: Sequence[Any], prompts: Any, **options: Any) -> list[Segmentation]: ...
+@cache
+def _registered() -> dict[str, EntryPoint]:
+    """Methods of other packages; a name of this package's cannot be taken."""
+    return {point.name: point for point in entry_points(group=GROUP) if point.name not in _BUILT_IN}
 
 
-def load_method(name: str, model: str | Path = "auto", **options: Any) -> Any:
-    """Load a system by name.
-
-    Args:
-        name: one of :data:`METHODS`.
-        model: the model whose vision, text and CLIP towers are used: as in ``Segmenter.from_pretrained``.
-        options: ``device``, ``dtype``, ``projection``, ``local_files_only`` and the like go to the model, others to the
-            system (``prototypes`` for freeda, ``variant`` for clip-dense, ``segments`` for dino-clusters).
-
-    Raises:
-        InputError: no such system; near names are suggested.
-    """
-    from talk2dino.segmenter import Segmenter
-
-    of_model = ("projection", "device", "dtype", "revision", "cache_dir", "local_files_only")
-    check_method(name)
-    segmenter = Segmenter.from_pretrained(model, **{key: options.pop(key) for key in of_model if key in options})
-    return wrap_segmenter(name, segmenter, **options)
-
-
-def wrap_segmenter(name: str, segmenter: Any, **options: Any) -> Any:
-    """One of the systems on the towers of a model that is loaded already."""
-    check_options(name, options)
-    if name == "talk2dino":
-        return segmenter
-    module, factory = METHODS[name]
-    try:
-        return getattr(importlib.import_module(module), factory)(segmenter, **options)
-    except TypeError as error:  # a word where a number belongs
-        given = ", ".join(f"{option}={value!r}" for option, value in options.items())
-        raise InputError(f"{name} cannot use the options {given}: {error}") from error
-
-
-def check_options(name: str, options: Iterable[str]) -> None:
-    """Refuse names of options that a system does not have; nothing is made for it."""
-    check_method(name)
-    if name == "talk2dino":
-        if options:
-            raise InputError(f"talk2dino takes no options of its own; got {', '.join(options)}")
-        return
-    module, factory = METHODS[name]
-    system = getattr(importlib.import_module(module), factory)
-    known = [option for option in inspect.signature(system).parameters if option != "segmenter"]
-    if unknown := [option for option in options if option not in known]:
-        raise InputError(f"{name} has no option {', '.join(unknown)}; it has: {', '.join(known)}")
+def method_names() -> tuple[str, ...]:
+    """All methods that can be used by name."""
+    return (*_BUILT_IN, *_registered())
 
 
 def check_method(name: str) -> str:
-    if name not in METHODS:
-        near = difflib.get_close_matches(name.lower(), METHODS, n=2, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise InputError(f"no method named {name!r}; {hint}known: {', '.join(METHODS)}")
+    """Return the name of a method.
+
+    Raises:
+        InputError: there is no method of that name.
+    """
+    if name not in _BUILT_IN and name not in _registered():
+        raise InputError(f"no method named {name!r}{suggestion(name, method_names(), cutoff=0.4)}; "
+                         f"available: {', '.join(method_names())}")  # fmt: skip
     return name
+
+
+@cache
+def method_class(name: str) -> type[Method]:
+    """The class of a method.
+
+    Raises:
+        InputError: there is no method of that name, or another package's cannot be loaded or is not a ``Method``.
+    """
+    from talk2dino.methods.base import Method
+
+    check_method(name)
+    if name in _BUILT_IN:
+        module, _, attribute = _BUILT_IN[name].partition(":")
+        found: object = getattr(importlib.import_module(module), attribute)
+    else:
+        point = _registered()[name]
+        try:
+            found = point.load()
+        except Exception as error:  # whatever another package's import raises
+            raise InputError(f"the method {name} ({point.value}) cannot be loaded: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise InputError(f"the method {name} must be a subclass of talk2dino.methods.base.Method; got {found!r}")
+    return found
+
+
+def method_facts(name: str) -> Facts:
+    """What is known about a method without loading a model."""
+    return method_class(name).facts
+
+
+def option_names(name: str) -> tuple[str, ...]:
+    """The options of a method."""
+    return tuple(option for option in inspect.signature(method_class(name)).parameters if option != "towers")
+
+
+def check_options(name: str, options: Iterable[str]) -> None:
+    """Refuse options that a method does not have, before a model is loaded.
+
+    Raises:
+        InputError: there is no such method or option.
+    """
+    known = option_names(name)
+    if unknown := [option for option in options if option not in known]:
+        raise InputError(
+            f"{name} has no option {', '.join(map(repr, unknown))}{suggestion(unknown[0], known)}; it has: {', '.join(known)}"
+        )
+
+
+def make_method(name: str, towers: Towers, **options: Any) -> Method:
+    """A method on models that are loaded.
+
+    Raises:
+        InputError: there is no such method or option, or an option has a value of the wrong kind.
+    """
+    check_options(name, options)
+    try:
+        return method_class(name)(towers, **options)
+    except TypeError as error:  # for example text where a number belongs
+        given = ", ".join(f"{option}={value!r}" for option, value in options.items())
+        raise InputError(f"{name} cannot use the options {given}: {error}") from error

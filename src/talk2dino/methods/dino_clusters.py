@@ -1,56 +1,44 @@
-"""DINO alone: segments without words, one clustering a picture.
+"""DINO alone: the patch features of each image are clustered into segments; prompts are not used.
 
-k-means: cosine k-means (spherical, k-means++ start) of the patch features of one picture.
-spectral: with the affinity W_pq = max(0, cos(v_p, v_q))^sharpness and the normalised Laplacian L = 1 - D^-1/2 W D^-1/2,
-    k-means of the rows (scaled to length 1) of the eigenvectors of the K smallest eigenvalues.
-Number of segments: given, or by the eigengap rule: K is where the gap between the sorted eigenvalues of L,
-    lambda_{K+1} - lambda_K, is largest, among 2 .. most.
-Either way a segment is then scored by the cosine with its mean feature, upsampled to pixels like a class's map.
+k-means: spherical k-means of the patch features, with k-means++ starts.
+spectral: with affinities W_pq = max(0, cos(v_p, v_q))^sharpness and the normalised Laplacian L = 1 - D^-1/2 W D^-1/2,
+    k-means of the rows, scaled to length 1, of the eigenvectors of the K smallest eigenvalues.
+Number of segments: given, or by the eigengap rule: the K in 2 .. most with the largest lambda_{K+1} - lambda_K, where
+    lambda are the sorted eigenvalues of L.
+The score of a segment is the cosine with its mean feature, upsampled like the score of a class.
 
-Segments have no class. Two ways to evaluate them with the truth's help, one to one and with as many pixels in agreement
-as possible (Hungarian matching), are customary and kept apart here:
-
-    benchmark   the segments' mean features of (at most 200) unlabelled pictures of the benchmark are clustered by
-                k-means into as many clusters as there are classes; each segment takes its nearest cluster, and clusters
-                are matched to classes once, over the whole run
-    picture     each picture's segments are matched to the classes of that picture by itself; unmatched segments count
-                as none of the classes. The truth tells what is in every single picture, so this is an upper bound that
-                says how well DINO's features cut pictures up, not how well anything is recognised
+Segments have no class; an evaluation matches them to the truth (:mod:`talk2dino.evaluation.matching`).
 
 Source: Ng, Jordan and Weiss, On spectral clustering, NIPS 2001; Melas-Kyriazi et al., Deep spectral methods, CVPR 2022
-(arXiv 2205.07839) for affinities of DINO features and for clusters of segments matched over a whole benchmark.
+(arXiv 2205.07839) for affinities of DINO features and for clusters of segments over a whole benchmark. The default sharpness
+and largest number of segments are our choices.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from talk2dino.errors import InputError, MissingExtraError
-from talk2dino.io.images import Picture, read_image
-from talk2dino.methods.maps import PictureLoop, make_segmentation
-from talk2dino.models.preprocess import normalise
-from talk2dino.types import Segmentation
+from talk2dino.errors import InputError
+from talk2dino.methods.base import Facts, Method
+from talk2dino.prompts import PromptList, Prompts
+from talk2dino.towers import Towers
+from talk2dino.types import ImageFeatures, TextFeatures
 
 ALGORITHMS = ("kmeans", "spectral")
-MATCHINGS = ("benchmark", "picture")
-#: Unlabelled pictures that the clusters of the "benchmark" matching are made from.
-FIT_PICTURES = 200
-#: Patches beyond which the grid is averaged down for the affinity matrix: 2304 squared are 21 MB.
+#: A larger grid is averaged down for the affinity matrix, which takes 21 MB in float32 for 2304 patches.
 MOST_PATCHES = 2304
 
 
 def kmeans(points: Tensor, count: int, *, iterations: int = 30, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Spherical k-means: (P, D) rows of length 1 to centres (K, D) of length 1 and labels (P,)."""
+    """Cluster (P, D) rows of length 1 by spherical k-means: (K, D) centres of length 1, and (P,) labels."""
     generator = torch.Generator().manual_seed(seed)
     count = min(count, len(points))
     centres = points[torch.randint(len(points), (1,), generator=generator)]
-    for _ in range(count - 1):  # k-means++: far points are likelier starts
+    for _ in range(count - 1):  # k-means++: distant points are likelier starts
         distance = (1 - points @ centres.T).amin(1).clamp(min=1e-12)
         centres = torch.cat([centres, points[torch.multinomial(distance, 1, generator=generator)]])
     labels = (points @ centres.T).argmax(1)
@@ -66,13 +54,13 @@ def kmeans(points: Tensor, count: int, *, iterations: int = 30, seed: int = 0) -
 
 
 def best_kmeans(points: Tensor, count: int, *, restarts: int = 10) -> Tensor:
-    """Centres (K, D) of the best of several k-means runs: the one whose points lie nearest to their centres."""
+    """(K, D) centres of the best of several k-means runs, the one with the largest sum of cosines."""
     runs = [kmeans(points, count, seed=seed)[0] for seed in range(restarts)]
     return max(runs, key=lambda centres: float((points @ centres.T).amax(1).sum()))
 
 
 def laplacian_spectrum(features: Tensor, count: int, sharpness: float) -> tuple[Tensor, Tensor]:
-    """The ``count`` smallest eigenvalues (ascending) and eigenvectors (P, count) of the normalised Laplacian."""
+    """The ``count`` smallest eigenvalues, ascending, and (P, count) eigenvectors of the normalised Laplacian."""
     unit = F.normalize(features.double(), dim=1)
     affinity = (unit @ unit.T).clamp(min=0) ** sharpness
     scale = affinity.sum(1).rsqrt()
@@ -82,86 +70,80 @@ def laplacian_spectrum(features: Tensor, count: int, sharpness: float) -> tuple[
 
 
 def number_of_segments(eigenvalues: Tensor) -> int:
-    """The eigengap rule: the K from 2 on after which the sorted eigenvalues jump most."""
+    """The eigengap rule: the K >= 2 with the largest gap between the eigenvalues K and K + 1."""
     gaps = eigenvalues[2:] - eigenvalues[1:-1]
     return int(gaps.argmax()) + 2 if len(gaps) else 1
 
 
-def match_segments(segments: np.ndarray, truth: np.ndarray, class_count: int, *, ignore: int = 255) -> np.ndarray:
-    """Give segments classes by Hungarian matching with the truth: one to one, most pixels in agreement.
+class DinoClusters(Method):
+    """Clusters of DINO's patch features; the prompts are not used.
 
     Args:
-        segments: (H, W) integers. truth: (H, W) class indices with ``ignore``.
-
-    Returns:
-        (H, W) class indices, -1 where a segment was matched to no class (or only to a class without a shared pixel).
-    """
-    counted = truth != ignore
-    most = int(segments.max(initial=0)) + 1
-    pairs = segments[counted].astype(np.int64) * class_count + truth[counted]
-    agreement = np.bincount(pairs, minlength=most * class_count).reshape(most, class_count)
-    return assign(agreement)[segments]
-
-
-def assign(agreement: np.ndarray) -> np.ndarray:
-    """Hungarian matching: (S, N) pixels of segment s in class n to the class of each segment, -1 for none."""
-    try:
-        from scipy.optimize import linear_sum_assignment
-    except ImportError:
-        raise MissingExtraError.of("scipy", "freeda", "matching segments to classes") from None
-    rows, columns = linear_sum_assignment(agreement, maximize=True)
-    table = np.full(len(agreement), -1, dtype=np.int32)
-    found = agreement[rows, columns] > 0
-    table[rows[found]] = columns[found]
-    return table
-
-
-class DinoClusters:
-    """Clusters of DINO's patch features behind ``segment()``; the words asked for are not used.
-
-    Args:
-        segmenter: brings the vision model.
+        towers: bring the vision model.
         algorithm: "spectral" or "kmeans".
         segments: number of segments, or None for the eigengap rule.
-        most: largest number that the rule may choose.
+        most: largest number that the eigengap rule may choose.
         sharpness: exponent of the affinity.
-        matching: how an evaluation gives segments classes, "benchmark" or "picture"; see the top of this file.
-        size: short side of the picture, in pixels; the model's own when None.
+        size: short side of the images in pixels; None: the model's own.
     """
 
-    method = "dino-clusters"
-    matched = True
+    name = "dino-clusters"
+    facts = Facts(
+        "DINO alone: segments without words",
+        towers=("vision",), modes=("whole", "square"), evaluation_mode="whole", matched=True,
+    )  # fmt: skip
 
     def __init__(
-        self, segmenter: Any, *, algorithm: str = "spectral", segments: int | None = None, most: int = 8,
-        sharpness: float = 8.0, matching: str = "benchmark", size: int | None = None,
+        self, towers: Towers, *, algorithm: str = "spectral", segments: int | None = None, most: int = 8,
+        sharpness: float = 8.0, size: int | None = None,
     ) -> None:  # fmt: skip
         if algorithm not in ALGORITHMS:
             raise InputError(f"unknown clustering {algorithm!r}; accepted: {', '.join(ALGORITHMS)}")
-        if matching not in MATCHINGS:
-            raise InputError(f"unknown matching {matching!r}; accepted: {', '.join(MATCHINGS)}")
         if (segments is not None and segments < 1) or most < 2:
             raise InputError(f"segments must be at least 1 and most at least 2; got {segments} and {most}")
-        self.matching = matching
-        self.vision = segmenter.vision
-        self.name = segmenter.name
+        super().__init__(towers, size=size)
         self.algorithm, self.segments, self.most, self.sharpness = algorithm, segments, most, sharpness
-        self.loop = PictureLoop(size or segmenter.config.size, segmenter.vision.patch_size)
 
     @property
-    def info(self) -> dict[str, Any]:
-        """What results say of the system."""
+    def options(self) -> dict[str, object]:
         return {
-            "method": self.method, "model": self.name, "algorithm": self.algorithm, "matching": self.matching,
-            "segments": self.segments or f"eigengap, 2 to {self.most}", "sharpness": self.sharpness,
+            "algorithm": self.algorithm, "sharpness": self.sharpness,
+            "segments": self.segments or f"eigengap, 2 to {self.most}",
         }  # fmt: skip
 
-    def encode_text(self, prompts: Any) -> Any:
-        return prompts
+    def encode_text(
+        self, prompts: Prompts | PromptList, *, negative: object = None, templates: object = None
+    ) -> TextFeatures:
+        """Ignore the prompts: the segments of each image are numbered."""
+        if negative:
+            raise InputError("dino-clusters uses no prompts, so negative prompts have no effect: leave them out")
+        return TextFeatures((), torch.zeros(0, self.towers.vision.dim), model=self.towers.name, space=self.space)
+
+    def embed_classes(self, synonyms: Sequence[Sequence[str]], templates: Sequence[str] | None) -> Tensor:
+        return torch.zeros(len(synonyms), self.towers.vision.dim)
+
+    def encode_pixels(self, pixels: Tensor) -> ImageFeatures:
+        patches = self.towers.encode(pixels).patches.float().cpu()
+        return ImageFeatures(patches, (pixels.shape[2], pixels.shape[3]), pixels)
+
+    def score(self, image: ImageFeatures, text: TextFeatures, *, clean: bool) -> Tensor:
+        """(K, h, w) cosines with the mean features of the segments; with clusters of :meth:`fit`, one map per cluster."""
+        centres, maps = self.cluster(image.patches[0])
+        return self._as_clusters(centres, maps, text.embeddings) if len(text) else maps
+
+    @torch.inference_mode()
+    def fit(self, images: Iterable[ImageFeatures], count: int) -> TextFeatures:
+        """Cluster the segments of unlabelled images into at most ``count`` clusters, to be used in place of words.
+
+        A segment is then named after its nearest cluster, in the same way in all images.
+        """
+        found = torch.cat([self.cluster(image.patches[0])[0] for image in images])
+        centres = best_kmeans(found, count)  # fewer than count if there are fewer segments
+        names = tuple(f"cluster {i + 1}" for i in range(len(centres)))
+        return TextFeatures(names, centres, model=self.towers.name, space=self.space)
 
     def cluster(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """(h, w, D) patch features of one picture to its segments' mean features (K, D), of length 1, and the cosines
-        of all patches with them (K, h, w)."""
+        """Cluster the (h, w, D) patch features of one image: (K, D) mean features of length 1, (K, h, w) cosines with them."""
         h, w, _ = features.shape
         coarse = features
         if h * w > MOST_PATCHES:
@@ -177,71 +159,16 @@ class DinoClusters:
                 _, labels = kmeans(F.normalize(vectors[:, :count], dim=1).float(), count)
         if self.algorithm == "kmeans":
             _, labels = kmeans(points, count)
-        labels = torch.unique(labels, return_inverse=True)[1]  # a cluster may have lost all its patches
+        labels = torch.unique(labels, return_inverse=True)[1]  # a cluster may have lost all patches
         count = int(labels.max()) + 1
         centres = F.normalize(torch.zeros(count, points.shape[1]).index_add_(0, labels, points), dim=1)
         return centres, torch.einsum("hwd,kd->khw", F.normalize(features, dim=-1), centres)
 
-    def features(self, pixels: Tensor) -> Tensor:
-        """(1, 3, H, W) RGB 0..255 to (h, w, D) patch features."""
-        return self.vision(normalise(pixels).to(self.vision.device)).patches[0].float().cpu()
-
-    @torch.inference_mode()
-    def fit(self, images: Iterable[Any], count: int) -> Tensor:
-        """Cluster the segments of unlabelled pictures, for the matching over a benchmark: (count, D) centres.
-
-        They are the ``vocabulary`` of :meth:`segment_batch`; the object itself stays as it was.
-        """
-        found = []
-
-        def remember(pixels: Tensor) -> Tensor:
-            centres, maps = self.cluster(self.features(pixels))
-            found.append(centres)
-            return maps[None]
-
-        for image in images:
-            list(self.loop.maps([read_image(image)], remember, mode="whole", refine=False))
-        return best_kmeans(torch.cat(found), count)
-
     @staticmethod
     def _as_clusters(centres: Tensor, maps: Tensor, vocabulary: Tensor) -> Tensor:
-        """(K, h, w) maps of segments to (N, h, w) maps of clusters: the largest of a cluster's segments, else -1."""
+        """(K, h, w) maps of segments to (N, h, w) maps of clusters: the maximum over a cluster's segments, -1 without any."""
         nearest = (centres @ vocabulary.T).argmax(1)
         clusters = maps.new_full((len(vocabulary), *maps.shape[1:]), -1.0)
         for segment, cluster in enumerate(nearest.tolist()):
             clusters[cluster] = torch.maximum(clusters[cluster], maps[segment])
         return clusters
-
-    @torch.inference_mode()
-    def _segment(
-        self, picture: Picture, vocabulary: Tensor | None, return_scores: bool, info: dict[str, Any]
-    ) -> Segmentation:
-        def score(pixels: Tensor) -> Tensor:
-            centres, maps = self.cluster(self.features(pixels))
-            return (maps if vocabulary is None else self._as_clusters(centres, maps, vocabulary))[None]
-
-        ((maps, resizes),) = self.loop.maps([picture], score, mode=info["mode"], refine=info["refined"])
-        kind = "segment" if vocabulary is None else "cluster"
-        names = [f"{kind} {i + 1}" for i in range(len(maps))]
-        return make_segmentation(maps, resizes, names, None, return_scores=return_scores, info=info)
-
-    def segment_batch(
-        self, images: Sequence[Any], prompts: Any = None, *, background: Any = None, clean: bool | None = None,
-        refine: bool = False, mode: str = "whole", return_scores: bool = False, batch_size: int = 8,
-        vocabulary: Tensor | None = None,
-    ) -> list[Segmentation]:  # fmt: skip
-        """Arguments as in ``Segmenter.segment_batch``; there is no slide mode, no cleaning and no threshold.
-
-        With a ``vocabulary`` (:meth:`fit`) segments are named by their nearest of its clusters, the same in every picture.
-        With a background asked for, the background is one of the segments like any other.
-        """
-        if clean or mode == "slide":
-            raise InputError(
-                "dino-clusters clusters each picture as a whole: it has no slide mode and no cleaning; use mode 'whole'"
-            )
-        info = {**self.info, "mode": mode, "refined": refine}
-        return [self._segment(read_image(image), vocabulary, return_scores, info) for image in images]
-
-    def segment(self, image: Any, prompts: Any = None, **options: Any) -> Segmentation:
-        """One picture; options as in :meth:`segment_batch`."""
-        return self.segment_batch([image], prompts, **options)[0]

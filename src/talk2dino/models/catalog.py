@@ -1,13 +1,16 @@
-"""The table of named models: where each comes from, its sizes, and the thresholds that were tuned for it."""
+"""The named models: where each comes from, its sizes, and the threshold that goes with it."""
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
+from typing import Literal
 
-from talk2dino.errors import ModelNotFoundError
+from talk2dino.errors import ModelNotFoundError, suggestion
 
-PUBLISHED_TEXT = "openai/clip-vit-base-patch16"
+#: The text tower of every published psi.
+CLIP_TEXT = "openai/clip-vit-base-patch16"
+PUBLISHED = "published for this vision model"
+BORROWED = "not published for this vision model; the value of DINOv2 with registers is used"
 
 
 @dataclass(frozen=True)
@@ -15,22 +18,23 @@ class ModelSpec:
     """One row of the catalog.
 
     Attributes:
-        name: what users type.
-        kind: "embedded" (in the package), "published" (one whole-model file on the hub) or "backbone" (a vision and a
-            text model on the hub, to combine with a projection of one's own).
-        repository: hub repository of the whole model, or of the vision model for a backbone.
-        text: hub repository of the text model (backbones only).
+        name: the name that users type.
+        kind: "embedded" (inside the package), "whole" (both towers and psi in one file on the hub) or "backbone" (a
+            vision and a text tower on the hub, to be combined with a projection).
+        repository: hub repository of the whole model, or of the vision tower of a backbone.
+        text: hub repository of the text tower (backbones only).
         revision: git revision on the hub.
-        vision_dim, heads, patch_size: D, M and P of the vision model.
-        size: short side in pixels at which pictures are seen.
-        threshold: background threshold on the sigmoid scale; None where nobody tuned one.
-        variant: which background cleaning the model's numbers were made with.
-        gated: the hub asks for an accepted licence and HF_TOKEN.
-        summary: one line for people.
+        vision_dim, heads, patch_size: D, M and P of the vision tower.
+        size: short side in pixels at which the model sees images.
+        threshold: default background threshold, on the sigmoid scale.
+        threshold_source: where the threshold comes from.
+        variant: background cleaning that goes with the model's results.
+        gated: whether the hub requires an accepted licence and HF_TOKEN.
+        summary: one line of description.
     """
 
     name: str
-    kind: str
+    kind: Literal["embedded", "whole", "backbone"]
     repository: str
     summary: str
     vision_dim: int
@@ -39,19 +43,32 @@ class ModelSpec:
     size: int = 448
     text: str | None = None
     revision: str = "main"
-    threshold: float | None = 0.55
-    variant: str = "published"
+    threshold: float = 0.55
+    threshold_source: str = PUBLISHED
+    variant: Literal["published", "paper"] = "published"
     gated: bool = False
     text_dim: int = 512
 
 
-def _published(name: str, repository: str, dim: int, patch: int, threshold: float, summary: str) -> ModelSpec:
-    return ModelSpec(name, "published", repository, summary, dim, dim // 64, patch, threshold=threshold)
+def default_threshold(vision_dim: int) -> float:
+    """The published threshold of DINOv2 with registers: 0.54 for ViT-L (width 1024), else 0.55 (ViT-B)."""
+    return 0.54 if vision_dim == 1024 else 0.55
 
 
-def _backbone(name: str, repository: str, dim: int, patch: int, *, gated: bool = False) -> ModelSpec:
-    summary = "vision model alone, with CLIP ViT-B/16 for text: needs --projection"
-    return ModelSpec(name, "backbone", repository, summary, dim, dim // 64, patch, text=PUBLISHED_TEXT, gated=gated)
+def _whole(name: str, repository: str, dim: int, patch: int, source: str, summary: str) -> ModelSpec:
+    return ModelSpec(
+        name, "whole", repository, summary, dim, dim // 64, patch,
+        threshold=default_threshold(dim), threshold_source=source,
+    )  # fmt: skip
+
+
+def _backbone(
+    name: str, repository: str, dim: int, patch: int, source: str = BORROWED, *, gated: bool = False
+) -> ModelSpec:
+    return ModelSpec(
+        name, "backbone", repository, "vision model alone, with CLIP ViT-B/16 for text: needs --projection",
+        dim, dim // 64, patch, text=CLIP_TEXT, threshold=default_threshold(dim), threshold_source=source, gated=gated,
+    )  # fmt: skip
 
 
 CATALOG: dict[str, ModelSpec] = {
@@ -61,41 +78,29 @@ CATALOG: dict[str, ModelSpec] = {
             "micro", "embedded", "assets/micro",
             "stand-in trained on drawings, inside the package, works offline; not for photographs",
             vision_dim=192, heads=6, patch_size=8, size=128, text_dim=192,
+            threshold=0.58, threshold_source="tuned on 150 drawn validation scenes",
         ),
-        _published("vitb", "lorebianchi98/Talk2DINO-ViTB", 768, 14, 0.55, "Talk2DINO, DINOv2 ViT-B/14 with registers"),
-        _published("vitl", "lorebianchi98/Talk2DINO-ViTL", 1024, 14, 0.54, "Talk2DINO, DINOv2 ViT-L/14 with registers"),
-        _published("dinov3-vitb", "lorebianchi98/Talk2DINOv3-ViTB", 768, 16, 0.55, "Talk2DINO, DINOv3 ViT-B/16"),
-        _published("dinov3-vitl", "lorebianchi98/Talk2DINOv3-ViTL", 1024, 16, 0.54, "Talk2DINO, DINOv3 ViT-L/16"),
+        _whole("vitb", "lorebianchi98/Talk2DINO-ViTB", 768, 14, PUBLISHED, "Talk2DINO, DINOv2 ViT-B/14 with registers"),
+        _whole("vitl", "lorebianchi98/Talk2DINO-ViTL", 1024, 14, PUBLISHED, "Talk2DINO, DINOv2 ViT-L/14 with registers"),
+        _whole("dinov3-vitb", "lorebianchi98/Talk2DINOv3-ViTB", 768, 16, BORROWED, "Talk2DINO, DINOv3 ViT-B/16"),
+        _whole("dinov3-vitl", "lorebianchi98/Talk2DINOv3-ViTL", 1024, 16, BORROWED, "Talk2DINO, DINOv3 ViT-L/16"),
         _backbone("dinov2-reg-small", "facebook/dinov2-with-registers-small", 384, 14),
-        _backbone("dinov2-reg-base", "facebook/dinov2-with-registers-base", 768, 14),
-        _backbone("dinov2-reg-large", "facebook/dinov2-with-registers-large", 1024, 14),
+        _backbone("dinov2-reg-base", "facebook/dinov2-with-registers-base", 768, 14, PUBLISHED),
+        _backbone("dinov2-reg-large", "facebook/dinov2-with-registers-large", 1024, 14, PUBLISHED),
         _backbone("dinov2-small", "facebook/dinov2-small", 384, 14),
         _backbone("dinov2-base", "facebook/dinov2-base", 768, 14),
         _backbone("dinov2-large", "facebook/dinov2-large", 1024, 14),
         _backbone("dinov3-small", "facebook/dinov3-vits16-pretrain-lvd1689m", 384, 16, gated=True),
         _backbone("dinov3-base", "facebook/dinov3-vitb16-pretrain-lvd1689m", 768, 16, gated=True),
         _backbone("dinov3-large", "facebook/dinov3-vitl16-pretrain-lvd1689m", 1024, 16, gated=True),
+        ModelSpec(
+            "freeda-vitl", "backbone", "facebook/dinov2-large",
+            "FreeDA's published pair, DINOv2 ViT-L/14 and CLIP ViT-L/14: for freeda, clip-dense and dino-clusters",
+            vision_dim=1024, heads=16, patch_size=14, text="openai/clip-vit-large-patch14", text_dim=768,
+            threshold=default_threshold(1024), threshold_source=BORROWED,
+        ),
     )
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class MethodThreshold:
-    """Default background threshold of a comparison system, on the scale of its scores, and where it comes from."""
-
-    value: float
-    source: str
-
-
-#: The models' own thresholds above are talk2dino's; these are the other systems'.
-METHOD_THRESHOLDS: dict[str, MethodThreshold] = {
-    "freeda": MethodThreshold(
-        0.5, "FreeDA's published configuration (bg_thresh 0.5, a constant channel before the argmax)"
-    ),
-    "clip-dense": MethodThreshold(
-        0.2, "our choice: the best of 0.05, 0.1 ... 0.5 on 40 drawn scenes with micro; on photographs nobody tuned it"
-    ),
-}
 
 
 def list_models() -> list[ModelSpec]:
@@ -103,17 +108,9 @@ def list_models() -> list[ModelSpec]:
     return list(CATALOG.values())
 
 
-def find_model(name: str) -> ModelSpec:
-    """The row of a name.
-
-    Raises:
-        ModelNotFoundError: with near names.
-    """
-    if name in CATALOG:
-        return CATALOG[name]
-    near = difflib.get_close_matches(name.lower(), CATALOG, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise ModelNotFoundError(
-        f"no model named {name!r}: {hint}Accepted: auto, one of {', '.join(CATALOG)}, a local folder, or a hub id such as "
-        "owner/name"
+def unknown_model(name: str) -> ModelNotFoundError:
+    """The error for a name that is neither in the catalog nor a folder nor a hub id."""
+    return ModelNotFoundError(
+        f"no model named {name!r}{suggestion(name, CATALOG)}; --model accepts auto, {', '.join(CATALOG)}, a local folder, "
+        "or a hub id such as owner/name"
     )

@@ -1,19 +1,15 @@
-"""Reads and writes the published checkpoint layouts: one explicit key map a format, always strict, no remote code.
+"""Original key names to our towers and back: one explicit key map per format, always strict, no remote code.
 
-A published whole model is one flat file: ``model.*`` (DINOv2 or DINOv3 in its original naming), ``clip_model.*`` (CLIP
-in OpenAI's naming) and ``proj.*`` (psi). keymaps.py maps each tensor to a parameter of vit.py.
+A whole-model checkpoint is one flat file: ``model.*`` (DINOv2 or DINOv3 as their authors name the tensors),
+``clip_model.*`` (CLIP as OpenAI names them) and ``proj.*`` (psi). keymaps.py maps each tensor to a parameter of vit.py.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import pickle
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from talk2dino.errors import CheckpointError
@@ -29,48 +25,7 @@ from talk2dino.models.vit import (
     dinov2_registers,
     dinov3,
 )
-
-Tensors = Mapping[str, Tensor]
-
-
-# --- files ---------------------------------------------------------------------------------------------------------
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors, or of a pickled state dict (.pth, .pt, .bin) read with weights_only=True.
-
-    Raises:
-        CheckpointError: if the file is missing, damaged, empty, or holds anything but tensors.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"no weights file at {path}")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise
-    except (Exception, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"{path} cannot be read as weights ({reason}); accepted: a whole .safetensors file, or a .pth state dict "
-            "that holds tensors only"
-        ) from None
-    if isinstance(state, dict) and set(state) == {"model"} and isinstance(state["model"], dict):
-        state = state["model"]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()) or not state:
-        raise CheckpointError(f"{path} does not hold a state dict (names and tensors); it holds {type(state).__name__}")
-    return state
-
-
-def below(tensors: Tensors, prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names start with ``prefix``, without it."""
-    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-# --- original layouts ------------------------------------------------------------------------------------------------
+from talk2dino.models.weights import Tensors
 
 
 def _require(tensors: Tensors, dimensions: Mapping[str, int], what: str) -> None:
@@ -79,9 +34,10 @@ def _require(tensors: Tensors, dimensions: Mapping[str, int], what: str) -> None
     if absent:
         found = f"found: {some_names(tensors)}" if tensors else "no tensor of this kind was found"
         raise CheckpointError(f"this file does not hold {what}: missing: {some_names(absent)} ({found})")
-    wrong = [f"{name} {tuple(tensors[name].shape)}" for name, ndim in dimensions.items() if tensors[name].ndim != ndim]
+    wrong = [name for name, ndim in dimensions.items() if tensors[name].ndim != ndim or not tensors[name].numel()]
     if wrong:
-        raise CheckpointError(f"this file does not hold {what}: wrong number of dimensions: {', '.join(wrong)}")
+        shapes = ", ".join(f"{name} {tuple(tensors[name].shape)}" for name in wrong)
+        raise CheckpointError(f"this file does not hold {what}: wrong shape: {shapes}")
 
 
 def heads_for(width: int, heads: int | None) -> int:
@@ -103,7 +59,7 @@ def _sizes(tensors: Tensors, patches: str, layout: Layout, heads: int | None) ->
     }  # fmt: skip
 
 
-def vision_from_published(tensors: Tensors, *, heads: int | None = None, rotary_attention: bool = False) -> VisionModel:
+def vision_from_original(tensors: Tensors, *, heads: int | None = None, rotary_attention: bool = False) -> VisionModel:
     """A VisionModel from ``model.*`` tensors (prefix removed) in DINOv2's or DINOv3's original naming."""
     gated = "blocks.0.mlp.w3.weight" in tensors
     last = "blocks.0.mlp.w3.weight" if gated else "blocks.0.mlp.fc2.weight"
@@ -125,12 +81,12 @@ def vision_from_published(tensors: Tensors, *, heads: int | None = None, rotary_
     return VisionModel(backbone, rotary_attention=rotary_attention)
 
 
-def vision_to_published(vision: VisionModel) -> dict[str, Tensor]:
+def vision_to_original(vision: VisionModel) -> dict[str, Tensor]:
     """``model.*`` tensors, prefix removed."""
     return dump(vision.backbone, DINOV3 if vision.config.positions == "rotary" else DINOV2)
 
 
-def clip_text_from_published(
+def clip_text_from_original(
     tensors: Tensors, *, heads: int | None = None, activation: str = "quick_gelu"
 ) -> TextTransformer:
     """CLIP's text tower from ``clip_model.*`` tensors (prefix removed)."""
@@ -148,7 +104,7 @@ def clip_text_from_published(
     return build(TextTransformer, config, text, OPENAI_TEXT, f"a CLIP text model, width {width}, depth {config.depth}")
 
 
-def clip_vision_from_published(
+def clip_vision_from_original(
     tensors: Tensors, *, heads: int | None = None, activation: str = "quick_gelu"
 ) -> VisionTransformer:
     """CLIP's image tower from ``clip_model.*`` tensors (prefix removed)."""
@@ -167,17 +123,9 @@ def clip_vision_from_published(
     return build(VisionTransformer, config, visual, OPENAI_IMAGE, what)
 
 
-def clip_text_to_published(tower: TextTransformer) -> dict[str, Tensor]:
+def clip_text_to_original(tower: TextTransformer) -> dict[str, Tensor]:
     return dump(tower, OPENAI_TEXT)
 
 
-def clip_vision_to_published(tower: VisionTransformer) -> dict[str, Tensor]:
+def clip_vision_to_original(tower: VisionTransformer) -> dict[str, Tensor]:
     return dump(tower, OPENAI_IMAGE)
-
-
-def read_json(path: Path, reader: Callable[[str], Any] = json.loads) -> Any:
-    """A JSON file of a checkpoint folder, or a CheckpointError that names it."""
-    try:
-        return reader(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None

@@ -1,43 +1,52 @@
-"""What a model folder says of itself beside its weights: config.json."""
+"""What a model folder records beside its weights: config.json."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from talk2dino.errors import CheckpointError
-from talk2dino.models.text import PUBLISHED_TEMPLATES, check_templates
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from talk2dino.errors import CheckpointError, DataError, PromptError, suggestion
+from talk2dino.io.settings import read_json
+from talk2dino.models.templates import PUBLISHED_TEMPLATES, check_templates
+
+CONFIG = "config.json"
 FORMAT = "talk2dino"
 FORMAT_VERSION = 1
+Heads = Annotated[int, Field(ge=1, strict=True)] | None
 
 
 @dataclass(frozen=True)
 class SegmenterConfig:
-    """Everything that weights alone do not tell.
+    """Everything about a model that its weights do not show.
 
     Attributes:
-        name: how results name the model.
-        size: short side in pixels at which pictures are seen; the window in slide mode.
-        threshold: default background threshold, on the scale of ``variant``; None: a caller must name one.
+        name: the model's name in results.
+        size: short side in pixels at which the model sees images; the window in slide mode.
+        threshold: default background threshold, on the scale of ``variant``; None: every call must give one.
         variant: background cleaning, "published" (scores after a sigmoid) or "paper" (cosines).
         templates: prompt templates.
         heads, text_heads, clip_vision_heads: attention heads; None means width / 64.
         text_activation: CLIP's activation: "quick_gelu" (OpenAI) or "gelu".
-        rotary_attention: for DINOv3, logits after the rotary embedding instead of before.
+        rotary_attention: DINOv3 only: take attention logits after the rotary embedding instead of before.
         tokenizer: "clip" (bundled) or the name of a tokenizer.json in the folder.
         source: where the weights came from: repository and revision, or a path.
     """
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     name: str
-    size: int = 448
-    threshold: float | None = 0.55
-    variant: str = "published"
+    size: Annotated[int, Field(ge=1, strict=True)] = 448
+    threshold: Annotated[float, Field(ge=-1, le=1)] | None = 0.55
+    variant: Literal["published", "paper"] = "published"
     templates: tuple[str, ...] = PUBLISHED_TEMPLATES
-    heads: int | None = None
-    text_heads: int | None = None
-    clip_vision_heads: int | None = None
-    text_activation: str = "quick_gelu"
+    heads: Heads = None
+    text_heads: Heads = None
+    clip_vision_heads: Heads = None
+    text_activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
     rotary_attention: bool = False
     tokenizer: str = "clip"
     source: dict[str, Any] = field(default_factory=dict)
@@ -46,7 +55,7 @@ class SegmenterConfig:
         return {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any], origin: str) -> SegmenterConfig:
+    def from_dict(cls, values: Mapping[str, Any], origin: str) -> SegmenterConfig:
         """Read what :meth:`to_dict` wrote.
 
         Raises:
@@ -58,14 +67,37 @@ class SegmenterConfig:
         version = values.pop("format_version", None)
         if not isinstance(version, int) or version > FORMAT_VERSION:
             raise CheckpointError(f"{origin} has format version {version}; this release reads up to {FORMAT_VERSION}")
-        values.pop("projection", None)
-        values.pop("vision_projection", None)
-        unknown = set(values) - {f.name for f in fields(cls)}
-        if unknown or "name" not in values:
-            problem = f"unknown keys: {', '.join(sorted(unknown))}" if unknown else "the key 'name' is missing"
-            raise CheckpointError(f"{origin}: {problem}")
-        values["templates"] = check_templates(values.get("templates", PUBLISHED_TEMPLATES))
-        config = cls(**values)
-        if config.variant not in ("published", "paper") or not isinstance(config.size, int) or config.size < 1:
-            raise CheckpointError(f"{origin}: variant must be published or paper, and size a positive whole number")
+        for old in ("mapping", "vision_mapping", "projection", "vision_projection"):  # written by 0.1.0, not read
+            values.pop(old, None)
+        try:
+            config = TypeAdapter(cls).validate_python(values)
+            check_templates(config.templates)
+        except ValidationError as error:
+            raise CheckpointError(f"{origin}: {_sentence(error)}") from None
+        except PromptError as error:
+            raise CheckpointError(f"{origin}: {error}") from None
+        if Path(config.tokenizer).name != config.tokenizer:
+            raise CheckpointError(
+                f"{origin}: tokenizer must be a file name in the same folder; got {config.tokenizer!r}"
+            )
         return config
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = ".".join(map(str, first["loc"]))
+    if first["type"] == "unexpected_keyword_argument":
+        return f"unknown key {name!r}{suggestion(name, SegmenterConfig.__dataclass_fields__)}"
+    return f"{name}: {first['msg']}" + ("" if first["type"] == "missing" else f" (got {first['input']!r})")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The JSON object in a config.json.
+
+    Raises:
+        CheckpointError: the file cannot be read or holds something else.
+    """
+    try:
+        return read_json(path, "model configuration")
+    except DataError as error:
+        raise CheckpointError(str(error)) from None

@@ -17,14 +17,14 @@ from torch import Tensor
 from talk2dino.errors import CheckpointError, InputError, ModelNotFoundError
 from talk2dino.io.settings import build_options
 from talk2dino.models import vit
-from talk2dino.models.checkpoint import read_json, read_tensors
+from talk2dino.models.config import CONFIG, read_config
 from talk2dino.models.keymaps import HUB_DINOV2, HUB_DINOV3, HUB_IMAGE, HUB_TEXT
 from talk2dino.models.layouts import build
 from talk2dino.models.vit import TextTransformer, VisionTransformer, ViTConfig
+from talk2dino.models.weights import read_tensors
 
 #: Gives the local path of one file of a repository; raises ModelNotFoundError.
 FindFile = Callable[[str], Path]
-CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -157,7 +157,7 @@ def clip_image_from_hub(repository: str, find: FindFile) -> VisionTransformer:
 
 
 def _config(repository: str, find: FindFile, kinds: tuple[str, ...]) -> dict[str, Any]:
-    values = read_json(find(CONFIG))
+    values = read_config(find(CONFIG))
     if values.get("model_type") not in kinds:
         raise CheckpointError(
             f"{repository} holds a model of type {values.get('model_type')!r}; accepted: {', '.join(kinds)}"

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from talk2dino.errors import CheckpointError
 from talk2dino.models.keymaps import CHECKSUM_DINOV2, CHECKSUM_DINOV3, HUB_IMAGE, HUB_TEXT, Layout
 from talk2dino.models.vit import TextTransformer, VisionTransformer, ViTConfig
+from talk2dino.models.weights import Tensors, bad_values, refuse_values
 
-Tensors = Mapping[str, Tensor]
 Tower = TypeVar("Tower", VisionTransformer, TextTransformer)
 
 #: No inference reads the mask token, and not every file has it.
@@ -30,13 +30,14 @@ def build(kind: type[Tower], config: ViTConfig, tensors: Tensors, layout: Layout
         what: names the tower in messages.
 
     Raises:
-        CheckpointError: names the missing and the unexpected tensors, and those of another shape.
+        CheckpointError: names the missing and the unexpected tensors, those of another shape, and bad values.
     """
     with torch.device("meta"):
         tower = kind(config)
     state: dict[str, Tensor] = {}
     missing: list[str] = []
     wrong: list[str] = []
+    bad: list[str] = []
     used: set[str] = set()
     for name, parameter in tower.named_parameters():
         shape: tuple[int, ...] = tuple(parameter.shape)
@@ -53,8 +54,10 @@ def build(kind: type[Tower], config: ViTConfig, tensors: Tensors, layout: Layout
         wrong += [f"{part} {tuple(tensors[part].shape)} where {size} was expected" for part in misfit]
         if not misfit:
             parts = [tensors[part] if part in kept and part in tensors else torch.zeros(size) for part in names]
-            parts = [part.float().reshape(size) for part in parts]  # tokens come as (D,), (1, D) or (1, 1, D)
-            tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
+            parts = [part.reshape(size) for part in parts]  # tokens come as (D,), (1, D) or (1, 1, D)
+            parts = parts if len(parts) > 1 else [_without_absent_biases(config, name, parts[0])]
+            bad += [f"{part} {problem}" for part, t in zip(names, parts, strict=True) if (problem := bad_values(t))]
+            tensor = torch.cat([part.float() for part in parts]) if len(parts) > 1 else parts[0].float()
             state[name] = (tensor.T if name in layout.transposed else tensor).contiguous()
     unexpected = [name for name in tensors if name not in used and not layout.ignores(name)]
     if missing or unexpected or wrong:
@@ -62,8 +65,8 @@ def build(kind: type[Tower], config: ViTConfig, tensors: Tensors, layout: Layout
         problems += [f"unexpected: {some_names(unexpected)}"] if unexpected else []
         problems += [f"wrong shape: {'; '.join(wrong[:4])}"] if wrong else []
         raise CheckpointError(f"the weights do not fit {what}: " + " | ".join(problems))
+    refuse_values(bad, what)
     tower.load_state_dict(state, strict=True, assign=True)
-    _clear_absent_biases(tower)
     return tower.eval().requires_grad_(False)
 
 
@@ -91,10 +94,10 @@ def checksum_names(tower: VisionTransformer | TextTransformer) -> dict[str, Tens
 
 
 def depth_of(tensors: Tensors, layout: Layout) -> int:
-    """Number of blocks that the names of the tensors count."""
+    """Number of blocks; never more than there are tensors, so that an absurd number is an unexpected key."""
     prefix = layout.blocks.split("{}")[0]
     numbers = {name[len(prefix) :].split(".")[0] for name in tensors if name.startswith(prefix)}
-    return max((int(number) + 1 for number in numbers if number.isdigit()), default=0)
+    return min(max((int(number) + 1 for number in numbers if number.isdigit()), default=0), len(tensors))
 
 
 def some_names(names: Iterable[str], most: int = 6) -> str:
@@ -108,14 +111,12 @@ def _has_no_bias(config: ViTConfig, name: str, part: str, names: tuple[str, ...]
     return name.endswith("attn.qkv.bias") and len(names) == 3 and "qkv"[names.index(part)] not in config.qkv_bias
 
 
-def _clear_absent_biases(tower: nn.Module) -> None:
-    """Zero the biases that a configuration rules out: a file may hold something in their place."""
-    config: ViTConfig = tower.config  # type: ignore[assignment]
-    for name, bias in tower.named_parameters():
-        if name.endswith("attn.qkv.bias"):
-            for letter, part in zip("qkv", bias.data.chunk(3), strict=True):
-                if letter not in config.qkv_bias:
-                    part.zero_()
+def _without_absent_biases(config: ViTConfig, name: str, tensor: Tensor) -> Tensor:
+    """Zero the biases that a configuration rules out: the original DINOv3 has something in their place, and masks it."""
+    if not name.endswith("attn.qkv.bias") or config.qkv_bias == "qkv":
+        return tensor
+    parts = zip("qkv", tensor.chunk(3), strict=True)
+    return torch.cat([part if letter in config.qkv_bias else torch.zeros_like(part) for letter, part in parts])
 
 
 def _squeezed(shape: Iterable[int]) -> tuple[int, ...]:

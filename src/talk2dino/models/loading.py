@@ -1,80 +1,51 @@
-"""From a name, a folder or a hub id to the parts of a Segmenter."""
+"""From a name, a folder or a hub id to the towers and the projection of a Segmenter."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
-from talk2dino.errors import CheckpointError, ModelNotFoundError, Talk2DinoWarning
-from talk2dino.models.catalog import CATALOG, ModelSpec, find_model
-from talk2dino.models.checkpoint import (
-    below,
-    clip_text_from_published,
-    clip_vision_from_published,
-    read_json,
-    read_tensors,
-    vision_from_published,
-)
-from talk2dino.models.config import SegmenterConfig
-from talk2dino.models.fingerprint import same_weights
-from talk2dino.models.hub import hub_file
-from talk2dino.models.projection import Projection, from_published, load_projection
+from torch import Tensor
+
+from talk2dino.errors import CheckpointError, InputError, ModelNotFoundError, Talk2DinoWarning
+from talk2dino.models.catalog import CATALOG, ModelSpec, default_threshold, unknown_model
+from talk2dino.models.checkpoint import clip_text_from_original, clip_vision_from_original, vision_from_original
+from talk2dino.models.config import CONFIG, FORMAT, SegmenterConfig, read_config
+from talk2dino.models.hub import WEIGHTS, HubOptions
+from talk2dino.models.parts import Parts, attach_projection, check_sizes
+from talk2dino.models.projection import from_original
 from talk2dino.models.text import TextEncoder
-from talk2dino.models.tokenizer import TextTokenizer
+from talk2dino.models.tokenizer import CLIP_CONTEXT, TextTokenizer
 from talk2dino.models.vision import VisionModel
-from talk2dino.models.vit import VisionTransformer
-
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+from talk2dino.models.weights import Tensors, below, read_tensors
 
 
 class MicroModelWarning(Talk2DinoWarning):
-    """The embedded stand-in was taken because no real model is at hand."""
+    """``auto`` took the embedded model because vitb is not available."""
 
 
-@dataclass
-class Parts:
-    """What a Segmenter is made of.
+def load_parts(
+    name: str | Path,
+    *,
+    projection: str | Path | None = None,
+    hub: HubOptions = HubOptions(),
+    needs_projection: bool = True,
+) -> Parts:
+    """Load a model.
 
-    Attributes:
-        late_clip_vision: loads CLIP's image tower, where only who asks for it should wait for it.
-    """
-
-    vision: VisionModel
-    text: TextEncoder
-    projection: Projection | None
-    config: SegmenterConfig
-    clip_vision: VisionTransformer | None = None
-    vision_projection: Projection | None = None
-    late_clip_vision: Callable[[], VisionTransformer] | None = None
-
-
-@dataclass(frozen=True)
-class HubOptions:
-    revision: str | None = None
-    cache_dir: str | Path | None = None
-    local_files_only: bool = False
-
-    def file(self, repository: str, filename: str) -> Path:
-        return hub_file(
-            repository,
-            filename,
-            revision=self.revision,
-            cache_dir=self.cache_dir,
-            local_files_only=self.local_files_only,
-        )
-
-
-def load_parts(name: str | Path, *, projection: str | Path | None = None, hub: HubOptions = HubOptions()) -> Parts:
-    """Load a model by catalog name, ``auto``, local folder or hub id; ``projection`` replaces its psi.
+    Args:
+        name: a catalog name, ``auto``, a local folder or a hub id.
+        projection: a psi to use instead of the model's own: a file, or a folder written by ``train``.
+        needs_projection: refuse a backbone without a psi. Feature extraction, ``train`` and methods such as freeda work
+            without one.
 
     Raises:
-        ModelNotFoundError: unknown name, folder or repository, or hub unreachable.
-        CheckpointError: damaged or foreign weights, or a projection whose sizes do not fit or that another model's features
-            trained.
+        ModelNotFoundError: unknown name, folder or repository, or the hub cannot be reached.
+        CheckpointError: damaged or foreign weights, a psi whose sizes do not fit, or a psi trained with other weights.
     """
     if projection is not None and not Path(projection).exists():
         raise CheckpointError(f"no projection file or folder at {projection}")
@@ -83,12 +54,11 @@ def load_parts(name: str | Path, *, projection: str | Path | None = None, hub: H
     elif Path(name).is_dir():
         parts = _from_folder(Path(name), hub)
     elif str(name) in CATALOG:
-        parts = _from_spec(CATALOG[str(name)], hub, has_projection=projection is not None)
+        parts = _from_spec(CATALOG[str(name)], hub, complete=needs_projection and projection is None)
     elif _looks_like_hub_id(str(name)):
-        parts = _from_repository(str(name), hub, SegmenterConfig(name=str(name)))
+        parts = _from_repository(str(name), hub, None)
     else:
-        find_model(str(name))  # raises, with near names
-        raise AssertionError("unreachable")
+        raise unknown_model(str(name))
     if projection is not None:
         attach_projection(parts, Path(projection))
     return parts
@@ -99,110 +69,149 @@ def _looks_like_hub_id(name: str) -> bool:
 
 
 def _auto(hub: HubOptions) -> Parts:
-    """vitb when it is cached or can be downloaded, else micro with one loud line."""
+    """vitb if it is cached or can be downloaded, else micro with a warning."""
     try:
-        return _from_spec(CATALOG["vitb"], hub, has_projection=False)
+        return _from_spec(CATALOG["vitb"], hub)
     except ModelNotFoundError:
         warnings.warn(
-            "the published model vitb is neither cached nor downloadable, so the embedded stand-in 'micro' is used: it "
-            "was trained on drawings of 16 things (sky, grass, ball, tree, house ...) and is of no use on photographs",
+            "the model vitb is not in the cache and cannot be downloaded, so the embedded model micro is used. It was trained "
+            "on drawings of 16 classes (sky, grass, ball, tree, house ...) and does not work on photographs",
             MicroModelWarning,
             stacklevel=4,
         )
-        return _from_spec(CATALOG["micro"], hub, has_projection=False)
+        return _from_spec(CATALOG["micro"], hub)
 
 
-def _from_spec(spec: ModelSpec, hub: HubOptions, *, has_projection: bool) -> Parts:
+def _from_spec(spec: ModelSpec, hub: HubOptions, *, complete: bool = True) -> Parts:
+    """A model of the catalog; ``complete``: refuse a backbone, which has no psi."""
     if spec.kind == "embedded":
         return _from_folder(Path(str(resources.files("talk2dino") / spec.repository)), hub)
     config = SegmenterConfig(spec.name, spec.size, spec.threshold, spec.variant)
     hub = replace(hub, revision=hub.revision or spec.revision)
-    if spec.kind == "published":
+    if spec.kind == "whole":
         return _from_repository(spec.repository, hub, config)
-    if not has_projection:
+    if complete:
         raise ModelNotFoundError(
-            f"{spec.name} is a vision model alone: name the projection to use with it (--projection FILE, or projection=), or take "
-            "a complete model such as vitb"
+            f"{spec.name} is a vision model without a projection: add --projection FILE, or choose a complete model such "
+            "as vitb (--model vitb)"
         )
     return _from_backbones(spec, hub, config)
 
 
-def _from_repository(repository: str, hub: HubOptions, config: SegmenterConfig) -> Parts:
+def _from_repository(repository: str, hub: HubOptions, config: SegmenterConfig | None) -> Parts:
+    """A whole-model checkpoint on the hub; ``config`` is used if the repository has no configuration of ours."""
     weights = hub.file(repository, WEIGHTS)
-    source = {"repository": repository, "revision": hub.revision or "main"}
     try:
-        own = hub.file(repository, CONFIG)
-        if read_json(own).get("format") == "talk2dino":
-            config = SegmenterConfig.from_dict(read_json(own), str(own))
+        file = hub.file(repository, CONFIG)
+        values = read_config(file)
+        if values.get("format") == FORMAT:
+            config = SegmenterConfig.from_dict(values, str(file))
             if config.tokenizer != "clip":
                 hub.file(repository, config.tokenizer)
     except ModelNotFoundError:
         pass  # published repositories need no configuration of ours
-    return _from_weights(weights, replace(config, source=source))
+    return _from_weights(weights, config, repository, {"repository": repository, "revision": hub.revision or "main"})
 
 
 def _from_folder(folder: Path, hub: HubOptions) -> Parts:
-    """Our own folder, a published whole model in a folder, or what ``talk2dino train`` made."""
+    """A folder of ``save_pretrained``, of ``train``, or with a whole-model checkpoint."""
     config_file = folder / CONFIG
-    values = read_json(config_file) if config_file.is_file() else {}
-    if "base_model" in values:  # a projection with the name of the model that it was trained for
-        parts = load_parts(values["base_model"], hub=hub)
+    values = read_config(config_file) if config_file.is_file() else {}
+    name = folder.resolve().name
+    if "base_model" in values:  # written by train: a projection, and the name of the model that it goes with
+        if not isinstance(values["base_model"], str):
+            raise CheckpointError(f"{config_file}: base_model must be a model's name; got {values['base_model']!r}")
+        try:
+            parts = load_parts(values["base_model"], hub=hub, needs_projection=False)
+        except RecursionError:
+            raise CheckpointError(f"{config_file}: base_model leads back to this folder") from None
         attach_projection(parts, folder)
-        parts.config = replace(parts.config, name=folder.resolve().name, source={"folder": str(folder)})
+        parts.config = replace(parts.config, name=name, source={"folder": str(folder)})
         return parts
     candidates = [folder / WEIGHTS, *sorted(folder.glob("*.safetensors")), *sorted(folder.glob("*.pth"))]
     weights = next((path for path in candidates if path.is_file()), None)
     if weights is None:
-        raise CheckpointError(
-            f"the folder {folder} holds no model: expected {WEIGHTS} (with {CONFIG}, or in the published layout)"
-        )
-    if values.get("format") == "talk2dino":
-        config = SegmenterConfig.from_dict(values, str(config_file))
-    else:
-        config = SegmenterConfig(name=folder.resolve().name)
-    return _from_weights(weights, config if config.source else replace(config, source={"folder": folder.name}))
+        raise CheckpointError(f"the folder {folder} holds no model: expected {WEIGHTS}, and {CONFIG} beside it")
+    config = SegmenterConfig.from_dict(values, str(config_file)) if values.get("format") == FORMAT else None
+    source = config.source if config is not None and config.source else {"folder": folder.name}
+    return _from_weights(weights, config, name, source)
 
 
-def _from_weights(weights: Path, config: SegmenterConfig) -> Parts:
-    """The published whole-model layout; our own folders use it too."""
-    tensors = read_tensors(weights)
-    groups = {prefix: below(tensors, prefix) for prefix in ("model.", "clip_model.", "proj.", "vision_proj.")}
-    known = set().union(*({prefix + name for name in group} for prefix, group in groups.items()))
-    foreign = [n for n in tensors if n not in known and n != "logit_scale" and not n.startswith("pamr.")]
-    if not groups["model."] or not groups["clip_model."] or foreign:
-        raise CheckpointError(
-            f"{weights} is not a whole Talk2DINO model: expected keys model.*, clip_model.* and proj.*; "
-            f"{'unexpected: ' + ', '.join(sorted(foreign)[:5]) if foreign else 'it lacks some of them'}"
-            + (" (a projection alone goes with --projection)" if "linear_layer.weight" in tensors else "")
-        )
+def _from_weights(weights: Path, config: SegmenterConfig | None, name: str, source: dict[str, Any]) -> Parts:
+    """A whole-model checkpoint: ``model.*``, ``clip_model.*``, and ``proj.*`` or ``vision_proj.*`` or both.
+
+    Without a configuration, the threshold is the default for the vision tower's width.
+    """
+    groups = _groups(read_tensors(weights), weights)
+    given = config or SegmenterConfig(name)
+    clip = groups["clip_model."]
     try:
-        vision = vision_from_published(groups["model."], heads=config.heads, rotary_attention=config.rotary_attention)
-        context = (
-            groups["clip_model."]["positional_embedding"].shape[0]
-            if "positional_embedding" in groups["clip_model."]
-            else 77
-        )
-        tokenizer = (
-            TextTokenizer.clip(context)
-            if config.tokenizer == "clip"
-            else TextTokenizer.from_file(weights.parent / config.tokenizer, context)
-        )
-        clip_text = clip_text_from_published(
-            groups["clip_model."], heads=config.text_heads, activation=config.text_activation
-        )
+        vision = vision_from_original(groups["model."], heads=given.heads, rotary_attention=given.rotary_attention)
+        tokenizer = _tokenizer(weights.parent, given, clip)
+        clip_text = clip_text_from_original(clip, heads=given.text_heads, activation=given.text_activation)
         clip_vision = None
-        if any(name.startswith("visual.conv1") for name in groups["clip_model."]):
-            clip_vision = clip_vision_from_published(
-                groups["clip_model."], heads=config.clip_vision_heads, activation=config.text_activation
+        if "visual.conv1.weight" in clip:
+            clip_vision = clip_vision_from_original(
+                clip, heads=given.clip_vision_heads, activation=given.text_activation
             )
-        projection = from_published(groups["proj."]) if groups["proj."] else None
-        vision_projection = from_published(groups["vision_proj."]) if groups["vision_proj."] else None
-    except CheckpointError as error:
+        projection, vision_projection = (
+            from_original(groups[prefix]) if groups[prefix] else None for prefix in ("proj.", "vision_proj.")
+        )
+    except (CheckpointError, InputError) as error:
         raise CheckpointError(f"{weights}: {error}") from None
-    text = TextEncoder(clip_text, tokenizer, config.templates, disk_cache=True)
-    parts = Parts(vision, text, projection, config, clip_vision, vision_projection)
+    if config is None:
+        given = replace(given, threshold=default_threshold(vision.dim))
+    given = replace(given, source=source)
+    text = TextEncoder(clip_text, tokenizer, given.templates, disk_cache=True)
+    parts = Parts(vision, text, projection, given, clip_vision, vision_projection)
     check_sizes(parts, str(weights))
     return parts
+
+
+def _groups(tensors: Tensors, weights: Path) -> dict[str, dict[str, Tensor]]:
+    """The tensors of a whole-model checkpoint by prefix.
+
+    Raises:
+        CheckpointError: other tensors than those of a whole model, or one of the towers is missing.
+    """
+    groups = {prefix: below(tensors, prefix) for prefix in ("model.", "clip_model.", "proj.", "vision_proj.")}
+    ignored = ("logit_scale", "pamr.")
+    foreign = sorted(name for name in tensors if not name.startswith((*groups, *ignored)))
+    absent = [f"{prefix}*" for prefix in ("model.", "clip_model.") if not groups[prefix]]
+    if foreign or absent:
+        found = f"unexpected: {', '.join(foreign[:5])}" if foreign else f"missing: {', '.join(absent)}"
+        alone = any(name.startswith(("linear_layer.", "layers.0.")) for name in tensors)
+        raise CheckpointError(
+            f"{weights} is not a whole Talk2DINO model: expected the keys model.*, clip_model.* and proj.*; {found}"
+            + ("; this is a projection: choose a model and add --projection" if alone else "")
+        )
+    return groups
+
+
+def _tokenizer(folder: Path, config: SegmenterConfig, clip: Tensors) -> TextTokenizer:
+    """The tokenizer that a configuration names, if its vocabulary fits CLIP's tensors.
+
+    Raises:
+        CheckpointError: the text tower has fewer token or position embeddings than the tokenizer needs.
+    """
+    positions, words = (
+        len(clip[name]) if name in clip and clip[name].ndim else 0
+        for name in ("positional_embedding", "token_embedding.weight")
+    )
+    if config.tokenizer == "clip":
+        tokenizer, context = TextTokenizer.clip(positions), CLIP_CONTEXT
+    else:
+        tokenizer, context = TextTokenizer.from_file(folder / config.tokenizer, positions), 1
+    for name, rows, needed in (
+        ("positional_embedding", positions, context),
+        ("token_embedding.weight", words, tokenizer.vocabulary),
+    ):
+        if 0 < rows < needed:
+            raise CheckpointError(
+                f"{name} has {rows} rows, but the tokenizer ({config.tokenizer}) needs {needed}: check that the file is "
+                f"complete, and that {CONFIG} is beside it and names the right tokenizer"
+            )
+    return tokenizer
 
 
 def _from_backbones(spec: ModelSpec, hub: HubOptions, config: SegmenterConfig) -> Parts:
@@ -218,69 +227,6 @@ def _from_backbones(spec: ModelSpec, hub: HubOptions, config: SegmenterConfig) -
     encoder = TextEncoder(tower, TextTokenizer.clip(tower.config.context), config.templates, disk_cache=True)
     source = {"vision": spec.repository, "text": text, "revision": hub.revision or "main"}
     return Parts(
-        vision, encoder, None, replace(config, source=source),
+        vision, encoder, None, replace(config, source=source), aligned=False,
         late_clip_vision=lambda: clip_image_from_hub(text, find_text),
     )  # fmt: skip
-
-
-def attach_projection(parts: Parts, path: Path) -> None:
-    """Replace psi by the one in a file or folder; a folder may also hold vision_projection.safetensors.
-
-    A folder that ``talk2dino train`` made says which weights its features came from: others are refused.
-    """
-    parts.projection, parts.vision_projection = None, None
-    vision_file = path / "vision_projection.safetensors"
-    if path.is_dir() and vision_file.is_file():
-        parts.vision_projection = load_projection(vision_file)
-    if not path.is_dir() or (path / "projection.safetensors").is_file() or parts.vision_projection is None:
-        parts.projection = load_projection(path)
-    parts.config = replace(parts.config, source={**parts.config.source, "projection": path.name})
-    check_sizes(parts, str(path))
-    _check_trained_for(parts, path)
-
-
-def _check_trained_for(parts: Parts, folder: Path) -> None:
-    """Refuse a projection that another model's features trained, where its folder says which weights those were.
-
-    Raises:
-        CheckpointError: with the model that it belongs to.
-    """
-    config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
-    model = config.get("model")
-    if not isinstance(model, dict) or not isinstance(model.get("weights"), dict):
-        return  # a projection alone, or a run on features that do not say
-    for tower, network in (("vision", parts.vision), ("text", parts.text.model)):
-        recorded = model["weights"].get(tower)
-        if isinstance(recorded, dict) and not same_weights(network, recorded):
-            raise CheckpointError(
-                f"the projection in {folder} was trained on features of {model.get('name', 'another model')}, whose {tower} "
-                f"weights are not those of {parts.config.name}: take the model that it was trained for (--model "
-                f"{model.get('name', 'NAME')}), or name the projection's file itself if it is to be used all the same"
-            )
-
-
-def check_sizes(parts: Parts, origin: str) -> None:
-    """Text and vision must meet in one space.
-
-    Raises:
-        CheckpointError: with the sizes that do not fit.
-    """
-    text_out, vision_out = parts.text.dim, parts.vision.dim
-    if parts.projection is not None:
-        if parts.projection.text_dim != text_out:
-            raise CheckpointError(
-                f"the projection in {origin} reads {parts.projection.text_dim} text dimensions, but the text model of "
-                f"{parts.config.name} gives {text_out}"
-            )
-        text_out = parts.projection.vision_dim
-    if parts.vision_projection is not None:
-        if parts.vision_projection.text_dim != vision_out:
-            raise CheckpointError(
-                f"the vision projection in {origin} reads {parts.vision_projection.text_dim} dimensions, but the vision model of "
-                f"{parts.config.name} gives {vision_out}"
-            )
-        vision_out = parts.vision_projection.vision_dim
-    if (parts.projection is not None or parts.vision_projection is not None) and text_out != vision_out:
-        raise CheckpointError(
-            f"the projection in {origin} leads to {text_out} dimensions, but the vision model of {parts.config.name} has {vision_out}"
-        )

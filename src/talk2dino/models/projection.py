@@ -1,4 +1,4 @@
-"""psi: the projection from the text encoder's space into the vision model's. The only thing that is trained."""
+"""psi: the projection from the text tower's space into the vision tower's. The only network that is trained."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from talk2dino.errors import CheckpointError, InputError, ShapeError
+from talk2dino.io.atomic import write_atomically
+from talk2dino.models.weights import Tensors, check_values, read_weights, safetensors_bytes
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
@@ -20,150 +22,169 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": nn.functional.gelu,
     "sigmoid": torch.sigmoid,
 }
+#: File names in a folder written by ``train``, the current one first; 0.1.0 wrote the second.
+TEXT_FILES = ("projection.safetensors", "mapping.safetensors")
+VISION_FILES = ("vision_projection.safetensors", "vision_mapping.safetensors")
 
 
 class Projection(nn.Module):
-    """psi(t) = W_b^T tanh(W_a^T t + b_a) + b_b, from C text dimensions to D vision dimensions.
+    """psi(t) = W_b^T tanh(W_a^T t + b_a) + b_b.
 
     Args:
-        text_dim: C, the width of what comes in.
-        vision_dim: D, the width of what goes out.
-        hidden: widths of the layers in between; the default is one of width D (published), ``()`` is a linear projection.
+        in_dim: width of the input: C for text embeddings, D on the vision side.
+        out_dim: width of the output: D for text embeddings.
+        hidden: widths of the layers in between; None: one of width ``out_dim`` (as published); ``()``: a linear projection.
         activation: one of :data:`ACTIVATIONS`, applied between layers, not after the last.
 
-    Source: Talk2DINO (arXiv 2411.19331), section on the projection.
+    Source: Talk2DINO (arXiv 2411.19331), section on the mapping.
     """
 
     def __init__(
-        self, text_dim: int, vision_dim: int, *, hidden: tuple[int, ...] | None = None, activation: str = "tanh"
+        self, in_dim: int, out_dim: int, *, hidden: tuple[int, ...] | None = None, activation: str = "tanh"
     ) -> None:
         super().__init__()
-        hidden = (vision_dim,) if hidden is None else tuple(hidden)
-        if any(not isinstance(width, int) or width < 1 for width in (text_dim, vision_dim, *hidden)):
-            raise InputError(
-                f"widths of a projection must be positive integers; got {text_dim} -> {hidden} -> {vision_dim}"
-            )
+        hidden = (out_dim,) if hidden is None else tuple(hidden)
+        if any(not isinstance(width, int) or width < 1 for width in (in_dim, out_dim, *hidden)):
+            raise InputError(f"widths of a projection must be positive integers; got {in_dim} -> {hidden} -> {out_dim}")
         if activation not in ACTIVATIONS:
-            raise InputError(f"unknown activation '{activation}'; one of: {', '.join(ACTIVATIONS)}")
-        self.text_dim, self.vision_dim, self.hidden, self.activation = text_dim, vision_dim, hidden, activation
-        widths = (text_dim, *hidden, vision_dim)
+            raise InputError(f"unknown activation {activation!r}; accepted: {', '.join(ACTIVATIONS)}")
+        self.in_dim, self.out_dim, self.hidden, self.activation = in_dim, out_dim, hidden, activation
+        widths = (in_dim, *hidden, out_dim)
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
 
-    def forward(self, text: Tensor) -> Tensor:
-        """(..., C) -> (..., D), not normalised."""
-        if text.shape[-1] != self.text_dim:
-            raise ShapeError(f"this projection takes (..., {self.text_dim}); got {tuple(text.shape)}")
+    def forward(self, features: Tensor) -> Tensor:
+        """(..., in_dim) -> (..., out_dim), not normalised."""
+        if features.shape[-1] != self.in_dim:
+            raise ShapeError(f"this projection takes (..., {self.in_dim}); got {tuple(features.shape)}")
         first, *others = self.layers
-        mapped = first(text)
+        projected = first(features)
         for layer in others:
-            mapped = layer(ACTIVATIONS[self.activation](mapped))
-        return mapped
+            projected = layer(ACTIVATIONS[self.activation](projected))
+        return projected
 
     def config(self) -> dict[str, Any]:
-        """The constructor's arguments, fit for JSON."""
+        """The constructor's arguments as JSON values."""
         return {
-            "text_dim": self.text_dim,
-            "vision_dim": self.vision_dim,
+            "in_dim": self.in_dim,
+            "out_dim": self.out_dim,
             "hidden": list(self.hidden),
             "activation": self.activation,
         }
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Projection:
-        known = {"text_dim", "vision_dim", "hidden", "activation"}
-        if set(config) != known:
-            raise CheckpointError(f"a projection's configuration has the keys {sorted(known)}; got {sorted(config)}")
-        return cls(
-            config["text_dim"], config["vision_dim"], hidden=tuple(config["hidden"]), activation=config["activation"]
-        )
+        """Build from :meth:`config`; 0.1.0 called the widths ``text_dim`` and ``vision_dim``.
+
+        Raises:
+            CheckpointError: other keys or values.
+        """
+        old = {"text_dim": "in_dim", "vision_dim": "out_dim"}
+        values = {old.get(name, name): value for name, value in config.items()}
+        known = ["in_dim", "out_dim", "hidden", "activation"]
+        if set(values) != set(known) or not isinstance(values["hidden"], list):
+            raise CheckpointError(f"a projection's configuration has the keys {', '.join(known)}; got {dict(config)}")
+        try:
+            return cls(
+                values["in_dim"], values["out_dim"], hidden=tuple(values["hidden"]), activation=values["activation"]
+            )
+        except (InputError, TypeError) as error:
+            raise CheckpointError(f"the projection's configuration is damaged: {error}") from None
 
 
-def to_published(projection: Projection) -> dict[str, Tensor]:
-    """The state dict in the published naming: ``linear_layer.*`` first, ``hidden_layers.N.*`` after it."""
+def to_original(projection: Projection) -> dict[str, Tensor]:
+    """The state dict in the original naming: ``linear_layer.*`` first, then ``hidden_layers.N.*``."""
     return {
-        _published_name(number, kind): getattr(layer, kind).detach().cpu().clone()
-        for number, layer in enumerate(projection.layers)
-        for kind in ("weight", "bias")
+        name: value.detach().cpu().clone()
+        for name, value in zip(_original_names(len(projection.layers)), _parameters(projection), strict=True)
     }
 
 
-def from_published(state: Mapping[str, Tensor], *, activation: str = "tanh") -> Projection:
-    """Build psi from a published state dict; sizes are read from the tensors.
+def from_original(state: Tensors, *, activation: str = "tanh") -> Projection:
+    """Build psi from a state dict in the original naming; sizes are read from the tensors.
 
     Args:
         state: ``linear_layer.{weight,bias}`` (D, C), (D,) and ``hidden_layers.0.{weight,bias}`` (D, D), (D,);
             older files call the second layer ``linear_layer2``.
 
     Raises:
-        CheckpointError: with the missing and unexpected keys, or the shapes that do not fit together.
+        CheckpointError: missing or unexpected keys, shapes that do not fit together, or bad values.
     """
     renamed = {re.sub(r"^linear_layer2\.", "hidden_layers.0.", key): value for key, value in state.items()}
     if len(renamed) != len(state):
         raise CheckpointError("the projection has both 'linear_layer2' and 'hidden_layers.0'; one of them is expected")
-    deeper = {int(found[1]) + 1 for key in renamed if (found := re.match(r"hidden_layers\.(\d+)\.", key))}
-    depth = 1 + max(deeper, default=0)
-    names = [_published_name(number, kind) for number in range(depth) for kind in ("weight", "bias")]
-    _check_keys(renamed, names)
-    ours = {
-        f"layers.{number}.{kind}": renamed[_published_name(number, kind)]
-        for number in range(depth)
-        for kind in ("weight", "bias")
-    }
-    return _build(ours, depth, activation)
+    return _build(renamed, _original_names(1 + _count(renamed, r"hidden_layers\.(\d+)\.")), activation)
 
 
 def save_projection(projection: Projection, path: str | Path, *, extra: Mapping[str, str] | None = None) -> Path:
-    """Write psi as safetensors with its configuration in the file's metadata; whole or not at all."""
-    from safetensors.torch import save
+    """Write psi as safetensors with its configuration in the metadata, whole or not at all.
 
-    from talk2dino.io.atomic import write_atomically
-
+    Equal weights, configuration and ``extra`` give equal bytes.
+    """
     path = Path(path)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in projection.state_dict().items()}
-    write_atomically(path, save(tensors, {**(extra or {}), "projection": json.dumps(projection.config())}))
+    tensors = {name: value.detach().cpu() for name, value in projection.state_dict().items()}
+    metadata = {**(extra or {}), "projection": json.dumps(projection.config())}
+    write_atomically(path, safetensors_bytes(tensors, metadata))
     return path
 
 
-def load_projection(path: str | Path) -> Projection:
-    """Read psi from our ``projection.safetensors`` (or a folder with one) or a published file (.pth or .safetensors).
+def projection_file(folder: Path, names: tuple[str, ...] = TEXT_FILES) -> Path | None:
+    """The projection in a folder written by ``train`` (:data:`TEXT_FILES` or :data:`VISION_FILES`), or None."""
+    return next((folder / name for name in names if (folder / name).is_file()), None)
 
-    Pickled files are read with ``weights_only=True``: nothing in them is run.
+
+def load_projection(path: str | Path) -> Projection:
+    """Read psi from ``projection.safetensors``, a folder with one, or a file in the original naming (.pth or .safetensors).
 
     Raises:
-        CheckpointError: no such file, damaged, or keys and shapes that are not a projection's.
+        CheckpointError: no such file, damaged, or keys, shapes or values that are not a projection's.
     """
     path = Path(path)
     if path.is_dir():
-        path = path / "projection.safetensors"
+        path = projection_file(path) or path / TEXT_FILES[0]
     if not path.is_file():
         raise CheckpointError(
-            f"no projection at {path}: give a .safetensors or .pth file, or a folder with projection.safetensors"
+            f"no projection at {path}: give a .safetensors or .pth file, or a folder with {TEXT_FILES[0]}"
         )
-    config: dict[str, Any] | None = None
-    if path.suffix == ".safetensors":
-        state, metadata = _read_safetensors(path)
-        config = json.loads(metadata["projection"]) if "projection" in metadata else None
-    else:
-        state = _read_pickle(path)
+    state, metadata = read_weights(path)
+    recorded = metadata.get("projection", metadata.get("mapping"))
     try:
-        if not any(key.startswith("layers.") for key in state):
-            return from_published(state)
-        if config is None:
-            depth = len({key.split(".")[1] for key in state})
-            _check_keys(state, [f"layers.{n}.{kind}" for n in range(depth) for kind in ("weight", "bias")])
-            return _build(state, depth, "tanh")
-        projection = Projection.from_config(config)
-        _check_keys(state, list(projection.state_dict()))
-        return _fill(projection, state)
-    except CheckpointError as error:
+        if recorded is not None:
+            projection = Projection.from_config(_read_recorded(recorded))
+            return _fill(projection, state, list(projection.state_dict()))
+        if any(key.startswith("layers.") for key in state):
+            count = _count(state, r"layers\.(\d+)\.")
+            return _build(state, [f"layers.{n}.{kind}" for n in range(count) for kind in ("weight", "bias")], "tanh")
+        return from_original(state)
+    except (CheckpointError, InputError) as error:
         raise CheckpointError(f"{path}: {error}") from None
 
 
-def _published_name(number: int, kind: str) -> str:
-    return f"linear_layer.{kind}" if number == 0 else f"hidden_layers.{number - 1}.{kind}"
+def _read_recorded(text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise CheckpointError("the projection's configuration in the file's metadata is damaged")
+    return values
 
 
-def _check_keys(state: Mapping[str, Tensor], expected: list[str]) -> None:
+def _original_names(count: int) -> list[str]:
+    layers = ["linear_layer", *(f"hidden_layers.{number}" for number in range(count - 1))]
+    return [f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
+
+
+def _parameters(projection: Projection) -> list[Tensor]:
+    """Weight and bias of each layer, in order."""
+    return [getattr(layer, kind) for layer in projection.layers for kind in ("weight", "bias")]
+
+
+def _count(state: Tensors, pattern: str) -> int:
+    numbers = [int(found[1]) + 1 for key in state if (found := re.match(pattern, key))]
+    return min(max(numbers, default=0), len(state))
+
+
+def _check_keys(state: Tensors, expected: list[str]) -> None:
     missing = [name for name in expected if name not in state]
     unexpected = [name for name in state if name not in expected]
     if missing or unexpected:
@@ -172,43 +193,30 @@ def _check_keys(state: Mapping[str, Tensor], expected: list[str]) -> None:
         )
 
 
-def _build(state: Mapping[str, Tensor], depth: int, activation: str) -> Projection:
-    weights = [state[f"layers.{number}.weight"] for number in range(depth)]
+def _build(state: Tensors, names: list[str], activation: str) -> Projection:
+    """A projection whose widths are those of ``state``; ``names`` are weight and bias of each layer, in order."""
+    _check_keys(state, names)
+    weights = [state[name] for name in names[::2]]
     flat = [tuple(weight.shape) for weight in weights if weight.ndim != 2]
     if flat:
         raise CheckpointError(f"a projection's weights are (out, in) matrices; got shapes {flat}")
     hidden = tuple(weight.shape[0] for weight in weights[:-1])
     projection = Projection(weights[0].shape[1], weights[-1].shape[0], hidden=hidden, activation=activation)
-    return _fill(projection, state)
+    return _fill(projection, state, names)
 
 
-def _fill(projection: Projection, state: Mapping[str, Tensor]) -> Projection:
+def _fill(projection: Projection, state: Tensors, names: list[str]) -> Projection:
+    _check_keys(state, names)
+    parameters = _parameters(projection)
     wrong = [
         f"{name} is {tuple(state[name].shape)}, expected {tuple(value.shape)}"
-        for name, value in projection.state_dict().items()
+        for name, value in zip(names, parameters, strict=True)
         if state[name].shape != value.shape
     ]
     if wrong:
         raise CheckpointError(f"shapes do not fit a projection: {'; '.join(wrong)}")
-    projection.load_state_dict({name: state[name].float() for name in projection.state_dict()})
+    check_values(state, "the projection")
+    with torch.no_grad():
+        for name, value in zip(names, parameters, strict=True):
+            value.copy_(state[name])
     return projection
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged or not a safetensors file ({error})") from error
-
-
-def _read_pickle(path: Path) -> dict[str, Tensor]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises half a dozen kinds for a damaged or unsafe file
-        raise CheckpointError(f"{path} is damaged, or holds more than tensors, which is refused") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path} is not a state dict of tensors")
-    return state

@@ -10,35 +10,23 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from talk2dino.errors import PromptError
 from talk2dino.io.cache import cache_folder
-from talk2dino.models.fingerprint import weights_checksum
+from talk2dino.models.fingerprint import quick_checksum
+from talk2dino.models.templates import PUBLISHED_TEMPLATES, check_templates
 from talk2dino.models.text_cache import TextCache
 from talk2dino.models.tokenizer import TextTokenizer
 from talk2dino.models.vit import TextTransformer
 
-#: The seven templates of the published evaluation (CLIP's subset of seven).
-PUBLISHED_TEMPLATES: tuple[str, ...] = (
-    "itap of a {}.",
-    "a bad photo of a {}.",
-    "a origami {}.",
-    "a photo of the large {}.",
-    "a {} in a video game.",
-    "art of the {}.",
-    "a photo of the small {}.",
-)
-
 
 class TextEncoder(nn.Module):
-    """Texts to raw CLIP embeddings, remembered by text.
+    """Texts to raw CLIP embeddings. Each text is encoded once and then found in a cache.
 
     Args:
         model: CLIP's text tower.
         tokenizer: texts to token ids.
         templates: prompt templates; each must have one ``{}`` for the class name.
-        cache_size: how many embeddings are remembered (C floats each).
-        disk_cache: whether prompts are also remembered on disk, by model and text, in
-            :func:`talk2dino.io.cache.cache_folder`.
+        cache_size: number of embeddings kept in memory (C floats each).
+        disk_cache: also keep the embeddings of prompts on disk, in :func:`talk2dino.io.cache.cache_folder`.
     """
 
     def __init__(
@@ -73,15 +61,15 @@ class TextEncoder(nn.Module):
         """Raw projected end-of-text embeddings.
 
         Args:
-            texts: N strings; repeated ones are computed once, known ones not at all.
-            batch_size: texts a forward pass.
-            truncate: cut texts that are too long (captions) instead of refusing them (prompts).
+            texts: N strings.
+            batch_size: texts per forward pass.
+            truncate: cut texts that are too long (captions) instead of raising an error (prompts).
 
         Returns:
             (N, C) float32 on the CPU, not normalised.
 
         Raises:
-            PromptError: if a text is too long and truncate is False.
+            PromptError: a text is too long and truncate is False.
         """
         found = {text: self._cache[text] for text in texts if text in self._cache}
         new = [text for text in dict.fromkeys(texts) if text not in found]
@@ -94,7 +82,7 @@ class TextEncoder(nn.Module):
         tokens = self.tokenize(new, truncate=truncate)
         for start in range(0, len(new), batch_size):
             rows = tokens[start : start + batch_size]
-            # Causal attention: what follows the first end token is never read.
+            # Attention is causal: tokens after the first end token have no influence.
             ends = rows.eq(self.tokenizer.end).int().argmax(1)
             out = self.model(rows[:, : int(ends.max()) + 1].to(self.device), ends.to(self.device)).float().cpu()
             for text, row in zip(new[start : start + batch_size], out, strict=True):
@@ -110,17 +98,17 @@ class TextEncoder(nn.Module):
         folder = cache_folder() if self._on_disk else None
         if folder is None:
             return None
-        # The same weights mean something else with another vocabulary, or cut at another length.
-        rest = (self.tokenizer.fingerprint, repr(self.model.config))
-        name = weights_checksum(self.model) + "-" + hashlib.sha256(repr(rest).encode()).hexdigest()[:8]
+        # Embeddings depend on the weights, the vocabulary and the length of a row.
+        rest = (self.tokenizer.fingerprint, self.model.config)
+        name = quick_checksum(self.model) + "-" + hashlib.sha256(repr(rest).encode()).hexdigest()[:8]
         return TextCache(folder / "text" / f"{name}.sqlite", self.dim)
 
     def embed_classes(self, classes: Sequence[Sequence[str]], templates: Sequence[str] | None = None) -> Tensor:
-        """One embedding a class: the mean of the raw embeddings over every template and synonym.
+        """One embedding per class: the mean of the raw embeddings over every template and synonym.
 
         Args:
             classes: N classes, each a sequence of one or more names.
-            templates: instead of the encoder's own.
+            templates: used instead of the encoder's own.
 
         Returns:
             (N, C) float32, not normalised.
@@ -131,17 +119,3 @@ class TextEncoder(nn.Module):
         texts = [template.format(name) for names in classes for name in names for template in templates]
         embeddings = self.embed(texts).split([len(names) * len(templates) for names in classes])
         return torch.stack([rows.mean(0) for rows in embeddings]) if embeddings else torch.empty(0, self.dim)
-
-
-def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
-    """Templates as a tuple, each with exactly one ``{}``."""
-    if isinstance(templates, str):
-        templates = (templates,)
-    for template in templates:
-        if template.count("{}") != 1 or template.replace("{}", "").count("{") or template.replace("{}", "").count("}"):
-            raise PromptError(
-                f"template {template!r} must have exactly one {{}} for the class name and no other braces"
-            )
-    if not templates:
-        raise PromptError("at least one prompt template is needed, for example 'a photo of a {}.'")
-    return tuple(templates)

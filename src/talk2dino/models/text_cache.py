@@ -1,8 +1,7 @@
-"""Text embeddings that outlive the process: one small SQLite file a text model.
+"""Text embeddings on disk: one small SQLite file per text model.
 
-A prompt is kept under the SHA-256 of its words, so the file holds no words; a digest behind each embedding tells when its
-numbers are not what was written. Nothing here may stop the work: a folder that cannot be written, a full disk or a damaged
-file means no cache, told once in the log.
+Keys are SHA-256 hashes, so the file contains no text. Each embedding carries a digest, and a damaged one is not used. If
+the folder is not writable, the disk is full or the file is damaged, caching is disabled and the log has one line about it.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-#: Embeddings kept a model (2 kB each at 512 dimensions); beyond it the oldest go.
+#: Embeddings kept per model (2 kB each at 512 dimensions). The oldest are removed first.
 LARGEST = 100_000
-_MANY = 500  # placeholders of one query
+_MANY = 500  # placeholders per query
 _DIGEST = 8  # bytes
 _COLUMNS = ["key", "embedding"]
 
@@ -31,9 +30,9 @@ class TextCache:
     """Embeddings of one text model on disk.
 
     Args:
-        path: of the file; made with the first embedding.
-        dim: C, numbers of an embedding; rows of another length are passed over.
-        largest: embeddings kept.
+        path: the file; created with the first embedding.
+        dim: C, the width of an embedding. Rows of another width are ignored.
+        largest: number of embeddings kept.
     """
 
     def __init__(self, path: Path, dim: int, largest: int = LARGEST) -> None:
@@ -41,7 +40,7 @@ class TextCache:
         self.usable = True
 
     def get(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """(C,) float32 for those of the texts that are known."""
+        """(C,) float32 embeddings of those texts that are in the file."""
         keys = {_key(text): text for text in texts}
         asked = list(keys)
         found: dict[str, Tensor] = {}
@@ -62,12 +61,12 @@ class TextCache:
         return found
 
     def put(self, embeddings: Mapping[str, Tensor]) -> None:
-        """Keep (C,) embeddings by their texts."""
+        """Store (C,) embeddings by text."""
         rows = [(_key(text), _seal(_key(text), row.float().numpy())) for text, row in embeddings.items()]
         newest = f"SELECT rowid FROM texts ORDER BY rowid DESC LIMIT {int(self.largest)}"
 
         def write(database: sqlite3.Connection) -> None:
-            database.execute("BEGIN IMMEDIATE")  # another process may be making the table
+            database.execute("BEGIN IMMEDIATE")  # another process may create the table at the same time
             if not _has_table(database):
                 database.execute("DROP TABLE IF EXISTS texts")
                 database.execute("CREATE TABLE texts (key BLOB PRIMARY KEY, embedding BLOB)")
@@ -79,7 +78,7 @@ class TextCache:
             self._transaction(write)
 
     def _transaction(self, work: Callable[[sqlite3.Connection], None]) -> None:
-        """Do the work, whole or not at all; after an error the cache is not used any more."""
+        """Do the work completely or not at all. An error disables the cache."""
         if not self.usable:
             return
         try:
@@ -88,10 +87,10 @@ class TextCache:
                 work(database)
         except (sqlite3.Error, OSError) as error:
             self.usable = False
-            log.info("text embeddings are not kept in %s: %s", self.path, error)
+            log.info("caching text embeddings in %s is disabled: %s", self.path, error)
             if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
                 with contextlib.suppress(OSError):
-                    self.path.unlink()  # damaged; the next process makes a new one
+                    self.path.unlink()  # damaged; the next process creates a new file
 
 
 def _key(text: str) -> bytes:
@@ -99,18 +98,18 @@ def _key(text: str) -> bytes:
 
 
 def _has_table(database: sqlite3.Connection) -> bool:
-    """False for a file that is empty or holds something else."""
+    """Whether the database has the table that this module writes."""
     return [row[1] for row in database.execute("PRAGMA table_info(texts)")] == _COLUMNS
 
 
 def _seal(key: bytes, row: np.ndarray) -> bytes:
-    """Numbers and a digest of them and of what they belong to."""
+    """An embedding as bytes, followed by a digest of the key and these bytes."""
     numbers = row.astype("<f4").tobytes()
     return numbers + hashlib.sha256(key + numbers).digest()[:_DIGEST]
 
 
 def _unseal(key: bytes, blob: bytes) -> np.ndarray | None:
-    """The numbers, or None if they are not those that were written."""
+    """The embedding, or None if it or its key is not what was written."""
     if not isinstance(blob, bytes) or len(blob) % 4 or len(blob) <= _DIGEST:
         return None
     numbers = blob[:-_DIGEST]

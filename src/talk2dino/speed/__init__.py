@@ -1,4 +1,8 @@
-"""How fast is it here? Everything as a ratio to something that the same run measured on the same machine.
+"""How fast is this machine? What ``talk2dino bench`` measures.
 
-``talk2dino bench`` is the way in; :func:`talk2dino.speed.suite.run_bench` from Python.
+    plan (what to measure) --> suite (section by section) --> figures --> tables (text, JSON, chart)
+
+Nearly every figure is a ratio of two measurements of the same run, so that figures of different machines can be compared.
+Start at :func:`talk2dino.speed.suite.run_bench`. One file per section: end_to_end, agreement, stage_times, refinement,
+text_encoding, folder_runs, peak_memory.
 """

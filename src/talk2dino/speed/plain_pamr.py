@@ -1,7 +1,7 @@
-"""The plain formulation of PAMR, the baseline that the refinement stage is measured against.
+"""The plain formulation of PAMR: the reference for what the refinement stage computes and for what it saves.
 
-All 48 neighbours are gathered as copies with dilated convolutions, ten times over, classes in chunks of 30, as the
-published pipelines do. Written from the formula (see talk2dino.stages.refine), for its cost, not for use.
+Dilated convolutions gather copies of all 48 neighbours, ten times over, classes in chunks of 30, as in the published
+pipelines. Written from the formula (see :mod:`talk2dino.stages.refine`); only benchmarks and tests use it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ DILATIONS = (1, 2, 4, 8, 12, 24)
 
 
 def gather(maps: Tensor, dilations: Sequence[int], *, centre: float, ring: float, keep_centre: bool = False) -> Tensor:
-    """(B, C, H, W) to (B, C, K, H, W): ring * neighbour + centre * pixel, one 3 x 3 dilated convolution a dilation.
+    """(B, C, H, W) to (B, C, K, H, W): ring * neighbour + centre * pixel, one dilated 3 x 3 convolution per dilation.
 
     With ``keep_centre`` the pixel itself is a ninth value of every dilation.
     """

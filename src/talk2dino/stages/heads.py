@@ -1,4 +1,4 @@
-"""From patch features and attention heads to the embedding that stands for a picture: pure functions on tensors."""
+"""Patch features and attention heads to image embeddings: pure functions on tensors."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from talk2dino.errors import InputError, ShapeError
 
 #: strategy -> which stored feature it reads: "heads" is (B, M, D), the others are (B, D).
 STRATEGIES: dict[str, str] = {
-    "max": "heads",  # the head nearest to the picture's own caption, then that one against all captions (published)
-    "pairwise-max": "heads",  # for every picture-caption pair the nearest head
-    "mean": "heads",  # mean of the heads' embeddings
-    "softmax": "heads",  # heads weighted by the softmax of their similarity to the own caption
-    "sampled": "heads",  # one head drawn with those weights
+    "max": "heads",  # the head most similar to the image's own caption, used against all captions (published)
+    "pairwise-max": "heads",  # the most similar head, for every image-caption pair
+    "mean": "heads",  # mean of the head embeddings
+    "softmax": "heads",  # heads weighted by the softmax of their similarity to the image's own caption
+    "sampled": "heads",  # one head, drawn with these weights
     "average-attention": "average",  # pooled with the mean attention of all heads
     "cls": "cls",  # the CLS feature
     "mean-patch": "patch_mean",  # mean of all patches
@@ -22,7 +22,11 @@ STRATEGIES: dict[str, str] = {
 
 
 def feature_of(strategy: str) -> str:
-    """Name of the stored feature that a strategy reads."""
+    """Name of the stored feature that a strategy reads.
+
+    Raises:
+        InputError: an unknown strategy.
+    """
     if strategy not in STRATEGIES:
         raise InputError(f"unknown head strategy '{strategy}'; one of: {', '.join(STRATEGIES)}")
     return STRATEGIES[strategy]
@@ -41,8 +45,8 @@ def head_embeddings(patches: Tensor, attention: Tensor) -> Tensor:
     Raises:
         ShapeError: if B or P differ between the two.
 
-    Source: Talk2DINO (arXiv 2411.19331), eq. for v^{A_i}; the published code averages where the paper sums, the same
-    after L2.
+    Source: Talk2DINO (arXiv 2411.19331), eq. for v^{A_i}; the published code averages where the paper sums, which is
+    the same after L2 normalisation.
     """
     if patches.ndim != 3 or attention.ndim != 3 or patches.shape[:2] != attention.shape[::2]:
         raise ShapeError(
@@ -53,10 +57,12 @@ def head_embeddings(patches: Tensor, attention: Tensor) -> Tensor:
 
 
 def pooled_features(patches: Tensor, attention: Tensor, cls: Tensor) -> dict[str, Tensor]:
-    """Everything that training can use of a picture.
+    """All image features that training can use.
 
     Args:
-        patches: (B, h, w, D); attention: (B, M, h, w) logits; cls: (B, D).
+        patches: (B, h, w, D) final-norm patch features.
+        attention: (B, M, h, w) CLS-row logits of the last block.
+        cls: (B, D) CLS feature.
 
     Returns:
         ``heads`` (B, M, D), ``average`` (B, D) pooled with softmax(mean_i A_i), ``cls`` (B, D), ``patch_mean`` (B, D).
@@ -71,7 +77,7 @@ def pooled_features(patches: Tensor, attention: Tensor, cls: Tensor) -> dict[str
 
 
 def head_similarity(heads: Tensor, text: Tensor) -> Tensor:
-    """(B, M): cosine of each head's embedding (B, M, D) with the own caption's (B, D)."""
+    """(B, M): cosine of each head embedding (B, M, D) with the embedding of the image's own caption (B, D)."""
     dots = torch.bmm(heads, F.normalize(text, dim=-1).unsqueeze(-1)).squeeze(-1)
     return dots / torch.linalg.vector_norm(heads, dim=-1).clamp_min(1e-12)
 
@@ -79,17 +85,21 @@ def head_similarity(heads: Tensor, text: Tensor) -> Tensor:
 def combine_heads(
     strategy: str, images: Tensor, text: Tensor, *, head_temperature: float = 1.0, noise: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """What stands for each picture in the loss, and which head that was.
+    """The image embeddings that enter the loss, and the chosen heads.
 
     Args:
         strategy: one of :data:`STRATEGIES`.
         images: (B, M, D) head embeddings, or (B, D) for a strategy that reads a single feature.
-        text: (B, D) the pictures' own captions, mapped.
+        text: (B, D) projected embedding of each image's own caption.
         head_temperature: divides the similarities before the softmax of "softmax" and "sampled".
-        noise: (B,) uniform in [0, 1), which "sampled" draws with; the caller owns the random numbers.
+        noise: (B,) uniform random numbers in [0, 1) for "sampled".
 
     Returns:
-        (B, D), or (B, M, D) for "pairwise-max", not normalised; and (B,) the head chosen for the own caption, or None.
+        (B, D) embeddings, or (B, M, D) for "pairwise-max", not normalised; and (B,) the head chosen for the image's own
+        caption, or None for strategies that choose none.
+
+    Raises:
+        InputError: an unknown strategy, or "sampled" without noise. ShapeError: shapes that do not fit together.
     """
     wanted = 3 if feature_of(strategy) == "heads" else 2
     if images.ndim != wanted or text.ndim != 2 or images.shape[0] != text.shape[0]:
@@ -108,7 +118,7 @@ def combine_heads(
         similarity = head_similarity(images, text)
         if strategy == "sampled":
             if noise is None:
-                raise InputError("'sampled' needs noise: one uniform number a picture")
+                raise InputError("the strategy 'sampled' needs noise: one uniform random number per image")
             reached = (similarity / head_temperature).softmax(dim=-1).cumsum(dim=-1)
             chosen = (reached < noise.unsqueeze(-1)).sum(dim=-1).clamp_max(images.shape[1] - 1)
         else:

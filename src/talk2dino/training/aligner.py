@@ -1,4 +1,4 @@
-"""What is trained: psi on the text side, or its counterpart on the vision side, or both; and the temperature."""
+"""What is trained: a projection of the text side, of the vision side or of both, and optionally the temperature."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from torch import Tensor, nn
 from talk2dino.models.projection import Projection
 from talk2dino.stages.heads import combine_heads
 from talk2dino.training.loss import info_nce
-from talk2dino.training.options import FitConfig
+from talk2dino.training.options import TrainOptions
 
 
 class Aligner(nn.Module):
-    """Brings captions (C) and pictures (D) into one space.
+    """Brings captions (C dimensions) and images (D dimensions) into one space.
 
     Attributes:
         text_projection: C -> D for side "text", C -> shared for "both", None for "vision".
         vision_projection: D -> C for side "vision", D -> shared for "both", None for "text".
     """
 
-    def __init__(self, config: FitConfig, text_dim: int, vision_dim: int) -> None:
+    def __init__(self, options: TrainOptions, text_dim: int, vision_dim: int) -> None:
         super().__init__()
-        self.config = config
-        shared = {"text": vision_dim, "vision": text_dim, "both": config.shared_dim or vision_dim}[config.side]
-        self.text_projection = None if config.side == "vision" else self._projection(text_dim, shared)
-        self.vision_projection = None if config.side == "text" else self._projection(vision_dim, shared)
+        self.options = options
+        shared = {"text": vision_dim, "vision": text_dim, "both": options.shared_dim or vision_dim}[options.side]
+        self.text_projection = None if options.side == "vision" else self._projection(text_dim, shared)
+        self.vision_projection = None if options.side == "text" else self._projection(vision_dim, shared)
         self.log_scale = nn.Parameter(
-            torch.tensor(math.log(1 / config.temperature)), requires_grad=config.learned_temperature
+            torch.tensor(math.log(1 / options.temperature)), requires_grad=options.learned_temperature
         )
 
     def _projection(self, width_in: int, width_out: int) -> Projection:
-        hidden = (self.config.width or width_out,) * (self.config.depth - 1)
-        return Projection(width_in, width_out, hidden=hidden, activation=self.config.activation)
+        hidden = (self.options.width or width_out,) * (self.options.depth - 1)
+        return Projection(width_in, width_out, hidden=hidden, activation=self.options.activation)
 
     def text(self, captions: Tensor) -> Tensor:
         """(..., C) -> (..., shared)."""
@@ -45,10 +45,10 @@ class Aligner(nn.Module):
 
     @property
     def scale(self) -> Tensor | float:
-        """1 / temperature; a learned one is kept at 100 or less, as CLIP does."""
-        if self.config.learned_temperature:
+        """1 / temperature; at most 100 if it is learned, as in CLIP."""
+        if self.options.learned_temperature:
             return self.log_scale.clamp(max=math.log(100)).exp()
-        return 1 / self.config.temperature
+        return 1 / self.options.temperature
 
     @property
     def temperature(self) -> float:
@@ -63,25 +63,29 @@ class Aligner(nn.Module):
         *,
         across_processes: bool = True,
     ) -> tuple[Tensor, Tensor | None]:
-        """The loss of a batch, and the head chosen for each picture (None for strategies that choose none).
+        """The loss of a batch and the head chosen for each image (None for strategies that choose none).
 
         Args:
-            images: (B, M, D) or (B, D), as the strategy reads.
+            images: (B, M, D) or (B, D), whichever feature the strategy reads.
             captions: (B, C) raw text embeddings.
-            image_ids: (B,), needed to mask other captions of the same picture.
-            noise: (B,) for the strategy "sampled".
-            across_processes: whether the captions of the other processes are negatives too.
+            image_ids: (B,) the image of each caption; needed for ``mask_same_image``.
+            noise: (B,) uniform in [0, 1); needed for the strategy "sampled".
+            across_processes: use the captions of the other processes as negatives, too.
         """
         text = self.text(captions)
-        stands, chosen = combine_heads(
-            self.config.strategy, self.vision(images), text, head_temperature=self.config.head_temperature, noise=noise
+        pooled, chosen = combine_heads(
+            self.options.strategy,
+            self.vision(images),
+            text,
+            head_temperature=self.options.head_temperature,
+            noise=noise,
         )
         loss = info_nce(
-            stands,
+            pooled,
             text,
             self.scale,
-            image_ids=image_ids if self.config.mask_same_image else None,
-            published_scale=self.config.published_scale,
+            image_ids=image_ids if self.options.mask_same_image else None,
+            published_scale=self.options.published_scale,
             across_processes=across_processes,
         )
         return loss, chosen

@@ -1,37 +1,44 @@
-"""Where a run stands: checkpoints that it can go on from, and metrics.jsonl, which never holds a step twice."""
+"""Saving and resuming a run: checkpoint.pt, the projection files, and metrics.jsonl, which never holds a step twice."""
 
 from __future__ import annotations
 
+import contextlib
 import io
-import json
 import math
 import os
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from talk2dino.errors import CheckpointError, DataError, MissingExtraError, OutputError
+from talk2dino.errors import CheckpointError, DataError, MissingExtraError, Talk2DinoError
 from talk2dino.io.atomic import atomic_path
+from talk2dino.io.journal import Journal, Record
+from talk2dino.io.settings import check_same_settings
 from talk2dino.models.projection import save_projection
 from talk2dino.training.aligner import Aligner
-from talk2dino.training.options import FitConfig
+from talk2dino.training.options import TrainOptions
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass
-class Progress:
-    """What changes from step to step, besides weights and optimizer.
+class RunState:
+    """Where a run stands, besides weights and optimizer.
 
     Attributes:
-        step: steps done.
-        best: lowest validation loss so far, and at_best the step it was at.
+        step: finished steps.
+        best: lowest validation loss so far, and at_best the step it was reached at.
         head_counts: (M,) how often each head was chosen.
-        metrics_bytes: length of metrics.jsonl at the last checkpoint; what a killed run wrote after it is cut off.
-        losses, losses_of: sum of the losses since the last record, and of how many steps.
+        metrics_bytes: length of metrics.jsonl at the last checkpoint; whatever a killed run wrote after it is cut off.
+        losses, losses_of: sum of the losses since the last record, and the number of steps in it.
     """
 
     step: int = 0
@@ -46,58 +53,64 @@ class Progress:
         self.losses, self.losses_of = self.losses + loss, self.losses_of + 1
 
     def take_loss(self) -> float:
-        """The mean loss since the last record; begins anew."""
+        """The mean loss since the last record; starts a new mean."""
         mean = self.losses / max(1, self.losses_of)
         self.losses, self.losses_of = 0.0, 0
         return mean
 
 
 def save_checkpoint(
-    folder: Path,
-    aligner: Aligner,
-    optimizer: torch.optim.Optimizer,
-    progress: Progress,
-    counts: Tensor,
-    data: str = "",
+    folder: Path, aligner: Aligner, optimizer: torch.optim.Optimizer, state: RunState, data: str = ""
 ) -> None:
-    """Write checkpoint.pt and the projection as it is now; each whole or not at all. ``data`` names what it learns from."""
-    state = {
-        "config": aligner.config.model_dump(),
+    """Write checkpoint.pt and the projections as they are now, each file whole or not at all.
+
+    Args:
+        data: fingerprint of the training data.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    values = {
+        "config": aligner.options.model_dump(),
         "data": data,
         "aligner": aligner.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "step": progress.step,
-        "best": progress.best,
-        "at_best": progress.at_best,
-        "head_counts": counts,
-        "metrics_bytes": progress.metrics_bytes,
-        "losses": (progress.losses, progress.losses_of),
+        "step": state.step,
+        "best": state.best,
+        "at_best": state.at_best,
+        "head_counts": state.head_counts,
+        "metrics_bytes": state.metrics_bytes,
+        "losses": (state.losses, state.losses_of),
     }
-    content = io.BytesIO()  # torch's own file writing hides what the operating system says, such as a full disk
-    torch.save(state, content)
+    content = io.BytesIO()  # torch.save to a file hides the reason of the operating system, such as a full disk
+    torch.save(values, content)
     with atomic_path(folder / CHECKPOINT) as temporary, open(temporary, "wb") as file:
         file.write(content.getbuffer())
         file.flush()
         os.fsync(file.fileno())
-    save_projections(folder, aligner, progress.step)
+    save_projections(folder, aligner, state.step)
 
 
 def save_projections(folder: Path, aligner: Aligner, step: int) -> None:
-    """``projection.safetensors`` (text side) and ``vision_projection.safetensors`` (vision side), those that there are."""
-    extra = {"strategy": aligner.config.strategy, "side": aligner.config.side, "step": str(step)}
-    if aligner.text_projection is not None:
-        save_projection(aligner.text_projection, folder / "projection.safetensors", extra=extra)
-    if aligner.vision_projection is not None:
-        save_projection(aligner.vision_projection, folder / "vision_projection.safetensors", extra=extra)
+    """Write ``projection.safetensors`` (text side) and ``vision_projection.safetensors`` (vision side), if trained."""
+    extra = {"strategy": aligner.options.strategy, "side": aligner.options.side, "step": str(step)}
+    for prefix, projection in (("", aligner.text_projection), ("vision_", aligner.vision_projection)):
+        if projection is not None:
+            save_projection(projection, folder / f"{prefix}projection.safetensors", extra=extra)
+            with contextlib.suppress(OSError):  # the same projection at an earlier step, as version 0.1.0 named it
+                (folder / f"{prefix}mapping.safetensors").unlink()
 
 
 def load_checkpoint(
     folder: Path, aligner: Aligner, optimizer: torch.optim.Optimizer, data: str = ""
-) -> Progress | None:
-    """Take up a run where its last checkpoint left it; None when there is none.
+) -> RunState | None:
+    """Restore a run from its last checkpoint, those of version 0.1.0 included; None if there is none.
+
+    The file is read with ``weights_only=True``: no code in it is run.
 
     Raises:
-        DataError: the run in this folder was started with other settings (which), or on other data.
+        InputError: the run in this folder has other settings; the differences are named.
+        DataError: the run in this folder was trained on other data.
         CheckpointError: the file is damaged.
     """
     path = folder / CHECKPOINT
@@ -105,77 +118,66 @@ def load_checkpoint(
         return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        before, now = FitConfig(**state["config"]).model_dump(), aligner.config.model_dump()
-        different = [name for name in now if now[name] != before[name] and not _may_change(name, now)]
-        if different:
-            changes = ", ".join(f"{name} {before[name]} -> {now[name]}" for name in different)
-            raise DataError(
-                f"{folder} holds a run with other settings ({changes}): give the same ones to go on, or another folder"
-            )
+        before, now = TrainOptions(**state["config"]).model_dump(), aligner.options.model_dump()
+        check_same_settings(before, now, folder, ignore=_may_change(aligner.options))
         if state.get("data", data) != data:
             raise DataError(
-                f"{folder} holds a run on other data (features or held-out pictures that are not these): give the same "
-                "store to go on, or another folder"
+                f"{folder} holds a run on other data: use the same store and validation images to resume it, or choose "
+                "another output folder"
             )
-        aligner.load_state_dict(state["aligner"])
+        names = {re.sub(r"^(text|vision)_mapping\.", r"\1_projection.", name): name for name in state["aligner"]}
+        aligner.load_state_dict({name: state["aligner"][old] for name, old in names.items()})
         optimizer.load_state_dict(state["optimizer"])
         known = (state[name] for name in ("step", "best", "at_best", "head_counts", "metrics_bytes"))
-        return Progress(*known, *state.get("losses", (0.0, 0)))
-    except DataError:
+        return RunState(*known, *state.get("losses", (0.0, 0)))
+    except Talk2DinoError:
         raise
-    except Exception as error:  # torch raises half a dozen kinds for a damaged file
-        raise CheckpointError(f"{path} is damaged; remove it to start this run anew ({error})") from error
+    except Exception as error:  # torch raises many kinds of errors for a damaged or malicious file
+        raise CheckpointError(
+            f"{path} is damaged, or holds more than tensors and settings ({type(error).__name__}): remove it to start this run "
+            "again"
+        ) from None
 
 
-def _may_change(name: str, config: dict[str, Any]) -> bool:
-    """A run may be made longer or report more often; with a cosine schedule its length is part of it."""
-    if name in ("epochs", "max_steps"):
-        return config["schedule"] == "constant"
-    return name in ("log_every", "save_every")
-
-
-def finite_or_none(record: dict[str, Any]) -> dict[str, Any]:
-    """A record as JSON can hold it: None for what is not finite."""
-    return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in record.items()}
+def _may_change(options: TrainOptions) -> list[str]:
+    """Settings that may differ from before: a run may be extended, unless its schedule depends on its length."""
+    return ["log_every", "save_every", *(["epochs", "max_steps"] if options.schedule == "constant" else [])]
 
 
 class MetricsLog:
-    """metrics.jsonl, a line a record, flushed at once; TensorBoard besides when asked for."""
+    """metrics.jsonl: one line per record, and TensorBoard logs if asked for.
+
+    Args:
+        length: bytes to keep of an earlier run.
+
+    Attributes:
+        journal: the records so far, those of earlier runs included.
+    """
 
     def __init__(self, folder: Path, length: int, *, tensorboard: bool = False) -> None:
-        self.path = folder / "metrics.jsonl"
-        try:
-            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
-            self._file.truncate(min(length, self._file.seek(0, os.SEEK_END)))
-        except OSError as error:
-            raise OutputError(f"cannot write {self.path}: {error.strerror}") from error
+        self.journal = Journal(folder / "metrics.jsonl", sync=False, damaged="skip", length=length)
         self._board = need_tensorboard()(str(folder / "tensorboard")) if tensorboard else None
 
-    def write(self, record: dict[str, Any]) -> None:
-        try:
-            self._file.write((json.dumps(record, allow_nan=False) + "\n").encode())
-        except OSError as error:
-            raise OutputError(f"cannot write {self.path}: {error.strerror}") from error
-        if self._board is not None:
-            for name, value in record.items():
-                if isinstance(value, (int, float)) and name != "step":
-                    self._board.add_scalar(name, value, record["step"])
-
-    def length(self) -> int:
-        """Bytes written so far, safely on disk."""
-        os.fsync(self._file.fileno())
-        return self._file.seek(0, os.SEEK_END)
+    def write(self, record: Record) -> None:
+        self.journal.add(record)
+        for name, value in record.items() if self._board is not None else ():
+            if isinstance(value, (int, float)) and name != "step":
+                self._board.add_scalar(name, value, record["step"])  # type: ignore[union-attr]
 
     def __enter__(self) -> MetricsLog:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._file.close()
         if self._board is not None:
             self._board.close()
 
 
-def need_tensorboard() -> Any:
+def finite_or_none(record: Record) -> Record:
+    """The record with None for numbers that are not finite, which JSON cannot hold."""
+    return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in record.items()}
+
+
+def need_tensorboard() -> Callable[[str], SummaryWriter]:
     """TensorBoard's writer.
 
     Raises:

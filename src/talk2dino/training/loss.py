@@ -1,4 +1,4 @@
-"""Symmetric InfoNCE between pictures and captions, over one process or several: pure functions on tensors."""
+"""Symmetric InfoNCE between images and captions, over one or several processes: pure functions on tensors."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from talk2dino.errors import ShapeError
 
 
 def similarity(images: Tensor, text: Tensor) -> Tensor:
-    """Cosines of every picture with every caption.
+    """Cosine similarity of every image with every caption.
 
     Args:
-        images: (I, D), or (I, M, D) to take the largest over the M heads of a picture, for each pair anew.
+        images: (I, D); or (I, M, D) to take the largest cosine over the M heads, pair by pair.
         text: (T, D).
 
     Returns:
@@ -39,21 +39,23 @@ def info_nce(
     published_scale: bool = False,
     across_processes: bool = True,
 ) -> Tensor:
-    """1/2 (cross-entropy over captions + cross-entropy over pictures), logits = scale * cosine, pair i is (i, i).
+    """1/2 (cross-entropy over captions + cross-entropy over images) with logits = scale * cosine; the pairs are (i, i).
 
-    Under ``torch.distributed`` each process gives its own part of the batch and gets its own part of the loss over the
-    whole batch: summing the gradients over the processes gives what one process with the whole batch gets.
+    Under ``torch.distributed`` each process passes its part of the batch and gets its part of the loss of the whole batch.
+    The gradients summed over the processes equal those of one process with the whole batch.
 
     Args:
         images: (B, D) or (B, M, D), see :func:`similarity`.
-        text: (B, D) mapped captions.
-        scale: 1 / temperature; 1 / 0.07 in the paper.
-        image_ids: (B,) the picture of each pair. When given, other captions of the same picture are no negatives.
-        published_scale: divide by B^2 on top, as the published code does.
-        across_processes: take the other processes' rows as negatives, if there are any.
+        text: (B, D) projected captions.
+        scale: 1 / temperature.
+        image_ids: (B,) the image of each pair. If given, other captions of the same image are not used as negatives.
+        published_scale: divide the loss by B^2, as the published code does.
+        across_processes: use the rows of the other processes as negatives, if there are any.
 
     Returns:
-        A scalar; a mean over the batch (of all processes).
+        A scalar, the mean over the batch of all processes.
+
+    Source: Talk2DINO (arXiv 2411.19331), loss; temperature 1 / scale = 0.07 in the paper.
     """
     several = across_processes and _count() > 1
     own = torch.arange(len(text), device=text.device)
@@ -77,7 +79,7 @@ def info_nce(
 
 
 class _Gather(torch.autograd.Function):
-    """All processes' rows, in the order of their rank; the backward pass sums what each of them asks of a row."""
+    """The rows of all processes in the order of their rank; the backward pass sums their gradients."""
 
     @staticmethod
     def forward(ctx, rows: Tensor) -> Tensor:
@@ -94,7 +96,7 @@ class _Gather(torch.autograd.Function):
 
 
 def gather(rows: Tensor) -> Tensor:
-    """Rows of every process, with gradients; the very tensor that came in when there is one process."""
+    """The rows of all processes, with gradients; the given tensor if there is one process."""
     return _Gather.apply(rows) if _count() > 1 else rows
 
 

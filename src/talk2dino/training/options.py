@@ -1,76 +1,92 @@
-"""What a training run can be told: one model with the published recipe as its defaults."""
+"""The settings of a training run."""
 
 from __future__ import annotations
 
-import difflib
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from talk2dino.errors import InputError
+from talk2dino.io.settings import build_options
+from talk2dino.models.projection import ACTIVATIONS
 from talk2dino.stages.heads import STRATEGIES
 
 
-class FitConfig(BaseModel):
-    """Defaults: the published recipe (Adam, lr 1e-4 constant, batch 128, 100 epochs, temperature 0.07, seed 123)."""
+class TrainOptions(BaseModel):
+    """How to train a projection.
+
+    The defaults follow the paper: they differ from the published code in two settings, ``published_scale`` and
+    ``keep_partial_batch``. :meth:`published` is the published training in full.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     strategy: Annotated[str, Field(description=f"head strategy: {', '.join(STRATEGIES)}")] = "max"
-    head_temperature: Annotated[float, Field(gt=0, description="softens the weights of 'softmax' and 'sampled'")] = 1.0
-    side: Annotated[Literal["text", "vision", "both"], Field(description="which side is mapped")] = "text"
+    head_temperature: Annotated[float, Field(gt=0, description="of the weights of 'softmax' and 'sampled'")] = 1.0
+    side: Annotated[Literal["text", "vision", "both"], Field(description="side that is projected")] = "text"
     depth: Annotated[int, Field(ge=1, le=8, description="layers of the projection; 1 is linear")] = 2
-    width: Annotated[int | None, Field(ge=1, description="width of hidden layers; as the output by default")] = None
-    activation: Annotated[str, Field(description="between layers: tanh, relu, gelu, sigmoid")] = "tanh"
+    width: Annotated[int | None, Field(ge=1, description="width of hidden layers; the output's by default")] = None
+    activation: Annotated[str, Field(description=f"between layers: {', '.join(ACTIVATIONS)}")] = "tanh"
     shared_dim: Annotated[int | None, Field(ge=1, description="with side 'both'; the vision width by default")] = None
     temperature: Annotated[float, Field(gt=0, description="of the contrastive loss")] = 0.07
-    learned_temperature: Annotated[bool, Field(description="learn it, from there on")] = False
+    learned_temperature: Annotated[bool, Field(description="train the temperature, starting from its value")] = False
     published_scale: Annotated[bool, Field(description="divide the loss by B^2, as the published code does")] = False
-    mask_same_image: Annotated[bool, Field(description="other captions of a picture are no negatives of it")] = False
+    mask_same_image: Annotated[bool, Field(description="do not use other captions of an image as negatives")] = False
     optimizer: Annotated[Literal["adam", "adamw"], Field(description="optimizer")] = "adam"
     lr: Annotated[float, Field(gt=0, description="learning rate")] = 1e-4
-    weight_decay: Annotated[float, Field(ge=0, description="of AdamW (and L2 of Adam)")] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, description="weight decay of AdamW, L2 penalty of Adam")] = 0.0
     schedule: Annotated[Literal["constant", "cosine"], Field(description="of the learning rate")] = "constant"
     warmup_steps: Annotated[int, Field(ge=0, description="steps of linear warm-up")] = 0
-    batch_size: Annotated[int, Field(ge=2, description="captions a step, over all processes together")] = 128
+    batch_size: Annotated[int, Field(ge=2, description="captions per step, over all processes")] = 128
+    keep_partial_batch: Annotated[bool, Field(description="train on the last, smaller batch of an epoch too")] = False
     epochs: Annotated[int, Field(ge=1, description="passes over the captions")] = 100
-    max_steps: Annotated[int | None, Field(ge=1, description="stop after so many steps instead")] = None
-    seed: Annotated[int, Field(ge=0, description="of the initial weights, the order and the sampling")] = 123
-    validation_share: Annotated[float, Field(ge=0, lt=1, description="pictures kept out of training to validate")] = 0.0
-    validation_limit: Annotated[int, Field(ge=2, description="at most so many pictures in validation")] = 5000
-    validate_every: Annotated[int | None, Field(ge=1, description="steps; an epoch by default")] = None
+    max_steps: Annotated[int | None, Field(ge=1, description="steps; replaces the epochs")] = None
+    seed: Annotated[int, Field(ge=0, description="of the initial weights, the batches and the sampling")] = 123
+    validation_share: Annotated[float, Field(ge=0, lt=1, description="share of the images held out to validate")] = 0.0
+    validation_limit: Annotated[int, Field(ge=2, description="images to validate on, at most")] = 5000
+    validate_every: Annotated[int | None, Field(ge=1, description="steps between validations; an epoch by default")] = (
+        None
+    )
     save_every: Annotated[int | None, Field(ge=1, description="steps between checkpoints; an epoch by default")] = None
-    log_every: Annotated[int, Field(ge=1, description="steps between lines of metrics.jsonl")] = 50
+    log_every: Annotated[int, Field(ge=1, description="steps per record of metrics.jsonl")] = 50
+
+    @field_validator("strategy", "activation")
+    @classmethod
+    def _known(cls, name: str, info: Any) -> str:
+        known = STRATEGIES if info.field_name == "strategy" else ACTIVATIONS
+        if name not in known:
+            raise ValueError(f"expected one of {', '.join(known)}")
+        return name
 
     @model_validator(mode="after")
-    def _names(self) -> FitConfig:
-        from talk2dino.models.projection import ACTIVATIONS
-
-        if self.strategy not in STRATEGIES:
-            raise ValueError(f"unknown head strategy '{self.strategy}'; one of: {', '.join(STRATEGIES)}")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"unknown activation '{self.activation}'; one of: {', '.join(ACTIVATIONS)}")
+    def _shared_dim_of_both(self) -> TrainOptions:
         if self.shared_dim is not None and self.side != "both":
-            raise ValueError(
-                f"shared_dim is the width where both sides meet: it goes with side 'both', not '{self.side}'"
-            )
+            raise ValueError(f"shared_dim is the width where both sides meet and needs side 'both'; got '{self.side}'")
         return self
 
     @classmethod
-    def build(cls, **values: Any) -> FitConfig:
-        """As the constructor, with one sentence instead of pydantic's report when a value is refused."""
-        try:
-            return cls(**values)
-        except ValidationError as error:
-            raise InputError("; ".join(map(_sentence, error.errors()))) from error
+    def published(cls, **others: Any) -> TrainOptions:
+        """The published training: head strategy "max", a two-layer tanh projection of the text side, InfoNCE at temperature
+        0.07 divided by B^2, Adam with a constant learning rate of 1e-4, batches of 128 with the last partial one, 100 epochs,
+        seed 123. As in every run, the weights after the last step are the result.
+
+        Args:
+            others: settings that do not change what is trained (``validation_limit``, ``validate_every``, ``save_every``,
+                ``log_every``), or that equal the published ones.
+
+        Raises:
+            InputError: a setting that contradicts the published training, or an invalid one.
+        """
+        options = build_options(cls, {"published_scale": True, "keep_partial_batch": True, **others})
+        wanted = cls(published_scale=True, keep_partial_batch=True)
+        for name in sorted(set(cls.model_fields) - REPORTING):
+            if getattr(options, name) != getattr(wanted, name):
+                raise InputError(
+                    f"the published training has {name} {getattr(wanted, name)}; got {getattr(options, name)}. Leave out "
+                    "either this setting or --published"
+                )
+        return options
 
 
-def _sentence(item: Any) -> str:
-    """One of pydantic's complaints: which setting, what is accepted, what came."""
-    said = item["msg"].removeprefix("Value error, ")
-    if not item["loc"]:
-        return said
-    if item["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(item["loc"][0]), FitConfig.model_fields, n=2)
-        return f"no setting named '{item['loc'][0]}'" + (f"; did you mean {' or '.join(near)}?" if near else "")
-    return f"{'.'.join(map(str, item['loc']))}: {said} (got {item['input']!r})"
+#: Settings that change what is reported and saved, not what is trained.
+REPORTING = frozenset({"validation_limit", "validate_every", "save_every", "log_every"})

@@ -1,11 +1,14 @@
-"""One process, or several started by torchrun: who we are, and summing over all of us."""
+"""The processes of a run (one, or several started by torchrun), and how a run is interrupted."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 
 import torch
 import torch.distributed as dist
@@ -21,7 +24,7 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes files."""
+        """Whether this process writes the files."""
         return self.rank == 0
 
     def sum_(self, value: Tensor) -> Tensor:
@@ -31,13 +34,19 @@ class Processes:
         return value
 
     def wait(self) -> None:
+        """Wait until all processes are here."""
         if self.count > 1:
             dist.barrier()
 
 
+def is_first_process() -> bool:
+    """Whether torchrun, if it started this process, counts it as the first."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def joined_processes(device: torch.device) -> Iterator[Processes]:
-    """Join the group that torchrun describes in the environment (gloo on CPU, nccl on GPUs); leave it at the end."""
+    """Join the group that torchrun describes in the environment (gloo on CPUs, nccl on GPUs) for the block."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1 and not dist.is_initialized():
         yield Processes()
@@ -53,7 +62,7 @@ def joined_processes(device: torch.device) -> Iterator[Processes]:
 
 
 def own_device(name: str) -> torch.device:
-    """``auto`` is the first GPU there is (under torchrun: the process's own), else the CPU.
+    """The device of this process: "auto" and "cuda" mean its own GPU under torchrun; "auto" without a GPU is the CPU.
 
     Raises:
         InputError: an unknown device, or one that this machine does not have.
@@ -66,3 +75,30 @@ def own_device(name: str) -> torch.device:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Let SIGINT (Ctrl-C), SIGTERM and SIGHUP wait for the end of a step; a second Ctrl-C does not wait.
+
+    Yields:
+        A function that returns whether a signal arrived.
+    """
+    asked = False
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, ask) for number in numbers}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,52 +1,66 @@
-"""What a run leaves besides the projection: config.json, curves.png, heads.png, a model card, the published layout."""
+"""What a run leaves besides the projection: config.json, figures, a model card, and the published layout."""
 
 from __future__ import annotations
 
 import io
-import json
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from talk2dino.errors import InputError
+from talk2dino.errors import InputError, Talk2DinoWarning
 from talk2dino.features.store import FeatureStore
 from talk2dino.io.atomic import atomic_path, write_atomically
+from talk2dino.io.journal import Record
+from talk2dino.io.markdown import markdown_table
 from talk2dino.models.catalog import CATALOG
-from talk2dino.models.projection import to_published
+from talk2dino.models.projection import to_original
 from talk2dino.training.aligner import Aligner
-from talk2dino.training.options import FitConfig
+from talk2dino.training.checkpoint import RunState
+from talk2dino.training.options import TrainOptions
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def write_report(
     folder: Path,
     aligner: Aligner,
-    head_counts: Tensor,
+    state: RunState,
+    records: Sequence[Record],
     store: FeatureStore,
     validation: FeatureStore | None,
     *,
-    published: bool = False,
-) -> bool:
-    """Write everything that is made from a finished run; figures only when matplotlib is there, which is returned."""
-    records = read_metrics(folder)
-    drawn = _draw(folder, records, head_counts)
-    write_atomically(folder / "README.md", model_card(aligner, records, head_counts, store, validation, drawn))
-    if published:
-        write_published(folder / "projection.pth", aligner)
-    return drawn
+    write_pth: bool = False,
+) -> None:
+    """Write everything that is made from a finished run; warns if matplotlib is missing and no figures are drawn."""
+    figures = draw(folder, records, state.head_counts)
+    card = model_card(aligner, state, records, store, validation, figures)
+    write_atomically(folder / "README.md", card)
+    if write_pth:
+        write_published_layout(folder / "projection.pth", aligner)
+    if not figures:
+        warnings.warn(
+            "curves.png and heads.png are not drawn because matplotlib is not installed: pip install 'talk2dino[plots]', then "
+            "run the same command again",
+            Talk2DinoWarning,
+            stacklevel=3,
+        )
 
 
 def describe(aligner: Aligner, store: FeatureStore) -> dict[str, Any]:
-    """config.json: settings, sizes, and what the features came from."""
+    """The contents of config.json: settings, sizes, and what the features were made from."""
     manifests = store.manifests
-    base = manifests[0].model.get("name") if manifests else None  # only what others can find by that name
+    base = manifests[0].model.get("name") if manifests else None
     if base not in CATALOG and "/" not in (base or ""):
-        base = None
+        base = None  # recorded only if others can find the model by this name
     return {
         "format": "talk2dino-alignment-1",
         **({"base_model": base} if base else {}),
-        "settings": aligner.config.model_dump(),
+        "settings": aligner.options.model_dump(),
         "text_projection": None if aligner.text_projection is None else aligner.text_projection.config(),
         "vision_projection": None if aligner.vision_projection is None else aligner.vision_projection.config(),
         "model": manifests[0].model if manifests else {},
@@ -54,107 +68,101 @@ def describe(aligner: Aligner, store: FeatureStore) -> dict[str, Any]:
         "data": {
             "images": store.num_view_images,
             "captions": store.num_captions,
-            "sources": [m.source for m in manifests],
+            "sources": [manifest.source for manifest in manifests],
         },
     }
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl, in order."""
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def write_published(path: Path, aligner: Aligner) -> None:
-    """The projection as the published code saves it: a pickled state dict.
+def write_published_layout(path: Path, aligner: Aligner) -> None:
+    """Write the projection as the published code saves it, a pickled state dict.
 
     Raises:
-        InputError: for a projection on the vision side or another activation, which that layout has no place for.
+        InputError: the published layout cannot hold this projection.
     """
-    check_published(aligner.config)
+    check_published_layout(aligner.options)
     assert aligner.text_projection is not None
     content = io.BytesIO()
-    torch.save(to_published(aligner.text_projection), content)
+    torch.save(to_original(aligner.text_projection), content)
     write_atomically(path, content.getvalue())
 
 
-def check_published(config: FitConfig) -> None:
-    """Refuse settings whose projection the published layout has no place for, before anything is trained."""
-    if config.side != "text" or config.activation != "tanh":
+def check_published_layout(options: TrainOptions) -> None:
+    """Raise InputError for settings whose projection the published layout cannot hold."""
+    if options.side != "text" or options.activation != "tanh":
         raise InputError(
-            f"the published layout holds a projection of the text side with tanh, nothing else; got side '{config.side}' "
-            f"with {config.activation}: leave out --published"
+            "the published layout holds a projection of the text side with tanh; got side "
+            f"'{options.side}' with {options.activation}: leave out --write-pth"
         )
 
 
 def model_card(
     aligner: Aligner,
-    records: list[dict[str, Any]],
-    head_counts: Tensor,
+    state: RunState,
+    records: Sequence[Record],
     store: FeatureStore,
     validation: FeatureStore | None,
-    drawn: bool,
+    figures: Sequence[str],
 ) -> str:
-    """README.md of the folder: what this is, how it was made, what came out."""
-    config = aligner.config
-    last: dict[str, Any] = {}
-    for record in records:
-        last.update(record)
+    """README.md of the folder: what was trained, on what, and the results."""
+    last = {name: value for record in records for name, value in record.items()}
     model = store.manifests[0].model if store.manifests else {}
-    settings = "\n".join(f"| {name} | {value} |" for name, value in config.model_dump().items())
-    figures = "\n".join(
-        f"| {name} | {'not finite' if value is None else f'{value:.4f}'} |"
+    data = [("images", f"{store.num_view_images:,}"), ("captions", f"{store.num_captions:,}")]
+    if validation is not None:
+        data.append(("validation images", f"{validation.num_view_images:,}"))
+    results = [
+        (name, "not finite" if value is None else f"{value:.6g}")
         for name, value in last.items()
-        if name == "loss" or "@" in name or "valid" in name
-    )
-    held_out = "" if validation is None else f"\n| pictures to validate on | {validation.num_view_images:,} |"
+        if name in ("loss", "validation_loss") or "@" in name
+    ]
     heads = ""
-    if int(head_counts.sum()):
-        shares = ", ".join(f"{100 * count / int(head_counts.sum()):.1f}" for count in head_counts.tolist())
-        heads = f"\nHow often each attention head stood for its picture, in %: {shares}.\n"
-    pictures = "\n![loss and retrieval](curves.png)\n" if drawn else ""
-    if drawn and heads:
-        pictures += "\n![chosen heads](heads.png)\n"
-    return f"""# A Talk2DINO alignment
+    if total := int(state.head_counts.sum()):
+        shares = ", ".join(f"{100 * count / total:.1f}" for count in state.head_counts.tolist())
+        heads = f"\nHow often each attention head was chosen, in %: {shares}.\n"
+    images = "".join(f"\n![{name.removesuffix('.png')}]({name})\n" for name in figures)
+    encoders = model.get("name", "not recorded (features in memory)")
+    return f"""# A Talk2DINO projection
 
-Maps text embeddings and vision features into one space (mapped side: {config.side}); trained on image-caption pairs
-alone, without masks or class names. The encoders stay as they were.
+Maps text embeddings and vision features into one space (projected side: {aligner.options.side}). It was trained on images
+with captions only, without masks or class names; the encoders were frozen.
 
-| encoders | {model.get("name", "not recorded: trained on tensors in memory")} |
-|---|---|
-| pictures | {store.num_view_images:,} |
-| captions | {store.num_captions:,} |{held_out}
-| steps | {last.get("step", 0):,} |
+{markdown_table(("encoders", encoders), [*data, ("steps", f"{state.step:,}")])}
 
-## Results at the end
+## Final results
 
-| figure | value |
-|---|---|
-{figures}
-{heads}{pictures}
+{markdown_table(("metric", "value"), results)}
+{heads}{images}
 ## Settings
 
-| setting | value |
-|---|---|
-{settings}
+{markdown_table(("setting", "value"), aligner.options.model_dump().items())}
 
 ## Use
 
-    talk2dino segment PICTURES --projection THIS-FOLDER --prompts "..."
+    talk2dino segment IMAGES --projection THIS-FOLDER --prompts "..."
 
-It fits these encoders only. It inherits what they and the captions are biased to, and was not measured on other data.
+Use it with these encoders only. It inherits their biases and those of the captions, and was not evaluated on other data.
 """
 
 
-def _draw(folder: Path, records: list[dict[str, Any]], head_counts: Tensor) -> bool:
-    """curves.png and heads.png; False when matplotlib is not installed (extra 'plots')."""
+def draw(folder: Path, records: Sequence[Record], head_counts: Tensor) -> list[str]:
+    """Draw curves.png and, if heads were chosen, heads.png; returns their names, none without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        return False
+        return []
+    drawn = {"curves.png": _curves(Figure, records)}
+    if int(head_counts.sum()):
+        drawn["heads.png"] = _heads(Figure, head_counts)
+    for name, figure in drawn.items():
+        with atomic_path(folder / name) as temporary:
+            figure.savefig(temporary, dpi=120)
+    return list(drawn)
+
+
+def _curves(figure_of: type[Figure], records: Sequence[Record]) -> Figure:
+    """Loss over steps and, if there was validation, recall at k over steps."""
     training = [r for r in records if "loss" in r]
     validated = [r for r in records if "validation_loss" in r]
-    figure = Figure(figsize=(10 if validated else 5.5, 4), layout="constrained")
+    figure = figure_of(figsize=(10 if validated else 5.5, 4), layout="constrained")
     axes = figure.subplots(1, 2 if validated else 1, squeeze=False)[0]
     axes[0].plot([r["step"] for r in training], [r["loss"] for r in training], label="training", linewidth=1)
     axes[0].set(xlabel="step", ylabel="InfoNCE", title="Loss")
@@ -165,18 +173,18 @@ def _draw(folder: Path, records: list[dict[str, Any]], head_counts: Tensor) -> b
         for name in (key for key in validated[-1] if "@" in key):
             style = "-" if name.startswith("image") else "--"
             axes[1].plot(steps, [100 * r[name] for r in validated], style, label=name.replace("_", " "), marker=".")
-        axes[1].set(xlabel="step", ylabel="recall (%)", title="Retrieval on held-out pictures")
+        axes[1].set(xlabel="step", ylabel="recall (%)", title="Retrieval on held-out images")
         axes[1].legend(fontsize=8)
     axes[0].legend(fontsize=8)
-    with atomic_path(folder / "curves.png") as temporary:
-        figure.savefig(temporary, dpi=120)
-    if int(head_counts.sum()):
-        figure = Figure(figsize=(6, 3.5), layout="constrained")
-        axis = figure.subplots()
-        axis.bar(range(len(head_counts)), (100 * head_counts / head_counts.sum()).tolist())
-        axis.axhline(100 / len(head_counts), color="grey", linewidth=1, linestyle=":")
-        axis.set(xlabel="attention head", ylabel="chosen (%)", title="Head nearest to the picture's own caption")
-        axis.set_xticks(range(len(head_counts)))
-        with atomic_path(folder / "heads.png") as temporary:
-            figure.savefig(temporary, dpi=120)
-    return True
+    return figure
+
+
+def _heads(figure_of: type[Figure], head_counts: Tensor) -> Figure:
+    """How often each head was chosen."""
+    figure = figure_of(figsize=(6, 3.5), layout="constrained")
+    axis = figure.subplots()
+    axis.bar(range(len(head_counts)), (100 * head_counts / head_counts.sum()).tolist())
+    axis.axhline(100 / len(head_counts), color="grey", linewidth=1, linestyle=":")
+    axis.set(xlabel="attention head", ylabel="chosen (%)", title="Head closest to the image's own caption")
+    axis.set_xticks(range(len(head_counts)))
+    return figure

@@ -1,4 +1,4 @@
-"""How good an alignment is on pictures it did not see: loss, and retrieval in both directions."""
+"""How good a projection is on held-out images: the loss, and retrieval in both directions."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ RANKS = (1, 5, 10)
 
 @torch.no_grad()
 def validate(aligner: Aligner, store: FeatureStore, device: torch.device, *, limit: int = 5000) -> dict[str, float]:
-    """Loss and recall at 1, 5 and 10 over the first ``limit`` pictures of a store and all their captions.
+    """Loss and recall at 1, 5 and 10 over the first ``limit`` images of a store and all their captions.
 
-    A picture's similarity with a caption is that of the best head for the strategies that choose a head, and of the
-    one embedding for the others; for "softmax" the heads are weighted anew for every caption.
+    The similarity of an image and a caption is that of the best head for the strategies that choose a head, and that of the
+    single embedding for the others. With "softmax" the heads are weighted for each caption separately.
 
     Returns:
-        ``validation_loss``: InfoNCE of each picture with its first caption, in batches of the training's size.
-        ``image_to_text@k``: share of pictures with one of their captions among the k nearest.
-        ``text_to_image@k``: share of captions whose picture is among the k nearest.
+        ``validation_loss``: InfoNCE of each image with its first caption, in batches of the training's size.
+        ``image_to_text@k``: share (0..1) of images with one of their captions among the k nearest captions.
+        ``text_to_image@k``: share (0..1) of captions whose image is among the k nearest images.
     """
     owners = store.caption_image[store.rows]
     images = torch.unique(owners)[:limit]
     rows = store.rows[torch.isin(owners, images)]
-    owner = torch.searchsorted(images, store.caption_image[rows]).to(device)  # (T,) place of each caption's picture
+    owner = torch.searchsorted(images, store.caption_image[rows]).to(device)  # (T,) place of each caption's image
     text = torch.cat(
         [aligner.text(store.gather("captions", part).to(device, torch.float32)) for part in rows.split(4096)]
     )
@@ -45,16 +45,16 @@ def validate(aligner: Aligner, store: FeatureStore, device: torch.device, *, lim
 
 
 def _scores(aligner: Aligner, store: FeatureStore, images: Tensor, text: Tensor, device: torch.device) -> Tensor:
-    """(I, T) similarities of some pictures with all captions."""
-    features = store.gather(feature_of(aligner.config.strategy), images).to(device, torch.float32)
+    """(I, T) similarities of some images with all captions."""
+    features = store.gather(feature_of(aligner.options.strategy), images).to(device, torch.float32)
     features = aligner.vision(features)
-    if aligner.config.strategy == "mean":
+    if aligner.options.strategy == "mean":
         features = features.mean(dim=1)
-    if aligner.config.strategy == "softmax":
+    if aligner.options.strategy == "softmax":
         text = F.normalize(text, dim=-1)
         dots = features @ text.T  # (I, M, T)
         cosines = dots / torch.linalg.vector_norm(features, dim=-1, keepdim=True)
-        weights = (cosines / aligner.config.head_temperature).softmax(dim=1)
+        weights = (cosines / aligner.options.head_temperature).softmax(dim=1)
         gram = features @ features.transpose(1, 2)  # (I, M, M)
         length = ((gram @ weights) * weights).sum(dim=1).clamp_min(1e-12).sqrt()
         return (weights * dots).sum(dim=1) / length
@@ -66,11 +66,11 @@ def _loss(
 ) -> float:
     order = owner.argsort(stable=True)
     first = order[torch.searchsorted(owner[order], torch.arange(len(images), device=device))].cpu()
-    size = min(aligner.config.batch_size, len(images))
+    size = min(aligner.options.batch_size, len(images))
     losses = []
     for start in range(0, len(images) - size + 1, size):
         chosen = images[start : start + size]
-        features = store.gather(feature_of(aligner.config.strategy), chosen).to(device, torch.float32)
+        features = store.gather(feature_of(aligner.options.strategy), chosen).to(device, torch.float32)
         captions = store.gather("captions", rows[first[start : start + size]]).to(device, torch.float32)
         noise = torch.full((size,), 0.5, device=device)
         loss, _ = aligner(features, captions, chosen.to(device), noise, across_processes=False)

@@ -1,7 +1,7 @@
-"""Draw random scenes with exact masks: the data on which the embedded model is trained and everything is tested.
+"""Random scenes with exact masks. The embedded model is trained on them, and most tests use them.
 
-A scene is a small description (:class:`Scene`), made from a seed alone; :func:`render` turns it into a picture of any
-size. Scene units: the scene is 96 units high and ``96 * aspect`` wide.
+A :class:`Scene` is a small description that depends only on its seed; :func:`render` draws it at any size. In scene
+units a scene is 96 high and ``96 * aspect`` wide.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """What is where. ``backgrounds`` index ``BACKGROUNDS``: the first lies above (or left of) the second."""
+    """The contents of a scene. ``backgrounds`` index ``BACKGROUNDS``; the first lies above (or left of) the second."""
 
     seed: int
     aspect: float
@@ -65,14 +65,13 @@ class Rendered:
 def sample_scene(
     seed: int, *, aspect: float = 1.0, held_out: bool | Literal["all"] = False, things: int | None = None
 ) -> Scene:
-    """Make up a scene.
+    """Sample a scene from a seed.
 
     Args:
         seed: any non-negative integer; the same seed gives the same scene.
         aspect: width / height.
-        held_out: True paints one object of the scene in a colour that training scenes never show on it; "all" does so
-            with every object.
-        things: number of objects; random from 1 to 4 when None.
+        held_out: True paints one object in a colour that no training scene gives it; "all" paints every object so.
+        things: number of objects; None draws 1 to 4.
     """
     rng = np.random.default_rng([seed, 11])
     count = 1 if rng.random() < 0.2 else 2
@@ -103,7 +102,7 @@ def render(scene: Scene, height: int = 96, *, supersample: int = 2, noise: float
     """Draw a scene ``height`` pixels high and ``round(height * aspect)`` wide.
 
     Args:
-        supersample: samples per pixel and axis; the picture is their mean, the labels take the middle one.
+        supersample: samples per pixel and axis. The image is their mean, the labels are the middle sample.
         noise: standard deviation of the pixel noise, on the 0..1 scale.
     """
     width = round(height * scene.aspect)

@@ -1,7 +1,7 @@
-"""Outlines of the world's objects: each returns layers (mask, tone, plain) painted in order over local coordinates.
+"""Outlines of the world's objects. Each function returns layers (mask, tone, plain), painted in order.
 
-``x`` runs right and ``y`` down, both in radii of the object. ``tone`` is 0 for the object's own colour, 1 for its dark
-companion (roof, trunk) and 2 for its pale companion (stem, sail); ``plain`` layers carry no texture (windows, wheels).
+``x`` runs right and ``y`` down, both in radii of the object. ``tone`` is 0 for the object's own colour, 1 for a darker
+one (roof, trunk) and 2 for a paler one (stem, sail). ``plain`` layers have a fixed colour and no texture (windows).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Textures of the procedural world, as functions of continuous coordinates, so that a scene can be drawn at any size.
+"""Textures of the procedural world: functions of continuous coordinates, so that scenes can be drawn at any size.
 
 Coordinates are in scene units (a scene is 96 units high) for backgrounds and in radii of the object for objects.
 Colours are float arrays in 0..1, RGB last.

@@ -79,7 +79,7 @@ TYPICAL_COLOURS: dict[str, tuple[str, ...]] = {
     "boat": ("green", "red", "black"),
 }
 
-#: Colour-object pairs that training scenes never show: every colour is seen, though not on this object.
+#: Colours that training scenes never give an object, though they do show them on other objects.
 HELD_OUT_COLOURS: dict[str, tuple[str, ...]] = {
     "ball": ("purple", "orange"),
     "box": ("red", "blue"),

@@ -1,0 +1,216 @@
+"""Mutation run over the core: break one line at a time and see whether a test fails.
+
+    python benchmarks/mutants.py                              # at most an hour on two cores
+    python benchmarks/mutants.py --only stages/refine.py --count 3
+
+mutmut (pinned in the Makefile) makes the mutants, finds the tests that reach each function and runs them in forked
+processes, so that a mutant costs seconds and not a start of torch. cosmic-ray starts pytest anew for every mutant and
+changes the tree that it is run in. What this file adds: a copy of the tree in ``build/mutants`` (the working tree is never
+touched), a fixed random sample per module, and a table. Mutants that change only a text, what an error says, or where a
+tensor lies are left out: the last cannot be noticed without a GPU. mutmut changes no decorated functions (``@torch.inference_mode()``, compiled kernels) and no module constants.
+
+The run can be stopped; the same command resumes it unless a file of the tree has changed. Runs with ``--only`` use separate copies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import difflib
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from talk2dino.io.markdown import markdown_table
+
+ROOT = Path(__file__).parents[1]
+SOURCE = Path("src/talk2dino")
+#: Modules to mutate -> the tests that may notice.
+TARGETS = {
+    "segmenter.py": ("tests/test_segmenter.py",), "pipeline.py": ("tests/test_segmenter.py", "tests/stages"),
+    "stages/*.py": ("tests/stages",), "models/projection.py": ("tests/models",), "models/checkpoint.py": ("tests/models",),
+    "models/preprocess.py": ("tests/models", "tests/stages"), "models/tokenizer.py": ("tests/models",),
+    "training/aligner.py": ("tests/training",), "training/loss.py": ("tests/training",),
+    "training/validation.py": ("tests/training",), "features/store.py": ("tests/features",),
+    "features/writer.py": ("tests/features",), "evaluation/metrics.py": ("tests/evaluation",),
+    "evaluation/journal.py": ("tests/evaluation",), "io/masks.py": ("tests/io",), "io/images.py": ("tests/io",),
+}  # fmt: skip
+#: mutmut's exit codes: 0 no test failed, 33 no test reaches the function; None was not run yet, 34 is skipped.
+SURVIVED = (0, 33)
+GOAL = 0.92
+#: Changed lines that only matter on a GPU.
+DEVICES = re.compile(r"device|cuda|mps")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One changed function: mutmut's name for it, where the change is in our source, and its diff."""
+
+    name: str
+    line: int
+    diff: str
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", metavar="MODULE", help="below src/talk2dino, such as stages/refine.py")
+    parser.add_argument("--count", type=int, default=25, help="mutants per module [25]")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample [0]")
+    parser.add_argument("--processes", type=int, default=2, help="tests that run side by side [2]")
+    parser.add_argument(
+        "--work", type=Path, default=ROOT / "build" / "mutants", help="folder of the copy [build/mutants]"
+    )
+    options = parser.parse_args()
+
+    modules = chosen_modules(options.only)
+    selection = hashlib.sha256(" ".join(modules).encode()).hexdigest()[:8] if options.only else "all"
+    tree = copy_tree(options.work.resolve() / selection, modules)
+    if not (tree / "mutants" / "mutmut-stats.json").is_file():
+        prepare(tree, all_tests(modules), options.processes)
+    samples = {module: sample(tree, module, options.count, options.seed) for module in modules}
+    waiting = [m.name for module in modules for m in samples[module] if outcomes(tree, module)[m.name] is None]
+    if waiting and (done := mutmut(tree, *waiting, processes=options.processes)).returncode:
+        return done.returncode
+    return report(tree, samples)
+
+
+def chosen_modules(only: list[str] | None) -> dict[str, tuple[str, ...]]:
+    """Module -> tests, for all targets or those asked for."""
+    found = {
+        path.relative_to(ROOT / SOURCE).as_posix(): tests
+        for pattern, tests in TARGETS.items() for path in sorted((ROOT / SOURCE).glob(pattern)) if path.name != "__init__.py"
+    }  # fmt: skip
+    empty = [pattern for pattern in TARGETS if not any((ROOT / SOURCE).glob(pattern))]
+    wrong = [name for name in only or () if name not in found]
+    if wrong or (empty and not only):
+        sys.exit(f"no module to mutate: {', '.join(wrong or empty)}; correct TARGETS or choose from {', '.join(found)}")
+    return {name: tests for name, tests in found.items() if not only or name in only}
+
+
+def all_tests(modules: dict[str, tuple[str, ...]]) -> list[str]:
+    return sorted({test for tests in modules.values() for test in tests})
+
+
+def copy_tree(work: Path, modules: dict[str, tuple[str, ...]]) -> Path:
+    """A copy of the working tree with mutmut's settings; an earlier copy of the same files and settings is kept."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-zco", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    files = [Path(name) for name in sorted(listed.split("\0")) if name and (ROOT / name).is_file()]
+    folders = sorted({file.parts[0] for file in files} - {"src", "tests"})
+    settings = {
+        "source_paths": ["src"], "only_mutate": [str(SOURCE / name) for name in modules], "also_copy": folders,
+        "pytest_add_cli_args": ["-q", "-m", "not long", "-p", "no:cacheprovider"],
+        "pytest_add_cli_args_test_selection": all_tests(modules),
+        "process_isolation": "forkserver", "use_git_change_detection": False, "timeout_multiplier": 5.0,
+    }  # fmt: skip
+    table = "\n\n[tool.mutmut]\n" + "".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items())
+    digest = hashlib.sha256(table.encode())
+    for file in files:
+        digest.update(f"{file}\0".encode() + (ROOT / file).read_bytes())
+    stamp, tree = work / "digest", work / "tree"
+    if not stamp.is_file() or stamp.read_text() != digest.hexdigest():
+        shutil.rmtree(work, ignore_errors=True)
+        for file in files:
+            (tree / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / file, tree / file)
+        with open(tree / "pyproject.toml", "a", encoding="utf-8") as project:
+            project.write(table)
+        stamp.write_text(digest.hexdigest())
+    return tree
+
+
+def prepare(tree: Path, tests: list[str], processes: int) -> None:
+    """Make the mutants and record which tests reach which function; mutmut then stops, because no mutant has this name."""
+    # Python never finds a folder of its path that did not exist when it started.
+    (tree / "mutants" / "src").mkdir(parents=True, exist_ok=True)
+    print("making the mutants and running the tests once", flush=True)
+    mutmut(tree, "no-such-mutant", processes=processes, quiet=True)
+    if not (tree / "mutants" / "mutmut-stats.json").is_file():
+        print("mutmut could not run the tests; without it they end like this:", flush=True)
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not long", *tests]
+        subprocess.run(command, cwd=tree, env=os.environ | {"PYTHONPATH": str(tree / "src")})
+        sys.exit(1)
+
+
+def mutmut(tree: Path, *names: str, processes: int, quiet: bool = False) -> subprocess.CompletedProcess[bytes]:
+    """Run mutmut in the copy, tests with one thread each. Processes that the tests start see the mutants too."""
+    environment = os.environ | {
+        "PYTHONPATH": str(tree / "mutants" / "src"), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"
+    }  # fmt: skip
+    command = [sys.executable, "-m", "mutmut", "run", f"--max-children={processes}", *names]
+    return subprocess.run(command, cwd=tree, env=environment, capture_output=quiet)
+
+
+def sample(tree: Path, module: str, count: int, seed: int) -> list[Mutant]:
+    """``count`` mutants of a module, the same ones for the same seed and source."""
+    text = (tree / "mutants" / SOURCE / module).read_text(encoding="utf-8")
+    lines, functions = text.splitlines(), {}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and "__mutmut_" in node.name:
+            functions[node.name] = (without_texts(node), lines[node.lineno - 1 : node.end_lineno])
+    source = (tree / SOURCE / module).read_text(encoding="utf-8").splitlines()
+    found = []
+    for name in outcomes(tree, module):
+        short = name.rpartition(".")[2]
+        original = functions[re.sub(r"__mutmut_\d+$", "__mutmut_orig", short)]
+        mutated = functions[short]
+        if mutated[0] != original[0]:
+            found.append(_mutant(name, source, original[1], mutated[1]))
+    found = [mutant for mutant in found if not DEVICES.search(mutant.diff)]
+    return random.Random(f"{seed}/{module}").sample(found, min(count, len(found)))
+
+
+def _mutant(name: str, source: list[str], before: list[str], after: list[str]) -> Mutant:
+    offset = next((i for i, (a, b) in enumerate(zip(before[1:], after[1:], strict=False), 1) if a != b), 0)
+    start = next((i for i in range(len(source)) if source[i + 1 : i + len(before)] == before[1:]), 0)
+    changes = list(difflib.unified_diff(before[1:], after[1:], n=0, lineterm=""))[2:]
+    return Mutant(name, start + offset + 1, "\n".join(line for line in changes if not line.startswith("@@")))
+
+
+def without_texts(function: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+    """What a function does: its body without the texts in it and without what its errors say."""
+
+    class Blank(ast.NodeTransformer):
+        def visit_Constant(self, node: ast.Constant) -> ast.Constant:
+            return ast.Constant("") if isinstance(node.value, str) else node
+
+        def visit_Raise(self, node: ast.Raise) -> ast.Raise:
+            raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+            return ast.Raise(raised, None)
+
+    copy = ast.parse(ast.unparse(function)).body[0]
+    copy.name = ""  # type: ignore[attr-defined]
+    return ast.dump(Blank().visit(copy))
+
+
+def outcomes(tree: Path, module: str) -> dict[str, int | None]:
+    """Mutant -> mutmut's exit code; None where it has not been run."""
+    return json.loads((tree / "mutants" / SOURCE / f"{module}.meta").read_text())["exit_code_by_key"]
+
+
+def report(tree: Path, samples: dict[str, list[Mutant]]) -> int:
+    """Print the survivors and the rate per module; 0 if the goal is reached."""
+    rows, killed, total = [], 0, 0
+    for module, mutants in samples.items():
+        codes = outcomes(tree, module)
+        survivors = [mutant for mutant in mutants if codes[mutant.name] in SURVIVED]
+        run = sum(codes[mutant.name] is not None for mutant in mutants)
+        for mutant in sorted(survivors, key=lambda mutant: mutant.line):
+            print(f"{SOURCE / module}:{mutant.line} ({mutant.name})\n{mutant.diff}\n")
+        rows.append((module, run, run - len(survivors), f"{100 * (run - len(survivors)) / max(1, run):.0f} %"))
+        killed, total = killed + run - len(survivors), total + run
+    rows.append(("all", total, killed, f"{100 * killed / max(1, total):.1f} %"))
+    print(markdown_table(("module", "mutants", "noticed", "rate"), rows, align="lrrr"))
+    return 0 if total and killed >= GOAL * total else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""Image folders with one metadata.jsonl or metadata.csv, as Hugging Face's imagefolder has it."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+import re
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from talk2dino.captions.files import file_reader, printable
+from talk2dino.captions.fingerprint import Fingerprint
+from talk2dino.captions.image_rows import ImageRows
+from talk2dino.captions.index import hash64
+from talk2dino.captions.source import (
+    CAPTION_FIELDS,
+    CaptionSource,
+    Numbered,
+    Skipped,
+    Wanted,
+    always,
+    find_captions,
+    make_record,
+)
+from talk2dino.errors import DataError
+
+FILE_FIELDS = ("file_name", "filename", "image", "path", "filepath")
+
+
+class MetadataSource(CaptionSource):
+    """A metadata file with one line per image or per caption.
+
+    Lines with the same file name are one record, numbered by the first of them.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        if file.suffix == ".csv":
+            _check_columns(file)
+        content = Fingerprint()
+        content.add_file(file)
+        images = array("Q")
+        for name, _ in self._rows():
+            if isinstance(name, str):
+                content.add_size(file.parent, name)
+            images.append(hash64(name) if isinstance(name, str) else 0)
+        self._groups = ImageRows(images, self._captions)
+        self.description = {
+            "kind": file.suffix[1:],
+            "folder": printable(file.parent.name),
+            "records": len(self),
+            "content": str(content),
+        }
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def _captions(self, rows: np.ndarray) -> Iterator[tuple[int, object]]:
+        return ((row, captions) for row, (_, captions) in enumerate(self._rows()) if rows[row])
+
+    def records(self, wanted: Wanted = always) -> Numbered:
+        for row, (name, captions) in enumerate(self._rows()):
+            if not self._groups.is_wanted(row, wanted):
+                continue
+            number = self._groups.number(row)
+            if isinstance(name, Skipped):
+                yield number, name
+            elif self._groups.is_repeated(row):
+                yield number, Skipped(name, "repeats the file name and captions of an earlier line")
+            else:
+                captions = self._groups.captions(row, captions)
+                yield number, make_record(name, captions, file_reader(self._file.parent, name))
+
+    def _rows(self) -> Iterator[tuple[str | Skipped, object]]:
+        """Yield (file name, captions) per line, or (Skipped, None) for a line that cannot be used."""
+        lines = _json_lines(self._file) if self._file.suffix == ".jsonl" else _csv_lines(self._file)
+        for number, entry in enumerate(lines, start=1):
+            key = f"{printable(self._file.name)}:{number}"
+            if isinstance(entry, str):
+                yield Skipped(key, entry), None
+                continue
+            name = next((entry[field] for field in FILE_FIELDS if isinstance(entry.get(field), str)), None)
+            yield name or Skipped(key, f"no field {', '.join(FILE_FIELDS)}"), find_captions(entry)
+
+
+def _check_columns(file: Path) -> None:
+    with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as opened:
+        try:
+            columns = next(csv.reader(opened), [])
+        except csv.Error as error:
+            raise DataError(f"{file} cannot be read as CSV: {error}") from None
+    if not set(columns) & set(FILE_FIELDS) or not set(columns) & set(CAPTION_FIELDS):
+        shown = ", ".join(columns)[:200].encode("utf-8", "replace").decode()
+        raise DataError(
+            f"{file} has the columns {shown or '(none)'} in its first line; expected one of "
+            f"{', '.join(FILE_FIELDS)} and one of {', '.join(CAPTION_FIELDS)}"
+        )
+
+
+def _json_lines(file: Path) -> Iterator[dict[str, Any] | str]:
+    """Yield the object of each line that is not empty, or why there is none."""
+    with open(file, "rb") as opened:
+        for number, line in enumerate(opened):
+            line = line.removeprefix(codecs.BOM_UTF8) if number == 0 else line
+            if not line.strip():
+                continue
+            try:
+                entry = json.loads(line.decode("utf-8"))
+                yield entry if isinstance(entry, dict) else "not a JSON object"
+            except UnicodeDecodeError:
+                yield "not UTF-8"
+            except (ValueError, RecursionError):
+                yield "not JSON"
+
+
+def _csv_lines(file: Path) -> Iterator[dict[str, Any] | str]:
+    """Yield the fields of each line, or why it cannot be used."""
+    with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as opened:
+        rows = csv.DictReader(opened)
+        while True:
+            try:
+                row = next(rows)
+            except StopIteration:
+                return
+            except csv.Error as error:  # the reader continues with the next line
+                yield f"not CSV ({error})"
+                continue
+            text = "".join(str(value) for value in row.values())
+            yield "not UTF-8" if re.search("[\udc80-\udcff]", text) else row

@@ -1,0 +1,479 @@
+"""Many images from disk to disk: what ``talk2dino segment`` does, for Python users as well.
+
+    images --> batches of one seen size --> read, segment, write (a few workers side by side) --> files, journal
+
+Images that the model sees at one size form a batch; each worker takes a batch from reading to writing. So decoding, the
+forward pass and writing overlap, no more than one batch per worker is in memory, and on a CPU the cores share images
+instead of single operations. One bad image never stops the others, and a run that was stopped can be resumed: the journal
+``.talk2dino.jsonl`` in the output folder says which results are finished, and what they were made with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from talk2dino.errors import InputError, OutputError, Talk2DinoError
+from talk2dino.io.atomic import remove_leftovers, save_png
+from talk2dino.io.find import STDIN, search_images
+from talk2dino.io.images import MAX_PIXELS, LoadedImage, image_size, read_image
+from talk2dino.io.journal import Journal
+from talk2dino.io.lock import folder_lock
+from talk2dino.prompts import PromptList
+from talk2dino.types import Segmentation
+
+if TYPE_CHECKING:
+    from talk2dino.progress import ProgressCallback
+    from talk2dino.segmenter import Segmenter
+
+log = logging.getLogger(__name__)
+
+Kind = Literal["overlay", "palette", "json", "npz"]
+SUFFIX: dict[str, str] = {"overlay": ".overlay.png", "palette": ".labels.png", "json": ".json", "npz": ".npz"}
+JOURNAL = ".talk2dino.jsonl"
+
+#: Largest images, in pixels, whose windows share a batch in slide mode.
+SLIDE_TOGETHER = 4_000_000
+#: Batches' worth of images that an image waits for others of its size.
+LOOK_AHEAD = 16
+
+
+class FolderOptions(BaseModel):
+    """One run over many images."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    images: tuple[str, ...] = Field(description="files, folders, glob patterns, or '-' for standard input")
+    prompts: PromptList
+    negative: PromptList | None = None
+    out: Path = Path("out")
+    save: tuple[Kind, ...] = ("overlay", "palette")
+    model: str = "auto"
+    projection: Path | None = None
+    method: str = "talk2dino"
+    method_options: dict[str, Any] = Field(default_factory=dict)
+    background: float | bool | None = Field(default=None, description="threshold, or True for the method's own")
+    thresholds: dict[str, float] = Field(default_factory=dict, description="thresholds of single classes")
+    clean: bool | None = None
+    refine: bool = False
+    mode: Literal["whole", "slide", "square"] = "whole"
+    device: str = "auto"
+    dtype: str = "auto"
+    engine: str = "torch"
+    batch_size: int = Field(default=4, ge=1, le=256)
+    workers: int | None = Field(default=None, ge=1, le=64)
+    recursive: bool = False
+    allow_truncated: bool = False
+    max_pixels: int = Field(default=MAX_PIXELS, ge=1)
+    overwrite: bool = False
+    overlay: dict[str, Any] = Field(default_factory=dict, description="options of Segmentation.overlay")
+
+    @model_validator(mode="after")
+    def _check(self) -> FolderOptions:
+        from talk2dino.device import check_device_name, check_dtype_name
+        from talk2dino.engines import check_engine_name
+        from talk2dino.methods import check_options
+
+        check_options(self.method, self.method_options)
+        check_device_name(self.device)
+        check_dtype_name(self.dtype)
+        check_engine_name(self.engine)
+        numbers = [*self.thresholds.values(), *([] if isinstance(self.background, bool | None) else [self.background])]
+        if wrong := [number for number in numbers if not -1 <= number <= 1]:
+            raise InputError(f"a background threshold must be a number from -1 to 1; got {wrong[0]}")
+        if unknown := [name for name in self.thresholds if name not in self.prompts.names]:
+            raise InputError(f"thresholds name classes that are not among the prompts: {', '.join(unknown[:5])}")
+        if not self.save:
+            raise InputError(f"save must name at least one of {', '.join(SUFFIX)}")
+        return self
+
+    def asked_background(self, default: float | None) -> bool | float | dict[str, float] | None:
+        """The ``background=`` argument of the segmenter; single thresholds imply a background."""
+        if not self.thresholds:
+            return self.background
+        base = default if self.background in (None, True, False) else float(self.background)
+        known = {} if base is None else dict.fromkeys(self.prompts.names, base)
+        return known | self.thresholds
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """What became of one image: files and shares, or the reason why it failed."""
+
+    path: Path
+    segmentation: Segmentation | None = None
+    files: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    error: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """One JSON line."""
+        if self.segmentation is None:
+            return {"image": str(self.path), "error": self.error}
+        done = self.segmentation
+        return {
+            "image": str(self.path), "size": list(done.size), "shares": done.shares(), "model": done.model,
+            "files": self.files, "info": done.info,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FolderResult:
+    """Counts of a run: images done now, finished before, and those that failed."""
+
+    done: int
+    skipped: int
+    failed: tuple[ImageResult, ...]
+    out: Path
+
+    @property
+    def exit_code(self) -> int:
+        """0 done, 1 every image failed, 3 some failed."""
+        if not self.failed:
+            return 0
+        return 3 if self.done + self.skipped else 1
+
+
+def run_folder(
+    options: FolderOptions,
+    *,
+    segmenter: Segmenter | None = None,
+    on_result: Callable[[ImageResult], None] | None = None,
+    progress: ProgressCallback | None = None,
+) -> FolderResult:
+    """Segment images and write the results; finished images are skipped when the run is repeated.
+
+    Args:
+        segmenter: one that is loaded already; model, method, device, dtype and engine of the options are then not used.
+        on_result: called with each result, in the order of the images.
+        progress: called after each image.
+
+    Raises:
+        ImageError: no image was found. OutputError: the folder cannot be written, or another run is writing to it.
+        Talk2DinoError: the model cannot be loaded, or an option does not fit it.
+    """
+    found = search_images(options.images, options.recursive)
+    if found.note:
+        log.info("%s", found.note)
+    with _open_folder(options.out):
+        run = _Run(options, found.paths, segmenter, on_result or (lambda result: None), progress)
+        return run()
+
+
+@contextlib.contextmanager
+def _open_folder(out: Path) -> Iterator[None]:
+    """Hold the output folder for this run."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot create the output folder {out} ({error.strerror}): choose another with --out"
+        ) from None
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise OutputError(f"the output folder {out} is not writable: choose another with --out")
+    with folder_lock(out):
+        remove_leftovers(out)
+        yield
+
+
+class _Run:
+    """One run over a list of images."""
+
+    def __init__(
+        self, options: FolderOptions, paths: list[Path], segmenter: Segmenter | None,
+        on_result: Callable[[ImageResult], None], progress: ProgressCallback | None,
+    ) -> None:  # fmt: skip
+        self.options, self.on_result, self.progress = options, on_result, progress
+        self.journal = Journal(options.out / JOURNAL, sync=False, damaged="skip")
+        self.paths = _without_own_results(paths, options.out, self.journal.records)
+        self.names = result_names(self.paths, self.journal.records)
+        self.segmenter = segmenter or _load(options)
+        self.lock, self.stopping = threading.Lock(), threading.Event()
+        self.failed: list[ImageResult] = []
+
+    def __call__(self) -> FolderResult:
+        options, method = self.options, self.segmenter.method
+        self.text = self.segmenter.encode_text(options.prompts, negative=options.negative)
+        self.settings: dict[str, Any] = {
+            "background": options.asked_background(method.threshold), "clean": options.clean, "refine": options.refine,
+            "mode": options.mode,
+        }  # fmt: skip
+        self.segmenter.segment_batch([], self.text, **self.settings)  # reports wrong options before the work
+        self.key = _settings_key(options, self.segmenter, self.settings)
+        finished = {record.get("result"): record.get("stamp") for record in self.journal.records}
+        todo = [path for path in self.paths if options.overwrite or not self._is_done(path, finished)]
+        skipped = len(self.paths) - len(todo)
+        if skipped:
+            log.info("%s finished already; --overwrite does them again", _count(skipped))
+        if todo:
+            self._announce(len(todo))
+            self._segment_all(todo)
+        order = {path: place for place, path in enumerate(todo)}
+        self.failed.sort(key=lambda result: order[result.path])
+        return FolderResult(len(todo) - len(self.failed), skipped, tuple(self.failed), options.out)
+
+    def _announce(self, count: int) -> None:
+        segmenter, options = self.segmenter, self.options
+        log.info(
+            "%s with %s, %s on %s%s: %s, %d prompts", segmenter.method.name, segmenter.name,
+            str(segmenter.dtype).removeprefix("torch."), segmenter.device,
+            "" if segmenter.engine == "torch" else f" ({segmenter.engine})", _count(count), len(options.prompts.names),
+        )  # fmt: skip
+        for note in options.prompts.notes:
+            log.info("%s", note)
+
+    def _is_done(self, path: Path, finished: dict[Any, Any]) -> bool:
+        if path == STDIN:
+            return False
+        name = self.names[path]
+        present = all((self.options.out / (name + SUFFIX[kind])).is_file() for kind in self.options.save)
+        return present and finished.get(name) == self._stamp(path)
+
+    def _stamp(self, path: Path) -> str:
+        """The settings and the state of the file that a result was made from."""
+        if path == STDIN:
+            return self.key
+        stat = path.stat()
+        return f"{self.key}-{stat.st_size}-{stat.st_mtime_ns}"
+
+    # --- batches and workers -----------------------------------------------------------------------------------------
+
+    def _segment_all(self, todo: list[Path]) -> None:
+        workers, threads = self._share_cores(len(todo))
+        self.shown = _InOrder(todo, self._show)
+        self.total = len(todo)
+        with _torch_threads(threads):
+            try:
+                self._work(batches(todo, self._seen, self.options.batch_size), workers, threads)
+            finally:
+                self.shown.rest()
+
+    def _share_cores(self, images: int) -> tuple[int, int]:
+        """(workers, torch threads of each)."""
+        import torch
+
+        threads = torch.get_num_threads()
+        if not self.segmenter.method.facts.thread_safe:
+            return 1, threads
+        workers = min(self.options.workers or min(4, max(2, threads)), -(-images // self.options.batch_size))
+        return workers, max(1, threads // workers)
+
+    def _work(self, todo: Iterator[list[Path]], workers: int, threads: int) -> None:
+        import torch
+
+        pool = ThreadPoolExecutor(workers, "segment", initializer=torch.set_num_threads, initargs=(threads,))
+        running: set[Future[None]] = set()
+        try:
+            for batch in todo:
+                running.add(pool.submit(self._do_batch, batch))
+                if len(running) == workers:
+                    finished, running = wait(running, return_when=FIRST_COMPLETED)
+                    for future in finished:
+                        future.result()
+            for future in running:
+                future.result()
+        except BaseException:
+            self.stopping.set()  # what is past its forward pass is still written
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _seen(self, path: Path) -> object:
+        """Images with equal values can share a forward pass."""
+        from talk2dino.pipeline import plan_view, view_key
+
+        size = image_size(path)
+        if size is None:
+            return None
+        try:
+            key = view_key(plan_view(size, self.options.mode, self.segmenter.method))
+        except Talk2DinoError:  # reported when the image's turn comes
+            return None
+        # Windows are all alike, but a large image is company enough for itself: a batch is in memory at once.
+        return path if key[0] == "slide" and size[0] * size[1] > SLIDE_TOGETHER else key
+
+    # --- images ------------------------------------------------------------------------------------------------------
+
+    def _do_batch(self, paths: list[Path]) -> None:
+        batch = []
+        for path in paths:
+            if self.stopping.is_set():
+                return
+            try:
+                batch.append((path, self._read(path)))
+            except Talk2DinoError as error:
+                self._fail(path, error)
+        if batch and not self.stopping.is_set():
+            self._segment(batch)
+
+    def _read(self, path: Path) -> LoadedImage:
+        return read_image(path, allow_truncated=self.options.allow_truncated, max_pixels=self.options.max_pixels)
+
+    def _segment(self, batch: list[tuple[Path, LoadedImage]]) -> None:
+        try:
+            results = self.segmenter.segment_batch(
+                [picture for _, picture in batch], self.text, batch_size=self.options.batch_size, **self.settings
+            )
+        except Talk2DinoError as error:
+            if len(batch) == 1:
+                self._fail(batch[0][0], error)
+            else:
+                for one in batch:
+                    self._segment([one])
+            return
+        for (path, picture), result in zip(batch, results, strict=True):
+            self._write(path, picture, result)
+
+    def _write(self, path: Path, picture: LoadedImage, result: Segmentation) -> None:
+        files: dict[str, str] = {}
+        for kind in self.options.save:
+            target = self.options.out / (self.names[path] + SUFFIX[kind])
+            if kind == "overlay":
+                save_png(result.overlay(picture, **self.options.overlay), target, compress_level=1)
+            else:
+                result.save(target)
+            files[kind] = str(target)
+        record = {"result": self.names[path], "stamp": self._stamp(path), "source": _absolute(path)}
+        with self.lock:
+            self.journal.add(record)
+            self.shown.add(ImageResult(path, result, files, tuple(picture.notes)))
+
+    def _fail(self, path: Path, error: Talk2DinoError) -> None:
+        text = str(error)
+        named = str(path) in text or path.name in text
+        result = ImageResult(path, error=text if named else f"{path}: {text}")
+        with self.lock:
+            self.failed.append(result)
+            self.shown.add(result)
+
+    def _show(self, result: ImageResult, done: int) -> None:
+        self.on_result(result)
+        if self.progress is not None:
+            self.progress(done, self.total)
+
+
+def batches(paths: Iterable[Path], key: Callable[[Path], object], size: int) -> Iterator[list[Path]]:
+    """Groups of at most ``size`` paths with equal keys, roughly in order.
+
+    A path waits for others with its key, but only until ``LOOK_AHEAD * size`` further ones have been looked at.
+    """
+    groups: dict[object, list[tuple[int, Path]]] = {}  # the group whose first path has waited longest comes first
+    for number, path in enumerate(paths):
+        own = key(path)
+        groups.setdefault(own, []).append((number, path))
+        oldest = next(iter(groups))
+        if len(groups[own]) == size:
+            ready = own
+        elif number - groups[oldest][0][0] >= LOOK_AHEAD * size:
+            ready = oldest
+        else:
+            continue
+        yield [path for _, path in groups.pop(ready)]
+    yield from ([path for _, path in group] for group in groups.values())
+
+
+def result_names(paths: Iterable[Path], records: Iterable[dict[str, Any]] = ()) -> dict[Path, str]:
+    """A name in the output folder for each image; images of one name keep apart, also from those of earlier runs."""
+    owners: dict[str, str | None] = {record["result"]: record.get("source") for record in records if "result" in record}
+    names: dict[Path, str] = {}
+    for path in paths:
+        source = _absolute(path)
+        if path == STDIN:
+            names[path] = "stdin"
+            continue
+        hashed = f"{path.stem}_{hashlib.sha256(os.fsencode(source)).hexdigest()[:8]}"
+        for name in (path.stem, path.name, f"{path.parent.name}_{path.name}", hashed):
+            if owners.get(name, source) in (source, None):
+                break
+        owners[name] = source
+        names[path] = name
+    return names
+
+
+def _without_own_results(paths: list[Path], out: Path, records: Iterable[dict[str, Any]]) -> list[Path]:
+    """Images that are not results of an earlier run into the same folder."""
+    own = {record["result"] + suffix for record in records if "result" in record for suffix in SUFFIX.values()}
+    folder = os.path.realpath(out)
+    kept = [path for path in paths if path.name not in own or os.path.realpath(path.parent) != folder]
+    if len(kept) < len(paths):
+        log.info("%s in %s are results of an earlier run and were passed over", _count(len(paths) - len(kept)), out)
+    return kept
+
+
+def _absolute(path: Path) -> str:
+    return os.path.abspath(path)
+
+
+def _load(options: FolderOptions) -> Segmenter:
+    from talk2dino.segmenter import Segmenter
+
+    return Segmenter.from_pretrained(
+        options.model, method=options.method, projection=options.projection, device=options.device, dtype=options.dtype,
+        engine=options.engine, **options.method_options,
+    )  # fmt: skip
+
+
+def _settings_key(options: FolderOptions, segmenter: Segmenter, settings: dict[str, Any]) -> str:
+    """A digest of everything that decides a result besides the image: weights, words, options."""
+    method = segmenter.method
+    decides = {
+        "method": method.name, "options": method.options, "weights": segmenter.towers.checksums(method.facts.towers),
+        "files": method.fingerprints(), "dtype": str(segmenter.dtype), "engine": segmenter.engine, "size": method.size,
+        "templates": segmenter.text.templates, "names": options.prompts.names, "synonyms": options.prompts.synonyms,
+        "negative": None if options.negative is None else options.negative.synonyms, "settings": settings,
+        "truncated": options.allow_truncated, "overlay": options.overlay,
+    }  # fmt: skip
+    return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _count(images: int) -> str:
+    return "1 image" if images == 1 else f"{images} images"
+
+
+class _InOrder:
+    """Hands over results in the order of the images, whatever the order of the work."""
+
+    def __init__(self, paths: Iterable[Path], show: Callable[[ImageResult, int], None]) -> None:
+        self.order, self.show = list(paths), show
+        self.next = self.shown = 0
+        self.ready: dict[Path, ImageResult] = {}
+
+    def add(self, result: ImageResult) -> None:
+        self.ready[result.path] = result
+        while self.next < len(self.order) and self.order[self.next] in self.ready:
+            self._hand_over(self.order[self.next])
+            self.next += 1
+
+    def rest(self) -> None:
+        """After an interruption: what is left, in order."""
+        for path in self.order[self.next :]:
+            if path in self.ready:
+                self._hand_over(path)
+
+    def _hand_over(self, path: Path) -> None:
+        self.shown += 1
+        self.show(self.ready.pop(path), self.shown)
+
+
+@contextlib.contextmanager
+def _torch_threads(threads: int) -> Iterator[None]:
+    """Torch's threads per operation, for a while."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,131 @@
+"""The frozen models of one checkpoint on one device, shared by every method that runs on them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from talk2dino.device import choose_device, choose_dtype
+from talk2dino.engines import IN_TORCH, Engine, make_engine
+from talk2dino.engines.forward import InParts
+from talk2dino.errors import ModelNotFoundError, Talk2DinoError
+from talk2dino.models.fingerprint import quick_fingerprint, weights_checksum
+from talk2dino.models.loading import Parts
+from talk2dino.models.preprocess import normalise
+from talk2dino.models.vision import VisionOutput
+from talk2dino.models.vit import VisionTransformer
+
+
+class Towers:
+    """Vision model, text model, psi and CLIP's image tower, placed on a device, with the engine that runs the vision model.
+
+    Args:
+        parts: the models, as :func:`talk2dino.models.loading.load_parts` returns them.
+        device: "auto" (CUDA, then MPS, then CPU) or a torch device.
+        dtype: of the vision model: "auto" (bfloat16 where the hardware computes in it, else float32), "float32", "bfloat16",
+            "float16" or a torch dtype. Text, similarity and everything after are float32.
+        engine: what runs the vision model: "torch", "compile" (torch.compile), "openvino" or "onnx" (ONNX Runtime).
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+        engine: str = "torch",
+    ) -> None:
+        self.device = choose_device(device)
+        self.dtype = choose_dtype(dtype, self.device, engine=engine)
+        self.config = parts.config
+        self.engine = engine
+        self.aligned = parts.aligned
+        self._fingerprints = {
+            "vision": quick_fingerprint(parts.vision)[:8]
+        }  # before the weights are rounded to the dtype
+        # Engines that export the model read float32 weights, whatever they compute in.
+        self.vision = parts.vision.to(self.device, self.dtype if engine in IN_TORCH else torch.float32)
+        self.text = parts.text.to(self.device)
+        self.projection, self.vision_projection = (
+            None if psi is None else psi.to(self.device).eval().requires_grad_(False)
+            for psi in (parts.projection, parts.vision_projection)
+        )
+        self.run_vision: Engine = InParts(make_engine(engine, self.vision, device=self.device, dtype=self.dtype))
+        self._clip_vision, self._load_clip_vision = parts.clip_vision, parts.late_clip_vision
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    @property
+    def clip_vision(self) -> VisionTransformer | None:
+        """CLIP's image tower in float32, loaded on first use; None if the checkpoint has none."""
+        if self._clip_vision is None and self._load_clip_vision is not None:
+            self._clip_vision = self._load_clip_vision()
+        return self._clip_vision
+
+    def need_clip_vision(self, method: str) -> VisionTransformer:
+        """CLIP's image tower on the device.
+
+        Raises:
+            ModelNotFoundError: the checkpoint has none.
+        """
+        tower = self.clip_vision
+        if tower is None:
+            raise ModelNotFoundError(
+                f"{method} needs CLIP's image tower, which the model {self.name} does not include: use micro, a whole "
+                "published model such as vitb, or a backbone such as dinov2-reg-base or freeda-vitl"
+            )
+        return tower.to(self.device)
+
+    def encode(self, pixels: Tensor) -> VisionOutput:
+        """Run the vision model on (B, 3, H, W) RGB 0..255, H and W multiples of the patch size."""
+        check_fork()
+        return self.run_vision(normalise(pixels.to(self.device)))
+
+    def fingerprint(self, names: Iterable[str]) -> str:
+        """A short digest of the weights of the named towers: the same for the same checkpoint, whatever dtype it runs in."""
+        return "-".join(self._fingerprint_of(name) for name in names)
+
+    def _fingerprint_of(self, name: str) -> str:
+        if name not in self._fingerprints:
+            tower = getattr(self, name)
+            self._fingerprints[name] = "" if tower is None else quick_fingerprint(tower)[:8]
+        return self._fingerprints[name]
+
+    def checksums(self, names: Iterable[str]) -> dict[str, str]:
+        """Checksums of every weight of the named towers, for results that say what made them."""
+        towers = {name: getattr(self, name) for name in names}
+        return {name: weights_checksum(tower) for name, tower in towers.items() if tower is not None}
+
+
+# OpenMP's threads do not survive a fork: the child's first parallel operation would wait for them for ever.
+_used = False
+_forked_after_use = False
+
+
+def check_fork() -> None:
+    """Refuse to compute in a process that was forked from one that had computed.
+
+    Raises:
+        Talk2DinoError: says how to start workers.
+    """
+    global _used
+    if _forked_after_use:
+        raise Talk2DinoError(
+            "this process was forked from one that had already run a model, and would hang: start workers with "
+            "multiprocessing's 'spawn' method, or load the model in the workers only"
+        )
+    _used = True
+
+
+def _after_fork() -> None:
+    global _forked_after_use
+    _forked_after_use = _used
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -20,7 +20,7 @@ from talk2dino.evaluation.world import BACKGROUND_CLASSES, OBJECT_CLASSES
 from talk2dino.io.atomic import save_png, write_atomically
 from talk2dino.io.markdown import markdown_table
 
-_PACKAGES = ("talk2dino", "torch", "transformers", "numpy", "pillow", "scikit-image", "faiss-cpu", "scipy")
+_PACKAGES = ("talk2dino", "torch", "numpy", "pillow", "scikit-image", "faiss-cpu", "scipy")
 MEANS = ("miou", "mean_accuracy", "overall_accuracy")
 
 

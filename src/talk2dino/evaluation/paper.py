@@ -73,6 +73,8 @@ def published_row(config: Mapping[str, Any]) -> PublishedRow | None:
     model = next((spec.name for spec in CATALOG.values() if spec.repository == config["model"]), config["model"])
     run = {**config, "model": model}
     chosen = {**config.get("method_options", {}), **config.get("system", {})}
+    if config.get("projection") is not None:  # a psi that nobody published
+        return None
     for row in _ROWS:
         if row.system is None or any(run.get(name) != value for name, value in row.system.items()):
             continue

@@ -1,10 +1,10 @@
-"""Legends (names, colours and area shares of classes), and grids of titled images that share one."""
+"""Legends (names, colours and area shares of classes), and grids of titled images."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -23,11 +23,11 @@ _FAINT: Colour = (112, 116, 122)
 
 @dataclass(frozen=True)
 class LegendRow:
-    """One class: its name, colour (RGB 0..255) and share of the area (0..1, or None to leave it out)."""
+    """One class: its name, colour (RGB 0..255) and share of the area (0..1)."""
 
     name: str
     colour: Colour
-    share: float | None = None
+    share: float
 
 
 @dataclass(frozen=True)
@@ -51,22 +51,9 @@ def make_legend(
     """
     counts = np.bincount(labels[(labels >= 0) & (labels < len(names))], minlength=len(names))
     found = [i for i in np.argsort(-counts, kind="stable").tolist() if counts[i]]
-    rows = []
-    for i in found:
-        red, green, blue = np.rint(colours[i]).astype(int).tolist()
-        rows.append(LegendRow(names[i], (red, green, blue), float(counts[i] / labels.size)))
+    drawn = np.rint(colours).astype(int).tolist()
+    rows = (LegendRow(names[i], tuple(drawn[i]), float(counts[i] / labels.size)) for i in found)
     return Legend(tuple(rows), tuple(name for i, name in enumerate(names) if not counts[i] and i != background))
-
-
-def merge_legends(legends: Sequence[Legend]) -> Legend:
-    """One legend for several label maps, without shares: each name once, with its first colour."""
-    rows: dict[str, LegendRow] = {}
-    area: dict[str, float] = {}
-    for row in (row for legend in legends for row in legend.rows):
-        rows.setdefault(row.name, replace(row, share=None))
-        area[row.name] = area.get(row.name, 0.0) - (row.share or 0.0)
-    absent = dict.fromkeys(name for legend in legends for name in legend.absent if name not in rows)
-    return Legend(tuple(rows[name] for name in sorted(rows, key=area.__getitem__)), tuple(absent))
 
 
 def format_share(share: float) -> str:
@@ -78,28 +65,27 @@ def format_share(share: float) -> str:
 
 def add_legend(image: Image.Image, legend: Legend, size: int) -> Image.Image:
     """The image with its legend in a font of ``size`` pixels: below if it is clearly wider than high, else to the right."""
-    below = image.width > 1.25 * image.height
-    panel = draw_legend(legend, size, width=image.width) if below else draw_legend(legend, size, height=image.height)
-    if below:
-        canvas = Image.new("RGB", (max(image.width, panel.width), image.height + panel.height), _PAPER)
-        places = ((canvas.width - image.width) // 2, 0), (0, image.height)
+    if image.width > 1.25 * image.height:
+        panel = draw_legend(legend, size, width=image.width)
+        width, height = max(image.width, panel.width), image.height + panel.height
+        corners = ((width - image.width) // 2, 0), (0, image.height)
     else:
-        canvas = Image.new("RGB", (image.width + panel.width, max(image.height, panel.height)), _PAPER)
-        places = (0, (canvas.height - image.height) // 2), (image.width, (canvas.height - panel.height) // 2)
-    canvas.paste(image, places[0])
-    canvas.paste(panel, places[1])
+        panel = draw_legend(legend, size, height=image.height)
+        width, height = image.width + panel.width, max(image.height, panel.height)
+        corners = (0, (height - image.height) // 2), (image.width, (height - panel.height) // 2)
+    canvas = Image.new("RGB", (width, height), _PAPER)
+    canvas.paste(image, corners[0])
+    canvas.paste(panel, corners[1])
     return canvas
 
 
 def draw_legend(legend: Legend, size: int, *, width: int | None = None, height: int | None = None) -> Image.Image:
     """The legend as an image that fills a width, or else a height, with as many columns as suit it (in pixels)."""
     cells: list[tuple[str, str, Colour | None]] = [
-        (row.name, _share_text(row.share), row.colour) for row in legend.rows[:LISTED]
+        (row.name, format_share(row.share), row.colour) for row in legend.rows[:LISTED]
     ]
-    more = legend.rows[LISTED:]
-    if more:
-        shares = [row.share for row in more if row.share is not None]
-        cells.append((f"and {len(more)} more", _share_text(sum(shares) if shares else None), None))
+    if more := legend.rows[LISTED:]:
+        cells.append((f"and {len(more)} more", format_share(sum(row.share for row in more)), None))
     row_height, margin, gap = round(1.75 * size), size, round(2.4 * size)
     widest_name = max((text_width(name, size) for name, *_ in cells), default=0)
     widest_share = max((text_width(share, size) for _, share, _ in cells), default=0)
@@ -125,10 +111,6 @@ def draw_legend(legend: Legend, size: int, *, width: int | None = None, height: 
     return panel
 
 
-def _share_text(share: float | None) -> str:
-    return "" if share is None else format_share(share)
-
-
 def _draw_row(
     panel: Image.Image, cell: tuple[str, str, Colour | None], corner: tuple[int, int], width: int, size: int
 ) -> None:
@@ -148,18 +130,14 @@ def _draw_row(
     draw_text(panel, (right, base), share, size, _FAINT)
 
 
-def draw_grid(
-    tiles: Sequence[tuple[str, Image.Image]], columns: int | None = None, *, legend: Legend | None = None
-) -> Image.Image:
-    """Draw titled images in rows, all equally wide, with one legend for all of them.
+def draw_grid(tiles: Sequence[tuple[str, Image.Image]], columns: int | None = None) -> Image.Image:
+    """Draw titled images in rows, all equally wide; a last row with free places is centred.
 
-    The legend fills the free places of the last row if it fits there, else it goes below the images. Without a legend, a
-    last row with free places is centred. Titles stand above the images and are shortened to their width.
+    Titles stand above the images and are shortened to their width.
 
     Args:
         tiles: (title, image) pairs, row by row.
         columns: images per row; by default such that the grid is about as wide as high, at most six.
-        legend: for all images, as from :func:`merge_legends`.
 
     Raises:
         InputError: no tiles, or less than one column.
@@ -174,30 +152,16 @@ def draw_grid(
     gap, head = round(0.8 * size), round(1.9 * size)
     fitted = [(ellipsise(title, size, cell), _fit(image, cell)) for title, image in tiles]
     rows = [fitted[first : first + columns] for first in range(0, len(fitted), columns)]
-    heights = [max(image.height for _, image in row) for row in rows]
-    width, height = columns * (cell + gap) + gap, sum(heights) + len(rows) * (head + gap)
-
-    free = columns - len(rows[-1])
-    panel, corner = None, (0, 0)
-    if legend is not None:
-        room = free * (cell + gap) - gap
-        panel = draw_legend(legend, size, width=room) if free else None
-        corner = (width - gap - room, height - gap - heights[-1])
-        if panel is None or panel.height > heights[-1] or panel.width > room:
-            panel, corner = draw_legend(legend, size, width=width), (0, height)
-            height += panel.height
-    canvas = Image.new("RGB", (width, height), _PAPER)
+    heights = [head + gap + max(image.height for _, image in row) for row in rows]
+    canvas = Image.new("RGB", (columns * (cell + gap) + gap, sum(heights)), _PAPER)
     y = 0
-    for number, row in enumerate(rows):
-        in_place = panel is not None and corner[1] < y + heights[number]
-        x = gap if in_place else gap + (columns - len(row)) * (cell + gap) // 2
+    for row, height in zip(rows, heights, strict=True):
+        x = gap + (columns - len(row)) * (cell + gap) // 2
         for title, image in row:
             draw_text(canvas, (x, y + 0.75 * head), title, size, _INK)
             canvas.paste(image, (x + (cell - image.width) // 2, y + head))
             x += cell + gap
-        y += heights[number] + head + gap
-    if panel is not None:
-        canvas.paste(panel, corner)
+        y += height
     return canvas
 
 

@@ -48,7 +48,6 @@ def test_recursion_only_when_asked(folder):
 
 def test_what_was_passed_over_is_counted(folder):
     found = search_images([folder])
-    assert (found.others, found.hidden, found.folders) == (1, 1, 1)
     assert found.note == "passed over 1 other file, 1 hidden entry, 1 subfolder (--recursive searches subfolders)"
     (folder / "sub" / "._x.jpg").write_bytes(b"")
     found = search_images([folder], recursive=True)
@@ -64,7 +63,7 @@ def test_pipes_are_passed_over_and_any_name_is_found(folder):
     found = search_images([folder])
     assert odd in found.paths
     assert folder / "pipe.jpg" not in found.paths
-    assert found.others == 2
+    assert found.note.startswith("passed over 2 other files")
     with pytest.raises(ImageError, match=r"no such file: .*caf\\xe8\.jpg; did you mean caf\\xe9\.jpg\?"):
         find_images([os.fsdecode(os.fsencode(folder) + b"/caf\xe8.jpg")])
 

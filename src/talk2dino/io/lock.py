@@ -7,7 +7,6 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from talk2dino.errors import OutputError
 from talk2dino.io.names import readable
@@ -32,7 +31,12 @@ def folder_lock(folder: Path) -> Iterator[None]:
         yield
         return
     path, made = folder / NAME, not folder.exists()
-    with _opened(path) as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (the error of opening it has its own message)
+    except OSError as error:
+        raise OutputError(f"cannot create the folder {readable(folder)}: {error.strerror}") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             lost = not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat())
@@ -57,11 +61,3 @@ def folder_lock(folder: Path) -> Iterator[None]:
                 path.unlink()
                 if made:
                     folder.rmdir()  # fails, as it should, if the folder is not empty
-
-
-def _opened(path: Path) -> IO[str]:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return open(path, "a+", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot create the folder {readable(path.parent)}: {error.strerror}") from error

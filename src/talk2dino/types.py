@@ -1,4 +1,4 @@
-"""Frozen values that pass between the stages. Shapes are checked when a value is built."""
+"""Frozen values that pass between the stages. Building one with shapes that do not fit together is a ShapeError."""
 
 from __future__ import annotations
 
@@ -40,9 +40,6 @@ class ImageFeatures:
         boxes: in slide mode, (top, left, bottom, right) of each window; the batch then holds the windows of one image.
         canvas: in slide mode, (height, width) of the resized image that the boxes refer to.
         notes: what happened on the way in, such as a rotation that was undone.
-
-    Raises:
-        ShapeError: shapes that do not fit together.
     """
 
     patches: Tensor
@@ -61,9 +58,7 @@ class ImageFeatures:
         if self.patches.ndim != 4:
             raise ShapeError(f"patches must be (B, h, w, D); got {tuple(self.patches.shape)}")
         b, h, w, _ = self.patches.shape
-        if self.attention is not None and (
-            self.attention.ndim != 4 or (self.attention.shape[0], *self.attention.shape[2:]) != (b, h, w)
-        ):
+        if self.attention is not None and (self.attention.shape[:1], self.attention.shape[2:]) != ((b,), (h, w)):
             raise ShapeError(
                 f"attention must be (B, M, h, w) with B={b}, h={h}, w={w}; got {tuple(self.attention.shape)}"
             )
@@ -81,11 +76,7 @@ class ImageFeatures:
         return self.patches.shape[1], self.patches.shape[2]
 
     def __getitem__(self, index: int) -> ImageFeatures:
-        """The features of one image, as a batch of one.
-
-        Raises:
-            ShapeError: the batch holds the windows of one image; see :meth:`window`.
-        """
+        """The features of one image, as a batch of one; for windows of one image (ShapeError), see :meth:`window`."""
         if self.boxes is not None:
             raise ShapeError(
                 "features of slide mode hold the windows of one image and cannot be indexed; use window(i)"
@@ -127,16 +118,13 @@ class TextFeatures:
     """Class names and the embeddings that patches are compared with.
 
     Attributes:
-        names: N class names as given.
+        names: N class names.
         embeddings: (N, D) float32, L2-normalised.
         negative: how many of the last names are negative prompts: pixels that they win become background.
         model: name of the model that made the embeddings.
         space: fingerprint of the weights that decide which images fit these words; empty if unknown.
         clip: (N, C) CLIP text embeddings, for methods that also compare with CLIP's image embedding.
         notes: what was changed on the way in, such as a duplicate that was dropped.
-
-    Raises:
-        ShapeError: the number of names and embeddings differs.
     """
 
     names: tuple[str, ...]

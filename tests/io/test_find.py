@@ -13,15 +13,8 @@ from talk2dino.io.find import STDIN, find_images, search_images
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in (
-        "shot10.png",
-        "shot2.PNG",
-        "Shot1.jpg",
-        "notes.txt",
-        ".hidden.png",
-        "sub/天空 🐈.webp",
-        "sub/deep/x.gif",
-    ):
+    here = ("shot10.png", "shot2.PNG", "Shot1.jpg", "notes.txt", ".hidden.png")
+    for name in (*here, "sub/天空 🐈.webp", "sub/deep/x.gif"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")
@@ -37,13 +30,8 @@ def test_a_folder_in_natural_order_without_hidden_and_foreign_files(folder):
 
 
 def test_recursion_only_when_asked(folder):
-    assert names(find_images([folder], recursive=True)) == [
-        "Shot1.jpg",
-        "shot2.PNG",
-        "shot10.png",
-        "x.gif",
-        "天空 🐈.webp",
-    ]
+    found = names(find_images([folder], recursive=True))
+    assert found == ["Shot1.jpg", "shot2.PNG", "shot10.png", "x.gif", "天空 🐈.webp"]
 
 
 def test_what_was_passed_over_is_counted(folder):

@@ -1,8 +1,7 @@
 """Read an image: path, bytes, file object, standard input, PIL image, array or tensor -> (H, W, 3) uint8, RGB, 0..255.
 
-The size is checked in the header before anything is decoded. No global setting of Pillow is read or changed, so results
-do not depend on other threads or other users of Pillow; that is why ``Image.open`` (with its global size limit) and
-``ImageFile.LOAD_TRUNCATED_IMAGES`` are not used.
+The size is checked in the header before anything is decoded. ``Image.open`` (with its global size limit) and
+``ImageFile.LOAD_TRUNCATED_IMAGES`` are not used, so results do not depend on other users of Pillow in the process.
 """
 
 from __future__ import annotations
@@ -159,8 +158,14 @@ def _decode(file: IO[bytes], name: str, allow_truncated: bool, max_pixels: int |
     image = _open_header(file, name)
     _check_size(image.size, name, max_pixels)
     notes = []
-    if image.format in ("GIF", "PNG", "WEBP", "AVIF", "TIFF") and _frames(image) > 1:
-        notes.append("several pages: first used" if image.format == "TIFF" else "animated: first frame used")
+    if image.format in ("GIF", "PNG", "WEBP", "AVIF", "TIFF"):
+        try:
+            several = getattr(image, "n_frames", 1) > 1
+            image.seek(0)
+        except Exception:  # a later frame exists but is damaged
+            several = True
+        if several:
+            notes.append("several pages: first used" if image.format == "TIFF" else "animated: first frame used")
     array, more = _pixels(image, name, allow_truncated, file)
     return array, notes + more
 
@@ -233,15 +238,6 @@ def _pixels(
         array = turn_upright(array, orientation)
         more.append("EXIF rotation applied")
     return array, notes + more
-
-
-def _frames(image: Image.Image) -> int:
-    try:
-        count = getattr(image, "n_frames", 1)
-        image.seek(0)
-    except Exception:  # a later frame exists but is damaged
-        count = 2
-    return count
 
 
 def _load(

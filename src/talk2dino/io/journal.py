@@ -38,12 +38,12 @@ class Journal:
     ) -> None:
         self.path, self.sync = Path(path), sync
         self.records = read_journal(self.path, damaged=damaged, length=length)
-        whole = self.path.read_bytes()[:length].rfind(b"\n") + 1 if self.path.exists() else 0
-        if self.size() != whole:
-            try:
+        whole = len(_whole_lines(self.path, length))
+        try:
+            if self.size() > whole:
                 os.truncate(self.path, whole)
-            except OSError as error:
-                raise writing_failed(self.path, error) from error
+        except OSError as error:
+            raise writing_failed(self.path, error) from error
 
     def add(self, record: Record) -> None:
         """Append one record.
@@ -86,15 +86,8 @@ def read_journal(path: str | Path, *, damaged: str = "refuse", length: int | Non
     Raises:
         DataError: a damaged line (``damaged="refuse"``), or the file cannot be read.
     """
-    path = Path(path)
-    try:
-        content = path.read_bytes()[:length]
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise DataError(f"cannot read {readable(path)}: {error.strerror}") from None
     records = []
-    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
+    for number, line in enumerate(_whole_lines(Path(path), length).splitlines(), start=1):
         try:
             record = json.loads(line.decode("utf-8", "replace"))
             if not isinstance(record, dict):
@@ -112,6 +105,16 @@ def read_journal(path: str | Path, *, damaged: str = "refuse", length: int | Non
 def write_journal(path: str | Path, records: Iterable[Record]) -> Path:
     """Write a whole journal at once, or nothing."""
     return write_atomically(path, b"".join(map(_line, records)))
+
+
+def _whole_lines(path: Path, length: int | None) -> bytes:
+    try:
+        content = path.read_bytes()[:length]
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise DataError(f"cannot read {readable(path)}: {error.strerror}") from None
+    return content[: content.rfind(b"\n") + 1]
 
 
 def _line(record: Record) -> bytes:

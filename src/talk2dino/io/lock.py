@@ -16,11 +16,10 @@ NAME = ".lock"
 
 @contextlib.contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` for this process. The file ``.lock`` in it names the process and is removed at the end (with the
-    folder, if it was created for the lock and is empty).
+    """Hold ``folder`` for this process; its file ``.lock`` names the process. At the end the file is removed, and a folder
+    that was created for the lock and is empty.
 
-    The lock of a killed run is released by the system. Where there are no such locks (Windows, some network file systems),
-    nothing is held.
+    The system releases the lock of a killed run. Where there are no locks (Windows, some network file systems), none is held.
 
     Raises:
         OutputError: another run holds the folder (the message says which), or it cannot be written.

@@ -78,12 +78,11 @@ def to_coco(seg: Segmentation, image_id: int = 0, category_ids: Sequence[int] | 
     """One COCO annotation per class that has pixels; the background has none.
 
     Args:
-        image_id: the number of the image in the data set.
-        category_ids: one number per name (``len(seg.names)``); by default its index.
+        category_ids: one number per name; by default its index.
 
     Returns:
-        Annotations with id, image_id, category_id, segmentation (compressed run lengths, as pycocotools writes them),
-        area in pixels, bbox [x, y, width, height] and iscrowd 0. Ids are unique across images with equally many names.
+        Annotations with compressed run lengths as pycocotools writes them, area in pixels and bbox [x, y, width, height].
+        Ids are unique across images with equally many names.
     """
     names = len(seg.names)
     if category_ids is not None and len(category_ids) != names:

@@ -123,9 +123,7 @@ def _name_regions(canvas: Image.Image, seg: Segmentation, size: int) -> None:
     cell_y, cell_x = step * canvas.height / labels.shape[0], step * canvas.width / labels.shape[1]
     counts = np.bincount(reduced[reduced >= 0], minlength=len(seg.names))
     for index in np.argsort(-counts, kind="stable").tolist():
-        if counts[index] < _NAMED_SHARE * reduced.size:
-            break
-        if index == seg.background:
+        if counts[index] < _NAMED_SHARE * reduced.size or index == seg.background:
             continue
         inside = reduced == index
         for points in (size, round(size * 0.8), round(size * 0.65)):

@@ -19,16 +19,10 @@ def reduce_labels(labels: np.ndarray, step: int) -> np.ndarray:
 
 
 def best_spot(inside: np.ndarray, box: tuple[float, float]) -> tuple[float, float] | None:
-    """Centre (row, column) for a box (height, width) inside a region, with as much room around it as there is.
+    """Centre (row, column) for a box (height, width) inside a region (H, W) bool, or None if it fits nowhere.
 
-    Up to 3 % of the box may lie outside: specks do not matter. Of the places with equal room, the one nearest to the
-    centre of the region is taken.
-
-    Args:
-        inside: (H, W) bool, the pixels of the region.
-
-    Returns:
-        None if the box fits nowhere.
+    It has as much room around it as there is, and of such places is nearest to the centre of the region. Up to 3 % of the
+    box may lie outside: specks do not matter.
     """
     sums = np.zeros((inside.shape[0] + 1, inside.shape[1] + 1), dtype=np.int32)
     sums[1:, 1:] = inside.cumsum(axis=0, dtype=np.int32).cumsum(axis=1)

@@ -130,7 +130,9 @@ class EncodedScenes:
     def of(cls, segmenter: Segmenter, seeds: Iterable[int]) -> EncodedScenes:
         drawn = [render(sample_scene(seed)) for seed in seeds]
         parts = [drawn[start : start + 50] for start in range(0, len(drawn), 50)]
-        return cls([segmenter.encode_image([d.image for d in part]) for part in parts], [d.labels for d in drawn])
+        encoded = [segmenter.encode_image([d.image for d in part]) for part in parts]
+        # Patches of the frozen backbone, the same for every psi: without the fingerprint of one of them.
+        return cls([replace(features, space="") for features in encoded], [d.labels for d in drawn])
 
     def object_labels(self) -> list[np.ndarray]:
         """(H, W) each: 0 for every surface, 1 + i for object i."""

@@ -488,7 +488,7 @@ def test_a_manifest_that_was_tampered_with(tmp_path):
 def test_differences_of_long_sources_are_short():
     files = [f"{n:05d}.tar" for n in range(1000)]
     one, other = (Manifest({}, {}, ["heads"], M, D, 7, {"kind": "tar", "files": files[:n]}) for n in (999, 1000))
-    [line] = one.differences_of_making(other)
+    [line] = one.differences(other, same_source=True)
     assert line.startswith('source.files: ["00000.tar"')
     assert len(line) < 400
 

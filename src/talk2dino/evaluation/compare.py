@@ -15,7 +15,6 @@ from typing import Any
 from PIL import Image
 
 from talk2dino.errors import InputError
-from talk2dino.evaluation.cases import enlarge
 from talk2dino.evaluation.comparison import Comparison, Row, write_comparison
 from talk2dino.evaluation.options import CompareOptions, row_options
 from talk2dino.evaluation.protocol import benchmark_prompts, open_samples, run_benchmark
@@ -24,10 +23,12 @@ from talk2dino.evaluation.runs import part_of
 from talk2dino.io.atomic import save_png
 from talk2dino.io.cache import cache_folder
 from talk2dino.io.images import LoadedImage, read_image
-from talk2dino.io.legend import draw_grid
+from talk2dino.io.legend import Legend, draw_grid, merge_legends
 from talk2dino.io.lock import folder_lock
+from talk2dino.io.overlay import overlay_legend
 from talk2dino.methods import method_class, method_facts
 from talk2dino.methods.base import Preparation
+from talk2dino.models.loading import load_parts
 from talk2dino.progress import ProgressCallback
 from talk2dino.prompts import PromptList, parse_prompts
 from talk2dino.segmenter import Segmenter
@@ -94,9 +95,10 @@ def list_systems(segmenter: Segmenter, options: CompareOptions) -> list[System]:
 
 def load_segmenter(options: CompareOptions) -> Segmenter:
     """The models that all systems share."""
-    return Segmenter.from_pretrained(
-        options.model, projection=options.projection, device=options.device, dtype=options.dtype
-    )
+    methods = [options.system(label)[0] for label in options.systems]
+    needed = any("projection" in method_facts(method).towers for method in methods)
+    parts = load_parts(options.model, projection=options.projection, needs_projection=needed)
+    return Segmenter(parts, device=options.device, dtype=options.dtype)
 
 
 # --- images ----------------------------------------------------------------------------------------------------------
@@ -125,37 +127,46 @@ def compare_images(
     paths = [options.out / f"{path.stem}.png" for path in options.images]
     segmenter = load_segmenter(options) if segmenter is None else segmenter
     systems = list_systems(segmenter, options)
-    tiles: list[list[tuple[str, Image.Image]]] = [[] for _ in images]
+    grids = [_Grid(image) for image in images]
     shown: list[str] = []
     for number, system in enumerate(systems):
         if system.missing is not None:
             shown_now = f"{', '.join(map(str, paths))} shows {', '.join(shown)}" if shown else "nothing is shown yet"
             system = system.build(options.out, progress, shown_now)
-        for own, image in zip(tiles, images, strict=True):
-            own.append(_overlay(segmenter, system, image, prompts, options))
+        for grid in grids:
+            grid.add(segmenter, system, prompts, options)
         shown.append(system.label)
         if number + 1 == len(systems) or systems[number + 1].missing is not None:
-            for own, image, path in zip(tiles, images, paths, strict=True):
-                pixels = enlarge(Image.fromarray(image.array), longer=max(own[0][1].size))
-                save_png(draw_grid([(image.name, pixels), *own]), path)
+            for grid, path in zip(grids, paths, strict=True):
+                save_png(grid.draw(), path)
     return paths
 
 
-def _overlay(
-    segmenter: Segmenter, system: System, image: LoadedImage, prompts: PromptList, options: CompareOptions
-) -> tuple[str, Image.Image]:
-    """The titled overlay of one system."""
-    facts, own = method_facts(system.method), dict(system.options)
-    first = system.label == options.systems[0]
-    background = own.pop("background", options.background if first and not facts.matched else None)
-    mode = options.mode if options.mode in facts.modes else facts.modes[0]
-    with_method = segmenter.with_method(system.method, **own)
-    result = with_method.segment(
-        image, prompts, background=background, clean=options.clean if facts.can_clean else None,
-        refine=options.refine, mode=mode,
-    )  # fmt: skip
-    title = f"{system.label} (no prompts: colours are segments)" if facts.matched else system.label
-    return title, result.overlay(image)
+class _Grid:
+    """The overlays of one image, with one legend for the systems that label the same classes."""
+
+    def __init__(self, image: LoadedImage) -> None:
+        self.image = image
+        self.tiles: list[tuple[str, Image.Image]] = []
+        self.legends: list[Legend] = []
+
+    def add(self, segmenter: Segmenter, system: System, prompts: PromptList, options: CompareOptions) -> None:
+        facts, own = method_facts(system.method), dict(system.options)
+        first = system.label == options.systems[0]
+        background = own.pop("background", options.background if first and not facts.matched else None)
+        own.pop("matching", None)
+        result = segmenter.with_method(system.method, **own).segment(
+            self.image, prompts, background=background, clean=options.clean if facts.can_clean else None,
+            refine=options.refine, mode=options.mode if options.mode in facts.modes else facts.modes[0],
+        )  # fmt: skip
+        title = f"{system.label} (no prompts)" if facts.matched else system.label
+        self.tiles.append((title, result.overlay(self.image, legend=False)))
+        if not facts.matched:
+            self.legends.append(overlay_legend(self.image, result))
+
+    def draw(self) -> Image.Image:
+        tiles = [(self.image.name, Image.fromarray(self.image.array)), *self.tiles]
+        return draw_grid(tiles, legend=merge_legends(self.legends) if self.legends else None)
 
 
 # --- benchmark -------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from talk2dino.evaluation.cases import case_row
+from talk2dino.evaluation.cases import CaseRow, draw_rows
 from talk2dino.evaluation.charts import Bar, bar_chart
 from talk2dino.evaluation.matching import cluster_classes, matched_over_benchmark
 from talk2dino.evaluation.options import CompareOptions, parse_system
@@ -19,7 +19,6 @@ from talk2dino.evaluation.protocol import Outcome, open_samples
 from talk2dino.evaluation.report import EvaluationReport, versions
 from talk2dino.evaluation.tables import cell, code_block, published_table
 from talk2dino.io.atomic import save_png, write_atomically
-from talk2dino.io.legend import draw_grid
 from talk2dino.io.markdown import markdown_table
 from talk2dino.methods import method_facts
 
@@ -137,5 +136,4 @@ def draw_first_images(rows: Sequence[Row], count: int = CASES, labels: Sequence[
         predictions[row.title] = row.outcome.predict
     first = shown[0].outcome
     samples = open_samples(first.predict.options, first.benchmark)[:count]
-    tiles = [tile for sample in samples for tile in case_row(first.benchmark, sample, predictions)]
-    return draw_grid(tiles, columns=3 + len(predictions))
+    return draw_rows(first.benchmark, [CaseRow(sample.name, sample, predictions) for sample in samples])

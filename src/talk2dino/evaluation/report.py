@@ -20,7 +20,7 @@ from talk2dino.evaluation.world import BACKGROUND_CLASSES, OBJECT_CLASSES
 from talk2dino.io.atomic import save_png, write_atomically
 from talk2dino.io.markdown import markdown_table
 
-_PACKAGES = ("talk2dino", "torch", "transformers", "numpy", "pillow", "scikit-image", "faiss-cpu", "scipy")
+_PACKAGES = ("talk2dino", "torch", "numpy", "pillow", "scikit-image", "faiss-cpu", "scipy")
 MEANS = ("miou", "mean_accuracy", "overall_accuracy")
 
 
@@ -230,7 +230,7 @@ def write_report(report: EvaluationReport, folder: Path, *, not_drawn: str | Non
 
 
 def _summary(report: EvaluationReport) -> dict[str, str]:
-    """The means on one line, with the published figure in a column of its own."""
+    """The means on one line, and the published figure in a separate column."""
     config, published = report.config, report.published
     return {
         **{key: config[key] for key in ("benchmark", "method", "model")},

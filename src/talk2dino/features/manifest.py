@@ -18,7 +18,6 @@ NAME = "manifest.json"
 _AGAIN = "restore it from a copy, or remove the folder and extract again"
 #: Fields that must agree between stores that are used together. The stored features may differ.
 IDENTITY = ("model", "preprocessing", "num_heads", "vision_dim", "text_dim")
-_SIDES = ("in the first", "in the second")
 
 
 @dataclass(frozen=True)
@@ -108,22 +107,20 @@ class Manifest:
             raise DataError(f"{path} is damaged (shard {twice[0]} is listed twice); {_AGAIN}")
         return manifest
 
-    def differences(self, other: Manifest, *, sides: tuple[str, str] = _SIDES) -> list[str]:
-        """What keeps two stores from being used together; empty when they belong together."""
-        return differences(_fields(self, IDENTITY), _fields(other, IDENTITY), ignore=_unknown(self, other), sides=sides)
+    def differences(
+        self, other: Manifest, *, same_source: bool = False, sides: tuple[str, str] = ("in the first", "in the second")
+    ) -> list[str]:
+        """What keeps two stores from being used together; empty when they belong together.
 
-    def differences_of_making(self, other: Manifest, *, sides: tuple[str, str] = _SIDES) -> list[str]:
-        """What keeps two runs from making one store: the features, the source and the shard size count as well."""
-        names = (*IDENTITY, "features", "source", "records_per_shard")
-        found = differences(_fields(self, names), _fields(other, names), ignore=_unknown(self, other), sides=sides)
+        Args:
+            same_source: compare the features, the source and the shard size, too, as for two runs that make one store.
+        """
+        names = (*IDENTITY, "features", "source", "records_per_shard") if same_source else IDENTITY
+        one, two = ({name: getattr(manifest, name) for name in names} for manifest in (self, other))
         return [
             f"{line} (its captions or images have changed)" if line.startswith("source.content: ") else line
-            for line in found
+            for line in differences(one, two, ignore=_unknown(self, other), sides=sides)
         ]
-
-
-def _fields(manifest: Manifest, names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: getattr(manifest, name) for name in names}
 
 
 def _unknown(one: Manifest, other: Manifest) -> list[str]:

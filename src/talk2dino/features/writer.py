@@ -20,7 +20,6 @@ from talk2dino.io.journal import Journal, Record, read_journal, write_journal
 from talk2dino.io.lock import folder_lock
 
 SKIPPED = "skipped.jsonl"
-_NOW = ("before", "now")
 
 
 @dataclass
@@ -43,11 +42,7 @@ class ShardContents:
     skipped: list[tuple[int, Skipped]] = field(default_factory=list)
 
     def add(
-        self,
-        features: dict[str, Tensor],
-        keys: Sequence[str],
-        captions: Sequence[Sequence[str]],
-        embeddings: Tensor,
+        self, features: dict[str, Tensor], keys: Sequence[str], captions: Sequence[Sequence[str]], embeddings: Tensor
     ) -> None:
         """Add a batch: features (n, ...) and embeddings (number of captions, C), in the order of ``keys``."""
         for name, value in features.items():
@@ -95,7 +90,7 @@ class StoreWriter:
         self.skipped = Journal(folder / SKIPPED, sync=False)
 
     def _resume(self, before: Manifest, skipped: Sequence[Record]) -> None:
-        different = before.differences_of_making(self.manifest, sides=_NOW)
+        different = before.differences(self.manifest, same_source=True, sides=("before", "now"))
         if before.part != self.manifest.part:
             parts = (f"{part[0] + 1}/{part[1]}" for part in (before.part, self.manifest.part))
             different.append("shard: {} before, {} now".format(*parts))
@@ -195,7 +190,7 @@ def merge_stores(parts: Sequence[str | Path], out: str | Path) -> Manifest:
 def _check_parts(folders: Sequence[Path], manifests: Sequence[Manifest]) -> None:
     first = manifests[0]
     for folder, manifest in zip(folders, manifests, strict=True):
-        if different := first.differences_of_making(manifest):
+        if different := first.differences(manifest, same_source=True):
             raise DataError(f"{folders[0]} and {folder} are not parts of one extraction: {'; '.join(different)}")
         if not manifest.complete:
             raise DataError(f"{folder} is not finished: run its 'talk2dino extract' again")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,6 +44,26 @@ def read_yaml(path: str | Path, what: str = "configuration") -> dict[str, Any]:
     return values or {}
 
 
+def parse_values(given: Iterable[str]) -> dict[str, Any]:
+    """``["segments=4", "variant=patches"]`` to ``{"segments": 4, "variant": "patches"}``; values are read as YAML.
+
+    Raises:
+        InputError: an entry is not NAME=VALUE.
+    """
+    import yaml
+
+    found = {}
+    for item in given:
+        name, sign, value = item.partition("=")
+        if not sign or not name.strip():
+            raise InputError(f"{item!r} is not NAME=VALUE")
+        try:
+            found[name.strip().replace("-", "_")] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InputError(f"cannot read the value of {item!r} as YAML") from None
+    return found
+
+
 def read_json(path: str | Path, what: str = "file") -> dict[str, Any]:
     """Read a JSON file that holds one object.
 
@@ -57,6 +77,26 @@ def read_json(path: str | Path, what: str = "file") -> dict[str, Any]:
     if not isinstance(values, dict):
         raise DataError(f"the {what} {readable(path)} must hold a JSON object; got a {type(values).__name__}")
     return values
+
+
+def read_lines(path: str | Path, what: str = "file", *, keep_empty: bool = False) -> list[str]:
+    """Read the lines of a text file, without surrounding blanks.
+
+    Args:
+        keep_empty: keep empty lines, except at the end, because the place of a line means something.
+
+    Raises:
+        DataError: the file cannot be read as UTF-8 text, or is empty.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the {what} {path}: {error}") from None
+    lines = [line.strip() for line in text.rstrip().splitlines()]
+    lines = lines if keep_empty else [line for line in lines if line]
+    if not lines:
+        raise DataError(f"the {what} {path} is empty: expected one entry per line")
+    return lines
 
 
 def build_options(kind: type[Options], values: Mapping[str, Any], what: str = "option") -> Options:

@@ -191,10 +191,7 @@ class _Run:
             self.log = MetricsLog(out, self.state.metrics_bytes, tensorboard=tensorboard)
 
     def loop(
-        self,
-        validation: FeatureStore | None,
-        interrupted: Callable[[], bool],
-        progress: ProgressCallback | None,
+        self, validation: FeatureStore | None, interrupted: Callable[[], bool], progress: ProgressCallback | None
     ) -> Record:
         """Train to the last step; returns the last value of each metric."""
         options, state, batches = self.options, self.state, self.batches

@@ -158,9 +158,10 @@ def test_warnings_are_one_line_without_the_source(main, capfd):
 
 
 def test_threads_are_decided_before_torch_is_loaded(tmp_path):
+    report = "lambda: print(os.environ['OMP_NUM_THREADS'], os.environ['OMP_WAIT_POLICY'], file=sys.stderr)"
     code = (
-        "import sys, os; from talk2dino import cli; sys.argv = ['talk2dino', '--threads', '1', 'models', '--json']; cli.main(); "
-        "print(os.environ['OMP_NUM_THREADS'], os.environ['OMP_WAIT_POLICY'], file=sys.stderr)"
+        f"import atexit, os, sys; atexit.register({report}); from talk2dino import cli; "
+        "sys.argv = ['talk2dino', '--threads', '1', 'models', '--json']; cli.main()"
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_", "KMP_"))}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)

@@ -68,13 +68,13 @@ def test_the_form_of_a_layer_follows_from_its_sizes(monkeypatch):
 
 
 def test_a_layer_keeps_only_the_forms_that_it_used():
-    layer = FusedLinear(torch.randn(64, 64).bfloat16(), torch.randn(64).bfloat16())
+    layer = FusedLinear(torch.nn.Linear(64, 64, dtype=torch.bfloat16))
     with torch.inference_mode():
         transposed = layer(torch.ones(1, 300, 64).bfloat16())
         assert layer.packed is None
         packed = layer(torch.ones(1, 20, 64).bfloat16())
     assert layer.packed is not None
-    torch.testing.assert_close(transposed[:, :20], packed, atol=0.1, rtol=0.02)
+    torch.testing.assert_close(transposed[:, :20], packed, atol=0.02, rtol=0.02)
 
 
 def test_pieces_equal_the_whole(monkeypatch):
@@ -112,5 +112,5 @@ def test_only_where_it_helps():
 
 def test_a_torch_without_the_operators(monkeypatch):
     plain = models("dinov2")[1]
-    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda *_: torch.zeros(3, 32), raising=False)
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda *_: torch.zeros(3, 64), raising=False)
     assert fuse(plain) is None

@@ -3,7 +3,7 @@
 A copy of the model shares its weights, but for its linear layers. Those are exchanged for :class:`FusedLinear`, which
 
     packs weights for the processor's matrix tiles once, instead of on every call
-    adds the bias, and applies GELU, inside the product, while the output is still in registers
+    adds the bias and the block's input, or applies GELU, inside the product, while the output is still in registers
     has layer scale multiplied into its weights: g * (W x + b) = (g W) x + g b
     may compute W X^T instead of X W^T, see :func:`computes_transposed`
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from talk2dino.errors import ShapeError
 from talk2dino.models.vision import VisionModel, VisionOutput
-from talk2dino.models.vit import Block, LayerScale
+from talk2dino.models.vit import Block, GatedMlp, LayerScale, Mlp
 
 log = logging.getLogger(__name__)
 
@@ -49,25 +49,63 @@ def computes_transposed(rows: int, outputs: int, inputs: int) -> bool:
 
 
 class FusedLinear(nn.Module):
-    """y = act(x W^T + b) with act the identity or GELU (exact), in bfloat16 with float32 sums.
+    """y = act(x W^T + b), or y = x W^T + b + residual, in bfloat16 with float32 sums; act is the identity or GELU (exact).
+
+    Args:
+        linear: the layer.
+        scale: layer scale that follows it.
+        gelu: whether GELU follows it.
 
     Each form of the weights is made when it is first used.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, *, gelu: bool = False) -> None:
+    def __init__(self, linear: nn.Linear, scale: nn.Module | None = None, *, gelu: bool = False) -> None:
         super().__init__()
-        self.plain, self.bias = weight, bias
+        self.plain, self.bias = linear.weight.detach(), linear.bias.detach()
+        if isinstance(scale, LayerScale):
+            gamma = scale.gamma.detach().float()
+            self.plain = (self.plain.float() * gamma[:, None]).to(self.plain.dtype)
+            self.bias = (self.bias.float() * gamma).to(self.bias.dtype)
         self.packed: Tensor | None = None
         self.how: tuple[str, list[float], str] = ("gelu", [], "none") if gelu else ("none", [], "")
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         rows = x.numel() // x.shape[-1]
         if self.how[0] == "none" and computes_transposed(rows, *self.plain.shape):
             flat = torch.addmm(self.bias[:, None], self.plain, x.flatten(0, -2).T)  # [outputs, rows]
-            return flat.T.unflatten(0, x.shape[:-1])
+            y = flat.T.unflatten(0, x.shape[:-1])
+            return y if residual is None else residual + y
         if self.packed is None:
             self.packed = torch.ops.mkldnn._reorder_linear_weight(self.plain)
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, *self.how)
+        if residual is None:
+            return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, *self.how)
+        return torch.ops.mkldnn._linear_pointwise.binary(x, residual, self.packed, self.bias, "add")
+
+
+class FusedBlock(nn.Module):
+    """A block whose linear layers also apply what follows them: GELU, layer scale and the sum with the block's input."""
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.norm1, self.attn, self.norm2, self.mlp = block.norm1, block.attn, block.norm2, block.mlp
+        self.attn.qkv = FusedLinear(block.attn.qkv)  # type: ignore[assignment]
+        self.proj = FusedLinear(block.attn.proj, block.ls1)
+        if isinstance(block.mlp, GatedMlp):
+            block.mlp.w12 = FusedLinear(block.mlp.w12)  # type: ignore[assignment]
+            self.last = FusedLinear(block.mlp.w3, block.ls2)
+        elif isinstance(block.mlp, Mlp):
+            gelu = block.mlp.activation is F.gelu
+            block.mlp.fc1 = FusedLinear(block.mlp.fc1, gelu=gelu)  # type: ignore[assignment]
+            block.mlp.activation = nn.Identity() if gelu else block.mlp.activation
+            self.last = FusedLinear(block.mlp.fc2, block.ls2)
+
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor] | None = None, *, causal: bool = False, cls_row: str = ""
+    ) -> tuple[Tensor, Tensor | None]:
+        """As :meth:`talk2dino.models.vit.Block.forward`."""
+        mixed, row = self.attn(self.norm1(x), rotary, causal=causal, cls_row=cls_row)
+        x = self.proj(mixed, residual=x)
+        return self.last(self.mlp.hidden(self.norm2(x)), residual=x), row  # type: ignore[operator]
 
 
 class FusedVision:
@@ -76,8 +114,8 @@ class FusedVision:
     def __init__(self, vision: VisionModel) -> None:
         shared = {id(tensor): tensor for tensor in (*vision.parameters(), *vision.buffers())}
         self.vision: VisionModel = copy.deepcopy(vision, shared)
-        for block in self.vision.backbone.blocks:
-            fuse_block(block)  # type: ignore[arg-type]
+        backbone = self.vision.backbone
+        backbone.blocks = nn.ModuleList(FusedBlock(block) for block in backbone.blocks)  # type: ignore[arg-type]
 
     @property
     def patch_size(self) -> int:
@@ -113,37 +151,13 @@ def why_not() -> str:
             return "oneDNN has no bfloat16 on this processor"
         with torch.inference_mode():
             x = torch.linspace(-2, 2, 3 * 64).view(3, 64).bfloat16()
-            weight = torch.linspace(-1, 1, 32 * 64).view(32, 64).bfloat16()
-            bias = torch.linspace(-3, 3, 32).bfloat16()
-            expected = F.gelu(F.linear(x.float(), weight.float(), bias.float()))
-            result = FusedLinear(weight, bias, gelu=True)(x).float()
+            layer = nn.Linear(64, 64, dtype=torch.bfloat16)
+            layer.weight.copy_(torch.linspace(-1, 1, 64 * 64).view(64, 64))
+            layer.bias.copy_(torch.linspace(-3, 3, 64))
+            plain = F.linear(x.float(), layer.weight.float(), layer.bias.float())
+            expected = torch.stack((F.gelu(plain), plain + x.float()))
+            result = torch.stack((FusedLinear(layer, gelu=True)(x), FusedLinear(layer)(x, residual=x))).float()
     except (AttributeError, RuntimeError, TypeError) as error:
         return str(error).splitlines()[0]
     difference = (result - expected).abs().max() / expected.abs().max()
     return "" if difference < 0.02 else f"its fused layers differ from plain ones by {difference:.1e}"
-
-
-def fuse_block(block: Block) -> None:
-    """Exchange the linear layers of a block, in place; layer scale and GELU become part of them."""
-    mlp = block.mlp
-    layers: list[tuple[nn.Module, str, nn.Module | None]] = [
-        (block.attn, "qkv", None), (block.attn, "proj", block.ls1),
-        *((mlp, name, None) for name in ("fc1", "w12") if hasattr(mlp, name)),
-        *((mlp, name, block.ls2) for name in ("fc2", "w3") if hasattr(mlp, name)),
-    ]  # fmt: skip
-    for owner, name, scale in layers:
-        gelu = name == "fc1" and owner.activation is F.gelu
-        setattr(owner, name, exchange(getattr(owner, name), scale, gelu=gelu))
-        if gelu:
-            owner.activation = nn.Identity()
-    block.ls1, block.ls2 = nn.Identity(), nn.Identity()
-
-
-def exchange(linear: nn.Linear, scale: nn.Module | None = None, *, gelu: bool = False) -> FusedLinear:
-    """The same layer fused, with the layer scale that follows it."""
-    weight, bias = linear.weight.detach(), linear.bias.detach()
-    if isinstance(scale, LayerScale):
-        gamma = scale.gamma.float()
-        weight = (weight.float() * gamma[:, None]).to(weight.dtype)
-        bias = (bias.float() * gamma).to(bias.dtype)
-    return FusedLinear(weight, bias, gelu=gelu)

@@ -35,8 +35,7 @@ class ViTConfig:
         patch_size, grid, registers: P in pixels, rows and columns of the learned position grid, R.
         activation: "gelu", "quick_gelu" (OpenAI's CLIP) or "swiglu" (a gated MLP).
         qkv_bias: which of q, k and v have a bias; the bias of the others is zero.
-        layer_scale: whether each branch is scaled per channel (DINO).
-        norm_first: whether a layer norm follows the position embedding (CLIP's image tower).
+        layer_scale, norm_first: each branch is scaled per channel (DINO); a layer norm follows the positions (CLIP image).
         eps, rope_theta: of the layer norms, and the base of the rotary frequencies.
         output: C, the width of CLIP's joint space; None: no final projection. vocabulary, context: of the text tower.
     """
@@ -82,14 +81,11 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, rotary: tuple[Tensor, Tensor] | None = None, *, causal: bool = False, cls_row: str = ""
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend.
+        """(B, T, D) to (B, T, D), up to the output projection ``proj``; with ``cls_row`` also (B, M, T) logits, else None.
 
         Args:
-            x: (B, T, D). rotary: cosines and sines, (T, d) each. causal: tokens see only themselves and what precedes.
-            cls_row: "before" or "after" the rotary embedding: also return the logits of the first token.
-
-        Returns:
-            (B, T, D), and (B, M, T) or None.
+            rotary: cosines and sines, (T, d) each. causal: tokens see only themselves and what precedes them.
+            cls_row: "before" or "after" the rotary embedding: where the first token's logits are taken.
         """
         parts = self.qkv(x).chunk(3, dim=-1)  # [B, T, 3D] -> 3 x [B, T, D] -> 3 x [B, M, T, d]
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
@@ -99,7 +95,7 @@ class Attention(nn.Module):
         if cls_row == "after":
             row = first_row(q, k)
         out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-        return self.proj(out.transpose(1, 2).flatten(2)), row  # [B, M, T, d] -> [B, T, D]
+        return out.transpose(1, 2).flatten(2), row  # [B, M, T, d] -> [B, T, D]
 
     def values_only(self, x: Tensor) -> Tensor:
         """W_o W_v x: what every token would contribute if it attended to itself alone. (B, T, D) to (B, T, D)."""
@@ -126,8 +122,11 @@ class Mlp(nn.Module):
         self.activation = quick_gelu if config.activation == "quick_gelu" else F.gelu
         self.fc2 = nn.Linear(config.hidden, config.width)
 
+    def hidden(self, x: Tensor) -> Tensor:
+        return self.activation(self.fc1(x))
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.activation(self.fc1(x)))
+        return self.fc2(self.hidden(x))
 
 
 class GatedMlp(nn.Module):
@@ -138,9 +137,12 @@ class GatedMlp(nn.Module):
         self.w12 = nn.Linear(config.width, 2 * config.hidden)
         self.w3 = nn.Linear(config.hidden, config.width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def hidden(self, x: Tensor) -> Tensor:
         gate, value = self.w12(x).chunk(2, dim=-1)
-        return self.w3(F.silu(gate) * value)
+        return F.silu(gate) * value
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.w3(self.hidden(x))
 
 
 class LayerScale(nn.Module):
@@ -169,9 +171,9 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, rotary: tuple[Tensor, Tensor] | None = None, *, causal: bool = False, cls_row: str = ""
     ) -> tuple[Tensor, Tensor | None]:
-        """As :meth:`Attention.forward`."""
-        attended, row = self.attn(self.norm1(x), rotary, causal=causal, cls_row=cls_row)
-        x = x + self.ls1(attended)
+        """(B, T, D) to (B, T, D), and the CLS row, as for :class:`Attention`."""
+        mixed, row = self.attn(self.norm1(x), rotary, causal=causal, cls_row=cls_row)
+        x = x + self.ls1(self.attn.proj(mixed))
         return x + self.ls2(self.mlp(self.norm2(x))), row
 
 

@@ -9,8 +9,8 @@ from PIL import Image
 from talk2dino.errors import InputError
 from talk2dino.io import legend as legend_module
 from talk2dino.io.contours import draw_contours, smooth_edges
-from talk2dino.io.legend import Legend, LegendRow, draw_grid, draw_legend, format_share, make_legend
-from talk2dino.io.overlay import draw_overlay
+from talk2dino.io.legend import Legend, LegendRow, draw_grid, draw_legend, format_share, make_legend, merge_legends
+from talk2dino.io.overlay import draw_overlay, overlay_legend
 from talk2dino.io.palette import class_palette
 from talk2dino.io.placement import best_spot, reduce_labels
 from talk2dino.types import Segmentation
@@ -182,9 +182,8 @@ def test_the_drawn_colour_is_the_mean_of_the_class():
     image[:, 40:] = (10, 20, 30)
     image[:, 60:] = (30, 40, 50)
     seg = halves(60, 80, background=0)
-    panel = np.asarray(draw_overlay(image, seg, opacity=0.5))[480:]  # the image is enlarged to 640 x 480
-    for colour in ((148, 72, 76), (25, 45, 130)):
-        assert (panel == colour).all(axis=2).sum() > 100
+    legend = overlay_legend(image, seg, opacity=0.5)
+    assert [row.colour for row in legend.rows] == [(148, 72, 76), (25, 45, 130)]
 
 
 def test_rows_are_sorted_and_the_absent_listed():
@@ -210,6 +209,14 @@ def test_a_long_legend_says_how_many_more(monkeypatch):
     assert listed == [f"absent {i}" for i in range(len(listed))]
     assert len(listed) > 8
     assert shown.endswith(f"and {150 - len(listed)} more")
+
+
+def test_merged_legends_have_each_name_once():
+    one = Legend((LegendRow("sky", RED, 0.6), LegendRow("grass", BLUE, 0.4)), ("car", "road"))
+    two = Legend((LegendRow("grass", RED, 0.9), LegendRow("car", BLUE, 0.1)), ("sky", "road"))
+    assert merge_legends([one, two]) == Legend(
+        (LegendRow("grass", BLUE), LegendRow("sky", RED), LegendRow("car", BLUE)), ("road",)
+    )
 
 
 @pytest.mark.parametrize(
@@ -314,6 +321,20 @@ def test_grid():
         draw_grid(tiles(3), columns=0)
 
 
-def test_a_last_row_with_free_places_is_centred():
+def test_a_grid_has_no_empty_places():
+    """A last row with free places is centred, or holds the legend; a legend without a place goes below."""
     drawn = draw_grid(tiles(3), columns=2)
     assert drawn.getpixel((drawn.width // 2, drawn.height - 60)) == RED
+    legend = Legend((LegendRow("sky", (1, 2, 3)), LegendRow("grass", (4, 5, 6))))
+    filled = draw_grid(tiles(3), columns=2, legend=legend)
+    assert filled.size == drawn.size
+    assert filled.getpixel((150, filled.height - 60)) == RED
+    swatches = np.argwhere((np.asarray(filled) == (1, 2, 3)).all(axis=2))
+    assert swatches[:, 1].min() > filled.width // 2
+    assert swatches[:, 0].min() > 300
+    below = draw_grid(tiles(4), columns=2, legend=legend)
+    full = draw_grid(tiles(4), columns=2)
+    assert below.height > full.height
+    assert np.argwhere((np.asarray(below) == (1, 2, 3)).all(axis=2))[:, 0].min() > full.height
+    long = Legend(tuple(LegendRow(f"a rather long name of class {i}", RED) for i in range(19)))
+    assert draw_grid(tiles(3), columns=2, legend=long).height > full.height + 100

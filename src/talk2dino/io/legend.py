@@ -1,10 +1,10 @@
-"""Legends (names, colours and area shares of classes), and grids of titled images."""
+"""Legends (names, colours and area shares of classes), and grids of titled images that share one."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -23,11 +23,11 @@ _FAINT: Colour = (112, 116, 122)
 
 @dataclass(frozen=True)
 class LegendRow:
-    """One class: its name, colour (RGB 0..255) and share of the area (0..1)."""
+    """One class: its name, colour (RGB 0..255) and share of the area (0..1, or None to leave it out)."""
 
     name: str
     colour: Colour
-    share: float
+    share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,21 @@ def make_legend(
     return Legend(tuple(rows), tuple(name for i, name in enumerate(names) if not counts[i] and i != background))
 
 
-def format_share(share: float) -> str:
-    """A share (0..1) in per cent: 42.3 %, < 0.1 %, 100 %."""
+def merge_legends(legends: Sequence[Legend]) -> Legend:
+    """One legend for several label maps, without shares: each name once, with its first colour."""
+    rows: dict[str, LegendRow] = {}
+    area: dict[str, float] = {}
+    for row in (row for legend in legends for row in legend.rows):
+        rows.setdefault(row.name, replace(row, share=None))
+        area[row.name] = area.get(row.name, 0.0) - (row.share or 0.0)
+    absent = dict.fromkeys(name for legend in legends for name in legend.absent if name not in rows)
+    return Legend(tuple(rows[name] for name in sorted(rows, key=area.__getitem__)), tuple(absent))
+
+
+def format_share(share: float | None) -> str:
+    """A share (0..1) in per cent: 42.3 %, < 0.1 %, 100 %; nothing for None."""
+    if share is None:
+        return ""
     if 0 < share < 0.001:
         return "< 0.1 %"
     return f"{100 * share:.0f} %" if share in (0, 1) else f"{100 * share:.1f} %"
@@ -85,7 +98,8 @@ def draw_legend(legend: Legend, size: int, *, width: int | None = None, height: 
         (row.name, format_share(row.share), row.colour) for row in legend.rows[:LISTED]
     ]
     if more := legend.rows[LISTED:]:
-        cells.append((f"and {len(more)} more", format_share(sum(row.share for row in more)), None))
+        shares = [row.share for row in more if row.share is not None]
+        cells.append((f"and {len(more)} more", format_share(sum(shares) if shares else None), None))
     row_height, margin, gap = round(1.75 * size), size, round(2.4 * size)
     widest_name = max((text_width(name, size) for name, *_ in cells), default=0)
     widest_share = max((text_width(share, size) for _, share, _ in cells), default=0)
@@ -130,14 +144,18 @@ def _draw_row(
     draw_text(panel, (right, base), share, size, _FAINT)
 
 
-def draw_grid(tiles: Sequence[tuple[str, Image.Image]], columns: int | None = None) -> Image.Image:
-    """Draw titled images in rows, all equally wide; a last row with free places is centred.
+def draw_grid(
+    tiles: Sequence[tuple[str, Image.Image]], columns: int | None = None, *, legend: Legend | None = None
+) -> Image.Image:
+    """Draw titled images in rows, all equally wide, with one legend for all of them.
 
-    Titles stand above the images and are shortened to their width.
+    The legend fills the free places of the last row if it fits there, else it goes below the images. Without a legend, a
+    last row with free places is centred. Titles stand above the images and are shortened to their width.
 
     Args:
         tiles: (title, image) pairs, row by row.
         columns: images per row; by default such that the grid is about as wide as high, at most six.
+        legend: for all images, as from :func:`merge_legends`.
 
     Raises:
         InputError: no tiles, or less than one column.
@@ -152,16 +170,30 @@ def draw_grid(tiles: Sequence[tuple[str, Image.Image]], columns: int | None = No
     gap, head = round(0.8 * size), round(1.9 * size)
     fitted = [(ellipsise(title, size, cell), _fit(image, cell)) for title, image in tiles]
     rows = [fitted[first : first + columns] for first in range(0, len(fitted), columns)]
-    heights = [head + gap + max(image.height for _, image in row) for row in rows]
-    canvas = Image.new("RGB", (columns * (cell + gap) + gap, sum(heights)), _PAPER)
+    heights = [max(image.height for _, image in row) for row in rows]
+    width, height = columns * (cell + gap) + gap, sum(heights) + len(rows) * (head + gap)
+
+    free = columns - len(rows[-1])
+    panel, corner = None, (0, 0)
+    if legend is not None:
+        room = free * (cell + gap) - gap
+        panel = draw_legend(legend, size, width=room) if free else None
+        corner = (width - gap - room, height - gap - heights[-1])
+        if panel is None or panel.height > heights[-1] or panel.width > room:
+            panel, corner = draw_legend(legend, size, width=width), (0, height)
+            height += panel.height
+    canvas = Image.new("RGB", (width, height), _PAPER)
     y = 0
-    for row, height in zip(rows, heights, strict=True):
-        x = gap + (columns - len(row)) * (cell + gap) // 2
+    for number, row in enumerate(rows):
+        in_place = panel is not None and corner[1] < y + heights[number]
+        x = gap if in_place else gap + (columns - len(row)) * (cell + gap) // 2
         for title, image in row:
             draw_text(canvas, (x, y + 0.75 * head), title, size, _INK)
             canvas.paste(image, (x + (cell - image.width) // 2, y + head))
             x += cell + gap
-        y += height
+        y += heights[number] + head + gap
+    if panel is not None:
+        canvas.paste(panel, corner)
     return canvas
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from talk2dino.errors import InputError
 from talk2dino.io.contours import draw_contours
 from talk2dino.io.fonts import draw_text, ellipsise, text_width
-from talk2dino.io.images import ImageSource, read_image
+from talk2dino.io.images import ImageSource, LoadedImage, read_image
 from talk2dino.io.legend import Legend, add_legend, make_legend
 from talk2dino.io.placement import best_spot, reduce_labels
 
@@ -45,20 +45,41 @@ def draw_overlay(
     Raises:
         InputError: sizes differ, or an option is out of range.
     """
-    pixels = read_image(image).array
-    if pixels.shape[:2] != seg.size:
-        raise InputError(f"the image is {pixels.shape[:2]}, the segmentation {seg.size} (height, width)")
-    if not 0 <= opacity <= 1:
-        raise InputError(f"opacity must be between 0 and 1; got {opacity}")
+    loaded = _checked(image, seg, opacity)
     if max_size is not None and max_size < 1:
         raise InputError(f"max_size must be at least 1 pixel; got {max_size}")
-    drawn_pixels, labels = _resize(pixels, seg.labels, _LEGIBLE if legend else 0, max_size)
+    drawn_pixels, labels = _resize(loaded.array, seg.labels, _LEGIBLE if legend else 0, max_size)
     canvas = Image.fromarray(_paint(drawn_pixels, labels, seg.palette, opacity, seg.background))
     if contours:
         draw_contours(canvas, seg.labels)
     size = max(15, min(round(math.sqrt(canvas.width * canvas.height) / 37), round(min(canvas.size) / 8)))
     _name_regions(canvas, seg, size)
-    return add_legend(canvas, _legend(pixels, seg, opacity), size) if legend else canvas
+    return add_legend(canvas, overlay_legend(loaded, seg, opacity=opacity), size) if legend else canvas
+
+
+def overlay_legend(image: ImageSource, seg: Segmentation, *, opacity: float = 0.55) -> Legend:
+    """The legend of an overlay: a colour is the mean of what :func:`draw_overlay` paints for the class.
+
+    Raises:
+        InputError: sizes differ, or opacity is out of range.
+    """
+    pixels = _checked(image, seg, opacity).array
+    step = max(1, math.isqrt(seg.labels.size // _BAND))  # means of a sample, for large images
+    labels, sample = seg.labels[::step, ::step].ravel(), pixels[::step, ::step].reshape(-1, 3)
+    counts = np.maximum(np.bincount(labels, minlength=len(seg.names)), 1)
+    sums = [np.bincount(labels, weights=sample[:, channel], minlength=len(seg.names)) for channel in range(3)]
+    weights = _weights(seg.palette, opacity, seg.background)
+    drawn = (1 - weights) * (np.stack(sums, axis=1) / counts[:, None]) + weights * seg.palette
+    return make_legend(seg.labels, seg.names, drawn, background=seg.background)
+
+
+def _checked(image: ImageSource, seg: Segmentation, opacity: float) -> LoadedImage:
+    loaded = read_image(image)
+    if loaded.size != seg.size:
+        raise InputError(f"the image is {loaded.size}, the segmentation {seg.size} (height, width)")
+    if not 0 <= opacity <= 1:
+        raise InputError(f"opacity must be between 0 and 1; got {opacity}")
+    return loaded
 
 
 def _resize(
@@ -102,17 +123,6 @@ def _paint(
         mixed += colours[band]
         painted[top : top + rows] = mixed >> 8
     return painted
-
-
-def _legend(pixels: np.ndarray, seg: Segmentation, opacity: float) -> Legend:
-    """The colour of a class in the legend is the mean of what is painted for it."""
-    step = max(1, math.isqrt(seg.labels.size // _BAND))  # means of a sample, for large images
-    labels, sample = seg.labels[::step, ::step].ravel(), pixels[::step, ::step].reshape(-1, 3)
-    counts = np.maximum(np.bincount(labels, minlength=len(seg.names)), 1)
-    sums = [np.bincount(labels, weights=sample[:, channel], minlength=len(seg.names)) for channel in range(3)]
-    weights = _weights(seg.palette, opacity, seg.background)
-    drawn = (1 - weights) * (np.stack(sums, axis=1) / counts[:, None]) + weights * seg.palette
-    return make_legend(seg.labels, seg.names, drawn, background=seg.background)
 
 
 def _name_regions(canvas: Image.Image, seg: Segmentation, size: int) -> None:

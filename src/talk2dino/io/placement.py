@@ -26,15 +26,15 @@ def best_spot(inside: np.ndarray, box: tuple[float, float]) -> tuple[float, floa
     """
     sums = np.zeros((inside.shape[0] + 1, inside.shape[1] + 1), dtype=np.int32)
     sums[1:, 1:] = inside.cumsum(axis=0, dtype=np.int32).cumsum(axis=1)
-    middle = np.argwhere(inside).mean(axis=0) + 0.5 if inside.any() else np.zeros(2)
     for room in _ROOM:
         height, width = max(1, int(np.ceil(room * box[0]))), max(1, int(np.ceil(box[1] + (room - 1) * box[0])))
         if height > inside.shape[0] or width > inside.shape[1]:
             continue
         filled = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
-        fits = np.argwhere(filled >= 0.97 * height * width)
-        if len(fits):
-            centres = fits + np.array([height / 2, width / 2])
+        fits = filled >= 0.97 * height * width
+        if fits.any():
+            middle = np.argwhere(inside).mean(axis=0) + 0.5
+            centres = np.argwhere(fits) + np.array([height / 2, width / 2])
             row, column = centres[np.hypot(*(centres - middle).T).argmin()].tolist()
             return row, column
     return None

@@ -10,7 +10,7 @@ from talk2dino.captions.fingerprint import Fingerprint
 from talk2dino.captions.index import TextList
 from talk2dino.captions.source import CaptionSource, Numbered, Record, Skipped, Wanted, always, make_record
 from talk2dino.errors import DataError
-from talk2dino.io.images import IMAGE_ENDINGS
+from talk2dino.io.find import IMAGE_ENDINGS
 
 
 class TextFileSource(CaptionSource):

@@ -23,7 +23,7 @@ from talk2dino.features.writer import ShardContents
 from talk2dino.io.lock import folder_lock
 from talk2dino.io.settings import build_options
 from talk2dino.models.preprocess import normalise
-from talk2dino.stages.heads import pooled_features
+from talk2dino.stages.pooling import pooled_features
 
 EVERYTHING = ("heads", "average", "cls", "patch_mean")
 

@@ -22,7 +22,7 @@ from talk2dino.io.images import read_image
 from talk2dino.io.lock import folder_lock
 from talk2dino.models.preprocess import normalise
 from talk2dino.progress import ProgressCallback
-from talk2dino.stages.heads import pooled_features
+from talk2dino.stages.pooling import pooled_features
 
 #: Records that must have been seen before their skipped share can stop a run.
 ENOUGH_TO_JUDGE = 100

@@ -40,7 +40,7 @@ class Manifest:
     Attributes:
         model: the frozen encoders: name, dtype and checksums of the weights.
         preprocessing: how images were resized and cropped.
-        features: names of the stored image features, see :func:`talk2dino.stages.heads.pooled_features`.
+        features: names of the stored image features, see :func:`talk2dino.stages.pooling.pooled_features`.
         num_heads: M; 0 in a converted store without head embeddings.
         source: what was read, and how many records it has.
         records_per_shard: shard k holds the records k * S ... (k + 1) * S - 1 of the source, except the skipped ones.

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from talk2dino.device import check_device_name, check_dtype_name
 from talk2dino.stages.heads import STRATEGIES
 
-#: The image features that can be stored, see :func:`talk2dino.stages.heads.pooled_features`.
+#: The image features that can be stored, see :func:`talk2dino.stages.pooling.pooled_features`.
 FEATURES = tuple(dict.fromkeys(STRATEGIES.values()))
 
 

@@ -75,9 +75,13 @@ def test_every_verb_has_short_help(verb):
     assert shown(verb, "-h") == shown(verb, "--help")
 
 
-@pytest.mark.parametrize("verb", ["segment", "models", "export", "bench"])
+VERBS = [*(name for name in cli.VERBS if name not in ("freeda", "store")), "freeda build"]
+VERBS += [f"store {name}" for name in ("check", "convert", "merge")]
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_help_has_an_example(verb):
-    assert f"Example: talk2dino {verb}" in shown(verb, "-h")
+    assert f"Example: talk2dino {verb}" in shown(*verb.split(), "-h")
 
 
 @pytest.mark.parametrize("arguments", [["unknown-verb"], ["--unknown-option"], ["models", "--unknown-option"]])
@@ -116,7 +120,7 @@ def test_exit_code_and_message(main, capfd, error, code, message):
         (["segment", "a.png", "-p", "sky"], "interrupted; finished work is kept, and the same command resumes it"),
         (["evaluate", "-b", "world", "-oout"], "interrupted; finished work is kept, and the same command resumes it"),
         (["evaluate", "-b", "world"], "interrupted; nothing was kept, since --out was not given"),
-        (["compare", "a.png", "-p", "sky"], "interrupted; nothing was kept, since --benchmark was not given"),
+        (["compare", "a.png", "-p", "sky"], "interrupted; finished work is kept, and the same command resumes it"),
         (["compare", "--benchmark=world"], "interrupted; finished work is kept, and the same command resumes it"),
         (["bench"], "interrupted"),
     ],

@@ -283,7 +283,7 @@ def test_the_configuration_is_what_was_loaded(micro, tmp_path):
     assert config["fingerprints"] == {name: weights_checksum(getattr(micro, name)) for name in towers}
     assert config["run"] == {
         "model": "auto", "projection": None, "source": micro.config.source, "data": str(tmp_path), "device": "cpu",
-        "engine": "torch", "batch_size": 5, "threshold_source": "the model micro",
+        "engine": "torch", "batch_size": 5, "threshold_source": micro.method.threshold_source,
     }  # fmt: skip
     clip = run(micro, method="clip-dense", **voc).config
     assert (clip["background"], clip["cleaning"], clip["system"]) == (0.2, None, {"variant": "values"})

@@ -179,9 +179,9 @@ def test_thresholds_follow_the_size_of_the_vision_model(hub):
     assert CATALOG["dinov2-reg-large"].threshold == CATALOG["vitl"].threshold == 0.54
     assert CATALOG["dinov2-reg-base"].threshold == CATALOG["vitb"].threshold == 0.55
     for spec in CATALOG.values():
-        assert spec.threshold_source.startswith("not published") == ("v3" in spec.name or "dinov2-" in spec.name or spec.name == "freeda-vitl") or (
-            spec.name in ("micro", "dinov2-reg-base", "dinov2-reg-large")
-        )
+        assert spec.threshold_source.startswith("not published") == (
+            "v3" in spec.name or "dinov2-" in spec.name or spec.name == "freeda-vitl"
+        ) or (spec.name in ("micro", "dinov2-reg-base", "dinov2-reg-large"))
     load, _ = hub
     assert load("dinov2-reg-large").config.threshold == 0.54
     assert load("dinov2-reg-base").config.threshold == 0.55

@@ -34,7 +34,7 @@ class Verb:
 VERBS: dict[str, Verb] = {
     "segment": Verb("Segment images with words.", ()),
     "models": Verb("List the named models and whether they are on this machine."),
-    "compare": Verb("Show the methods side by side, on an image or a benchmark.", ("--benchmark", "-b")),
+    "compare": Verb("Show the methods side by side, on an image or a benchmark.", ()),
     "evaluate": Verb("Measure mIoU on a benchmark, with the published protocol.", ("--out", "-o")),
     "freeda": Verb("Build the prototypes of the method freeda.", ()),
     "extract": Verb("Turn images and captions into features for training.", ()),

@@ -21,9 +21,7 @@ _HELD_OUT = "world: one object per scene, or all, in colours that training never
 
 
 def compare(
-    images: Annotated[
-        list[Path] | None, typer.Argument(metavar="[IMAGE]...", help="Images.", show_default=False)
-    ] = None,
+    images: Annotated[list[Path] | None, typer.Argument(metavar="IMAGE", help="Images.", show_default=False)] = None,
     prompts: Annotated[str | None, typer.Option("--prompts", "-p", help='Images: classes, "sky, grass, car".')] = None,
     benchmark: Annotated[str | None, typer.Option("--benchmark", "-b", help=_BENCHMARK)] = None,
     data: Annotated[Path | None, typer.Option(help="Benchmark: mmsegmentation's data folder.")] = None,

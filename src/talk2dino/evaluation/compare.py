@@ -159,7 +159,7 @@ class _Grid:
             self.image, prompts, background=background, clean=options.clean if facts.can_clean else None,
             refine=options.refine, mode=options.mode if options.mode in facts.modes else facts.modes[0],
         )  # fmt: skip
-        title = f"{system.label} (segments without names)" if facts.matched else system.label
+        title = f"{system.label} (no prompts)" if facts.matched else system.label
         self.tiles.append((title, result.overlay(self.image, legend=False)))
         if not facts.matched:
             self.legends.append(overlay_legend(self.image, result))

@@ -152,7 +152,7 @@ def read_city_ids(path: Path) -> np.ndarray:
 def read_city_polygons(path: Path) -> np.ndarray:
     """``*_polygons.json`` as the 19 classes, drawn in the file's order like cityscapesScripts' json2labelImg.
 
-    A label that the table lacks loses its ending "group": "cargroup" counts as "car". "polegroup" is a label of its own
+    A label that the table lacks loses its ending "group": "cargroup" counts as "car". "polegroup" is a separate label
     and ignored. Labels with a negative id ("license plate") are not drawn.
     """
     try:

@@ -32,7 +32,9 @@ def assign(agreement: np.ndarray) -> np.ndarray:
     try:
         from scipy.optimize import linear_sum_assignment
     except ImportError:
-        raise MissingExtraError.of("scipy", "freeda", "matching segments to classes") from None
+        raise MissingExtraError(
+            "matching segments to classes needs scipy, which is not installed: pip install scipy"
+        ) from None
     rows, columns = linear_sum_assignment(agreement, maximize=True)
     table = np.full(len(agreement), -1, dtype=np.int32)
     found = agreement[rows, columns] > 0

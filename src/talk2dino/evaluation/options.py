@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from talk2dino.device import check_device_name
 from talk2dino.errors import InputError
 from talk2dino.evaluation.datasets import BENCHMARKS, Benchmark, get_benchmark
 from talk2dino.evaluation.world import PROMPT_VARIANTS
-from talk2dino.io.settings import build_options
+from talk2dino.io.settings import build_options, parse_values
 from talk2dino.methods import check_method, check_options, method_facts, method_names, option_names
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ class EvaluationOptions(SystemOptions):
     benchmark: Annotated[tuple[str, ...], BeforeValidator(_expand_all)] = Field(
         description="names of benchmarks, or all"
     )
-    method: str = "talk2dino"
+    method: str = Field(default_factory=lambda: method_names()[0])
     method_options: dict[str, Any] = Field(default_factory=dict, description="such as prototypes, variant, segments")
     matching: Literal["benchmark", "image"] = Field(
         "benchmark",
@@ -192,12 +191,7 @@ def parse_system(label: str) -> tuple[str, dict[str, Any]]:
         InputError: unknown method or option, or not of this form.
     """
     method, *given = label.split(":")
-    options = {}
-    for item in given:
-        name, sign, value = item.partition("=")
-        if not sign:
-            raise InputError(f"a system is written METHOD or METHOD:NAME=VALUE; got {label!r}")
-        options[name.replace("-", "_")] = yaml.safe_load(value)
+    options = parse_values(given)
     special = {"background", "matching"} if check_method(method) and method_facts(method).matched else {"background"}
     check_options(method, options.keys() - special)
     return method, options

@@ -230,7 +230,7 @@ def write_report(report: EvaluationReport, folder: Path, *, not_drawn: str | Non
 
 
 def _summary(report: EvaluationReport) -> dict[str, str]:
-    """The means on one line, with the published figure in a column of its own."""
+    """The means on one line, and the published figure in a separate column."""
     config, published = report.config, report.published
     return {
         **{key: config[key] for key in ("benchmark", "method", "model")},

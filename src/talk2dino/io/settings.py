@@ -7,7 +7,7 @@ refuses to resume a run that was made with different ones.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,6 +51,26 @@ def read_yaml(path: str | Path, what: str = "configuration") -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"the {what} {readable(path)} must contain 'name: value' lines; got a {type(values).__name__}")
     return values
+
+
+def parse_values(given: Iterable[str]) -> dict[str, Any]:
+    """``["segments=4", "variant=patches"]`` to ``{"segments": 4, "variant": "patches"}``; values are read as YAML.
+
+    Raises:
+        InputError: an entry is not NAME=VALUE.
+    """
+    import yaml
+
+    found = {}
+    for item in given:
+        name, sign, value = item.partition("=")
+        if not sign or not name.strip():
+            raise InputError(f"{item!r} is not NAME=VALUE")
+        try:
+            found[name.strip().replace("-", "_")] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InputError(f"cannot read the value of {item!r} as YAML") from None
+    return found
 
 
 def read_json(path: str | Path, what: str = "file") -> dict[str, Any]:

@@ -19,7 +19,7 @@ and windows of 448 are the default, as for all methods. ``size=512``, ``normalis
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -102,7 +102,7 @@ class ClipDense(Method):
         if variant not in VARIANTS:
             raise InputError(f"unknown variant of clip-dense {variant!r}; accepted: {', '.join(VARIANTS)}")
         super().__init__(towers, size=size)
-        self.clip_vision = towers.need_clip_vision(self.name)
+        self.clip_vision = cast(Any, towers.need_clip_vision(self.name))
         self.variant, self.normalise_templates = variant, normalise_templates
         self.patch_size = self.clip_vision.config.patch_size
         self.size = (size or towers.config.size) // self.patch_size * self.patch_size or self.patch_size

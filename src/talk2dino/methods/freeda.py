@@ -202,7 +202,7 @@ class FreeDA(Method):
         check_store(self.store, towers)
         self.nearest, self.local_weight = usable_nearest(self.store, nearest), local_weight
         self.superpixel_options: dict[str, Any] = {"scale": scale, "sigma": sigma, "min_size": min_size}
-        self.clip_vision = towers.need_clip_vision("freeda's global similarity") if local_weight < 1 else None
+        self.clip_vision: Any = towers.need_clip_vision("freeda's global similarity") if local_weight < 1 else None
 
     @classmethod
     def benchmark_options(cls, benchmark: str) -> Mapping[str, object]:

@@ -36,12 +36,14 @@ def write_report(
     *,
     write_pth: bool = False,
 ) -> None:
-    """Write everything that is made from a finished run; warns if matplotlib is missing and no figures are drawn."""
-    figures = draw(folder, records, state.head_counts)
-    card = model_card(aligner, state, records, store, validation, figures)
+    """Write figures, the model card and, with ``write_pth``, the published layout; warns if matplotlib is missing."""
+    figures = _draw(folder, records, state.head_counts)
+    card = _model_card(aligner, state, records, store, validation, figures)
     write_atomically(folder / "README.md", card)
-    if write_pth:
-        write_published_layout(folder / "projection.pth", aligner)
+    if write_pth and aligner.text_projection is not None:
+        content = io.BytesIO()
+        torch.save(to_original(aligner.text_projection), content)
+        write_atomically(folder / "projection.pth", content.getvalue())
     if not figures:
         warnings.warn(
             "curves.png and heads.png are not drawn because matplotlib is not installed: pip install 'talk2dino[plots]', then "
@@ -55,11 +57,10 @@ def describe(aligner: Aligner, store: FeatureStore) -> dict[str, Any]:
     """The contents of config.json: settings, sizes, and what the features were made from."""
     manifests = store.manifests
     base = manifests[0].model.get("name") if manifests else None
-    if base not in CATALOG and "/" not in (base or ""):
-        base = None  # recorded only if others can find the model by this name
+    public = base in CATALOG or "/" in (base or "")  # others can find the model by this name
     return {
         "format": "talk2dino-alignment-1",
-        **({"base_model": base} if base else {}),
+        **({"base_model": base} if public else {}),
         "settings": aligner.options.model_dump(),
         "text_projection": None if aligner.text_projection is None else aligner.text_projection.config(),
         "vision_projection": None if aligner.vision_projection is None else aligner.vision_projection.config(),
@@ -73,19 +74,6 @@ def describe(aligner: Aligner, store: FeatureStore) -> dict[str, Any]:
     }
 
 
-def write_published_layout(path: Path, aligner: Aligner) -> None:
-    """Write the projection as the published code saves it, a pickled state dict.
-
-    Raises:
-        InputError: the published layout cannot hold this projection.
-    """
-    check_published_layout(aligner.options)
-    assert aligner.text_projection is not None
-    content = io.BytesIO()
-    torch.save(to_original(aligner.text_projection), content)
-    write_atomically(path, content.getvalue())
-
-
 def check_published_layout(options: TrainOptions) -> None:
     """Raise InputError for settings whose projection the published layout cannot hold."""
     if options.side != "text" or options.activation != "tanh":
@@ -95,7 +83,7 @@ def check_published_layout(options: TrainOptions) -> None:
         )
 
 
-def model_card(
+def _model_card(
     aligner: Aligner,
     state: RunState,
     records: Sequence[Record],
@@ -103,7 +91,6 @@ def model_card(
     validation: FeatureStore | None,
     figures: Sequence[str],
 ) -> str:
-    """README.md of the folder: what was trained, on what, and the results."""
     last = {name: value for record in records for name, value in record.items()}
     model = store.manifests[0].model if store.manifests else {}
     data = [("images", f"{store.num_view_images:,}"), ("captions", f"{store.num_captions:,}")]
@@ -143,7 +130,7 @@ Use it with these encoders only. It inherits their biases and those of the capti
 """
 
 
-def draw(folder: Path, records: Sequence[Record], head_counts: Tensor) -> list[str]:
+def _draw(folder: Path, records: Sequence[Record], head_counts: Tensor) -> list[str]:
     """Draw curves.png and, if heads were chosen, heads.png; returns their names, none without matplotlib."""
     try:
         from matplotlib.figure import Figure
@@ -180,7 +167,6 @@ def _curves(figure_of: type[Figure], records: Sequence[Record]) -> Figure:
 
 
 def _heads(figure_of: type[Figure], head_counts: Tensor) -> Figure:
-    """How often each head was chosen."""
     figure = figure_of(figsize=(6, 3.5), layout="constrained")
     axis = figure.subplots()
     axis.bar(range(len(head_counts)), (100 * head_counts / head_counts.sum()).tolist())

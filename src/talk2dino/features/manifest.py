@@ -72,6 +72,11 @@ class Manifest:
     def skipped(self) -> int:
         return sum(shard.skipped for shard in self.shards)
 
+    @property
+    def counts(self) -> str:
+        """Images and captions, for people."""
+        return f"{self.images:,} images, {self.captions:,} captions"
+
     def write(self, folder: Path) -> None:
         content = {"format": FORMAT, "images": self.images, "captions": self.captions, **asdict(self)}
         write_atomically(folder / NAME, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

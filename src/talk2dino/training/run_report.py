@@ -37,9 +37,15 @@ def write_report(
     write_pth: bool = False,
 ) -> None:
     """Write figures, the model card and, with ``write_pth``, the published layout; warns if matplotlib is missing."""
+    data = [("images", f"{store.num_view_images:,}"), ("captions", f"{store.num_captions:,}")]
+    if validation is not None:
+        data.append(("validation images", f"{validation.num_view_images:,}"))
+    model = store.manifests[0].model if store.manifests else {}
+    table = markdown_table(
+        ("encoders", model.get("name", "not recorded (features in memory)")), [*data, ("steps", f"{state.step:,}")]
+    )
     figures = _draw(folder, records, state.head_counts)
-    card = _model_card(aligner, state, records, store, validation, figures)
-    write_atomically(folder / "README.md", card)
+    write_atomically(folder / "README.md", _model_card(aligner, table, records, state.head_counts, figures))
     if write_pth and aligner.text_projection is not None:
         content = io.BytesIO()
         torch.save(to_original(aligner.text_projection), content)
@@ -84,35 +90,25 @@ def check_published_layout(options: TrainOptions) -> None:
 
 
 def _model_card(
-    aligner: Aligner,
-    state: RunState,
-    records: Sequence[Record],
-    store: FeatureStore,
-    validation: FeatureStore | None,
-    figures: Sequence[str],
+    aligner: Aligner, data: str, records: Sequence[Record], head_counts: Tensor, figures: Sequence[str]
 ) -> str:
     last = {name: value for record in records for name, value in record.items()}
-    model = store.manifests[0].model if store.manifests else {}
-    data = [("images", f"{store.num_view_images:,}"), ("captions", f"{store.num_captions:,}")]
-    if validation is not None:
-        data.append(("validation images", f"{validation.num_view_images:,}"))
     results = [
         (name, "not finite" if value is None else f"{value:.6g}")
         for name, value in last.items()
         if name in ("loss", "validation_loss") or "@" in name
     ]
     heads = ""
-    if total := int(state.head_counts.sum()):
-        shares = ", ".join(f"{100 * count / total:.1f}" for count in state.head_counts.tolist())
+    if total := int(head_counts.sum()):
+        shares = ", ".join(f"{100 * count / total:.1f}" for count in head_counts.tolist())
         heads = f"\nHow often each attention head was chosen, in %: {shares}.\n"
     images = "".join(f"\n![{name.removesuffix('.png')}]({name})\n" for name in figures)
-    encoders = model.get("name", "not recorded (features in memory)")
     return f"""# A Talk2DINO projection
 
 Maps text embeddings and vision features into one space (projected side: {aligner.options.side}). It was trained on images
 with captions only, without masks or class names; the encoders were frozen.
 
-{markdown_table(("encoders", encoders), [*data, ("steps", f"{state.step:,}")])}
+{data}
 
 ## Final results
 
@@ -133,23 +129,24 @@ Use it with these encoders only. It inherits their biases and those of the capti
 def _draw(folder: Path, records: Sequence[Record], head_counts: Tensor) -> list[str]:
     """Draw curves.png and, if heads were chosen, heads.png; returns their names, none without matplotlib."""
     try:
-        from matplotlib.figure import Figure
+        drawn = {"curves.png": _curves(records)}
+        if int(head_counts.sum()):
+            drawn["heads.png"] = _heads(head_counts)
     except ImportError:
         return []
-    drawn = {"curves.png": _curves(Figure, records)}
-    if int(head_counts.sum()):
-        drawn["heads.png"] = _heads(Figure, head_counts)
     for name, figure in drawn.items():
         with atomic_path(folder / name) as temporary:
             figure.savefig(temporary, dpi=120)
     return list(drawn)
 
 
-def _curves(figure_of: type[Figure], records: Sequence[Record]) -> Figure:
+def _curves(records: Sequence[Record]) -> Figure:
     """Loss over steps and, if there was validation, recall at k over steps."""
+    from matplotlib.figure import Figure
+
     training = [r for r in records if "loss" in r]
     validated = [r for r in records if "validation_loss" in r]
-    figure = figure_of(figsize=(10 if validated else 5.5, 4), layout="constrained")
+    figure = Figure(figsize=(10 if validated else 5.5, 4), layout="constrained")
     axes = figure.subplots(1, 2 if validated else 1, squeeze=False)[0]
     axes[0].plot([r["step"] for r in training], [r["loss"] for r in training], label="training", linewidth=1)
     axes[0].set(xlabel="step", ylabel="InfoNCE", title="Loss")
@@ -166,8 +163,10 @@ def _curves(figure_of: type[Figure], records: Sequence[Record]) -> Figure:
     return figure
 
 
-def _heads(figure_of: type[Figure], head_counts: Tensor) -> Figure:
-    figure = figure_of(figsize=(6, 3.5), layout="constrained")
+def _heads(head_counts: Tensor) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
     axis = figure.subplots()
     axis.bar(range(len(head_counts)), (100 * head_counts / head_counts.sum()).tolist())
     axis.axhline(100 / len(head_counts), color="grey", linewidth=1, linestyle=":")

@@ -106,8 +106,7 @@ def evaluate(
 def _show(result: EvaluationResult, as_json: bool) -> None:
     """One report, or the table of several, on stdout; the files on stderr."""
     from talk2dino.cli.console import message
-    from talk2dino.evaluation.report import summary_line, terminal_table
-    from talk2dino.evaluation.summary import summary_dict, summary_markdown
+    from talk2dino.evaluation.report import summary_dict, summary_line, summary_markdown, terminal_table
     from talk2dino.io.console import print_json
 
     first, *others = result.reports

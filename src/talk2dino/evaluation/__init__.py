@@ -9,7 +9,7 @@
     provenance     what made a result, down to the weights
     journal        what is finished, so that a run can be stopped, resumed, and split into shards
     runs           evaluate() and merge_runs(): what ``talk2dino evaluate`` does
-    report         one benchmark; summary: several benchmarks; paper: the published figures beside them
+    report         one benchmark, or several; paper: the published figures beside them
     compare        compare_images() and compare_benchmark(): what ``talk2dino compare`` does; comparison: its result
     charts, cases  bars, and images with their truth and predictions
 

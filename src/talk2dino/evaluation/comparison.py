@@ -14,10 +14,9 @@ from talk2dino.evaluation.cases import CaseRow, draw_rows
 from talk2dino.evaluation.charts import Bar, bar_chart
 from talk2dino.evaluation.matching import cluster_classes, matched_over_benchmark
 from talk2dino.evaluation.options import CompareOptions, parse_system
-from talk2dino.evaluation.paper import published_results
+from talk2dino.evaluation.paper import published_results, published_table
 from talk2dino.evaluation.protocol import Outcome, open_samples
-from talk2dino.evaluation.report import EvaluationReport, versions
-from talk2dino.evaluation.tables import cell, code_block, published_table
+from talk2dino.evaluation.report import EvaluationReport, cell, code_block, versions
 from talk2dino.io.atomic import save_png, write_atomically
 from talk2dino.io.markdown import markdown_table
 from talk2dino.methods import method_facts

@@ -6,9 +6,10 @@ mIoU in percent, from the ICCV 2025 paper of Talk2DINO (arXiv 2411.19331), table
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from talk2dino.io.markdown import markdown_table
 from talk2dino.models.catalog import CATALOG
 
 _COLUMNS = ("voc20", "context59", "coco-stuff", "cityscapes", "ade20k", "voc21", "context60", "coco-object")
@@ -20,16 +21,16 @@ class PublishedRow:
 
     Attributes:
         figures: benchmark -> mIoU in percent.
-        system: the settings of a run whose figures this row may stand beside: method, model, refine, and options of the
-            method. None: this package lacks the system.
-        note: how the published system differs from that run.
+        system: method, model and refine of the runs beside which it may stand; None: this package lacks the system.
+        options: the same for options of the method.
+        note: how the published system differs from those runs.
     """
 
     title: str
     figures: dict[str, float]
-    system: dict[str, Any] | None = None
-    note: str = ""
-    options: dict[str, Any] = field(default_factory=dict)
+    system: dict[str, Any] | None
+    note: str
+    options: dict[str, Any]
 
 
 def _row(
@@ -40,7 +41,7 @@ def _row(
     return PublishedRow(title, dict(zip(_COLUMNS, figures, strict=True)), system, note, options)
 
 
-_ROWS = (
+ROWS = (
     _row("Talk2DINO ViT-B", (87.1, 39.8, 28.1, 36.6, 21.1, 61.5, 35.1, 41.0), "talk2dino"),
     _row("Talk2DINO ViT-L", (87.1, 39.1, 27.0, 35.8, 21.1, 60.1, 34.2, 37.6), "talk2dino", "vitl"),
     _row("Talk2DINO ViT-B + PAMR", (88.5, 42.4, 30.2, 38.1, 22.5, 65.8, 37.7, 45.1), "talk2dino", refine=True),
@@ -55,27 +56,27 @@ _ROWS = (
 )  # fmt: skip
 
 
-def published_rows() -> dict[str, dict[str, float]]:
-    """System -> benchmark -> published mIoU in percent."""
-    return {row.title: row.figures for row in _ROWS}
-
-
 def published_results(benchmark: str) -> dict[str, float]:
     """System -> published mIoU in percent on one benchmark; empty if nothing was published."""
-    return {row.title: row.figures[benchmark] for row in _ROWS if benchmark in row.figures}
+    return {row.title: row.figures[benchmark] for row in ROWS if benchmark in row.figures}
+
+
+def published_table(benchmark: str) -> str:
+    """The published figures on a benchmark as a Markdown table; empty if there are none."""
+    rows = [(name, f"{value:.1f}") for name, value in published_results(benchmark).items()]
+    return markdown_table(["system", "mIoU"], rows, align="lr") if rows else ""
 
 
 def published_row(config: Mapping[str, Any]) -> PublishedRow | None:
-    """The row of the system that a run's configuration describes, or None.
+    """The row with a figure of the same system on the same benchmark as a run's configuration, or None.
 
     The model may be a catalog name or the id of its hub repository.
     """
     model = next((spec.name for spec in CATALOG.values() if spec.repository == config["model"]), config["model"])
     run = {**config, "model": model}
     chosen = {**config.get("method_options", {}), **config.get("system", {})}
-    for row in _ROWS:
-        if row.system is None or any(run.get(name) != value for name, value in row.system.items()):
-            continue
-        if all(chosen.get(name) == value for name, value in row.options.items()):
+    for row in ROWS:
+        same = row.system is not None and row.system.items() <= {name: run.get(name) for name in row.system}.items()
+        if same and row.options.items() <= chosen.items() and config["benchmark"] in row.figures:
             return row
     return None

@@ -12,8 +12,7 @@ from talk2dino.evaluation.cases import draw_cases, predictor_of
 from talk2dino.evaluation.journal import read_run
 from talk2dino.evaluation.options import EvaluationOptions
 from talk2dino.evaluation.protocol import benchmark_prompts, open_samples, run_benchmark
-from talk2dino.evaluation.report import EvaluationReport, make_report, report_run, write_report
-from talk2dino.evaluation.summary import write_summary
+from talk2dino.evaluation.report import EvaluationReport, make_report, report_run, write_report, write_summary
 from talk2dino.methods import method_class
 from talk2dino.progress import ProgressCallback
 from talk2dino.segmenter import Segmenter

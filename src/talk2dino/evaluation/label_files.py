@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -58,19 +58,10 @@ def read_mapped(path: Path, classes: Mapping[int, int]) -> np.ndarray:
 
 _STUFF_TO_CLASS = {value: index for index, value in enumerate(COCO_STUFF_VALUES)} | {IGNORE: IGNORE}
 #: As published: things keep their index after the background; stuff and unlabelled pixels become background.
-_STUFF_TO_OBJECT = {value: index + 1 if index < 80 else 0 for index, value in enumerate(COCO_STUFF_VALUES)} | {
-    IGNORE: 0
-}
-
-
-def read_stuff_map(path: Path) -> np.ndarray:
-    """COCO-Stuff's pixel map as the 171 classes."""
-    return read_mapped(path, _STUFF_TO_CLASS)
-
-
-def read_stuff_map_as_objects(path: Path) -> np.ndarray:
-    """COCO-Stuff's pixel map as COCO-Object: background and 80 things."""
-    return read_mapped(path, _STUFF_TO_OBJECT)
+_STUFF_TO_OBJECT = {value: index + 1 if index < 80 else 0 for value, index in _STUFF_TO_CLASS.items()}
+#: COCO-Stuff's pixel map as the 171 classes, and as COCO-Object: background and 80 things.
+read_stuff_map = partial(read_mapped, classes=_STUFF_TO_CLASS)
+read_stuff_map_as_objects = partial(read_mapped, classes=_STUFF_TO_OBJECT)
 
 
 # --- COCO instances --------------------------------------------------------------------------------------------------

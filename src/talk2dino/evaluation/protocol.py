@@ -8,7 +8,7 @@ the map resized to the label's size, and the background a constant channel in fr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -157,7 +157,9 @@ def run_benchmark(
     matrix = add_up(benchmark.names, records)
     if progress is not None and records:
         progress(len(records), len(samples))
-    for batch in _batches([sample for sample in samples if sample.name not in done], options.batch_size):
+    remaining = [sample for sample in samples if sample.name not in done]
+    for start in range(0, len(remaining), options.batch_size):
+        batch = remaining[start : start + options.batch_size]
         loaded, failure = _load(batch)
         for sample, labels, (_, truth) in zip(batch, predict(loaded) if loaded else [], loaded, strict=False):
             one = ConfusionMatrix(benchmark.names)
@@ -172,11 +174,6 @@ def run_benchmark(
         if progress is not None:
             progress(len(records), len(samples), f"mIoU {100 * final_metrics(matrix, config).miou:.2f}")
     return Outcome(benchmark, matrix, records, config, predict)
-
-
-def _batches(samples: list[Sample], size: int) -> Iterator[list[Sample]]:
-    for start in range(0, len(samples), size):
-        yield samples[start : start + size]
 
 
 def _load(batch: Sequence[Sample]) -> tuple[list[Loaded], Talk2DinoError | None]:

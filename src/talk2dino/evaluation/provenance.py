@@ -9,10 +9,8 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from talk2dino.errors import InputError
 from talk2dino.evaluation.datasets import Benchmark, Sample
 from talk2dino.evaluation.journal import hash_names
 from talk2dino.evaluation.options import EvaluationOptions
@@ -48,7 +46,7 @@ def resolved_config(
         "system": method.options,
         "labels": dict(Counter(sample.source for sample in samples if sample.source)),
         "images": {"count": len(samples), "sha256": hash_names(sample.name for sample in samples)},
-        "fingerprints": fingerprints(options, segmenter),
+        "fingerprints": _fingerprints(options, segmenter),
         "run": {
             "model": options.model,
             "projection": None if options.projection is None else str(options.projection),
@@ -62,20 +60,10 @@ def resolved_config(
     }
 
 
-def fingerprints(options: EvaluationOptions, segmenter: Segmenter) -> dict[str, str]:
+def _fingerprints(options: EvaluationOptions, segmenter: Segmenter) -> dict[str, str]:
     """Hashes of the weights and files that decide a result."""
     method = segmenter.method
     found = segmenter.towers.checksums(method.facts.towers) | method.fingerprints()
-    return found if options.synonyms is None else {**found, "synonyms": hash_file(options.synonyms)}
-
-
-def hash_file(path: str | Path) -> str:
-    """SHA-256 (first 16 digits) of the content of a file.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    if options.synonyms is not None:
+        found["synonyms"] = hashlib.sha256(options.synonyms.read_bytes()).hexdigest()[:16]
+    return found

@@ -7,7 +7,6 @@ it is built, once, into the cache.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from PIL import Image
 
 from talk2dino.errors import InputError
 from talk2dino.evaluation.comparison import Comparison, Row, write_comparison
+from talk2dino.evaluation.datasets import get_benchmark
 from talk2dino.evaluation.options import CompareOptions, row_options
 from talk2dino.evaluation.protocol import benchmark_prompts, open_samples, run_benchmark
 from talk2dino.evaluation.report import make_report
@@ -41,19 +41,18 @@ class System:
     """One system of a comparison.
 
     Attributes:
-        place: among the systems that were asked for. label: as it was asked for.
+        label: as it was asked for.
         method, options: what it is; the options may also hold "background" and "matching".
         missing: what must be built first.
     """
 
-    place: int
     label: str
     method: str
     options: dict[str, Any]
     missing: Preparation | None = None
 
     def build(self, out: Path, progress: ProgressCallback | None, shown: str) -> System:
-        """The system with what it was missing, which is built once and kept in the cache, else below ``out``.
+        """The system with what it was missing, built once into the cache, else below ``out``.
 
         Args:
             shown: what can be seen until then, for the message.
@@ -72,22 +71,17 @@ class System:
 
 
 def list_systems(segmenter: Segmenter, options: CompareOptions) -> list[System]:
-    """The systems of a comparison, those that are ready first; what cannot be built is left out with a warning.
-
-    Raises:
-        InputError: no system is left.
-    """
+    """The systems of a comparison, those that are ready first; what cannot be built is left out with a warning."""
     systems = []
-    for place, label in enumerate(options.systems):
+    drawn = options.benchmark is not None and not get_benchmark(options.benchmark).on_disk
+    for label in options.systems:
         method, chosen = options.system(label)
-        drawn = options.benchmark is not None and not options.opened.on_disk
-        missing = method_class(method).preparation(
-            segmenter.towers, chosen, drawn=drawn, scenes=options.prototype_scenes
-        )
+        prepare = method_class(method).preparation
+        missing = prepare(segmenter.towers, chosen, drawn=drawn, scenes=options.prototype_scenes)
         if missing is not None and missing.impossible:
             log.warning("%s is left out: %s", label, missing.impossible)
         else:
-            systems.append(System(place, label, method, chosen, missing))
+            systems.append(System(label, method, chosen, missing))
     if not systems:
         raise InputError("no system is left to compare")
     return sorted(systems, key=lambda system: system.missing is not None)
@@ -95,8 +89,7 @@ def list_systems(segmenter: Segmenter, options: CompareOptions) -> list[System]:
 
 def load_segmenter(options: CompareOptions) -> Segmenter:
     """The models that all systems share."""
-    methods = [options.system(label)[0] for label in options.systems]
-    needed = any("projection" in method_facts(method).towers for method in methods)
+    needed = any("projection" in method_facts(options.system(label)[0]).towers for label in options.systems)
     parts = load_parts(options.model, projection=options.projection, needs_projection=needed)
     return Segmenter(parts, device=options.device, dtype=options.dtype)
 
@@ -109,9 +102,8 @@ def compare_images(
 ) -> list[Path]:
     """Write one grid per image: the image, and the overlay of each system.
 
-    The grids are written with the systems that are ready and again with those that had to be built, so stopping early
-    keeps the first ones. ``options.background`` is on the scale of the first system and applies to it alone;
-    ``method_options`` hold the thresholds of others.
+    The grids are written with the systems that are ready and again with those that had to be built. ``options.background``
+    is on the scale of the first system and applies to it alone; ``method_options`` hold the thresholds of others.
 
     Args:
         progress: counts the items of what a system needs built.
@@ -127,46 +119,39 @@ def compare_images(
     paths = [options.out / f"{path.stem}.png" for path in options.images]
     segmenter = load_segmenter(options) if segmenter is None else segmenter
     systems = list_systems(segmenter, options)
-    grids = [_Grid(image) for image in images]
-    shown: list[str] = []
+    grids: list[list[_Tile]] = [[(image.name, Image.fromarray(image.array), None)] for image in images]
     for number, system in enumerate(systems):
-        if system.missing is not None:
-            shown_now = f"{', '.join(map(str, paths))} shows {', '.join(shown)}" if shown else "nothing is shown yet"
-            system = system.build(options.out, progress, shown_now)
-        for grid in grids:
-            grid.add(segmenter, system, prompts, options)
-        shown.append(system.label)
+        shown = ", ".join(before.label for before in systems[:number]) or "nothing yet"
+        ready = system.build(options.out, progress, f"{', '.join(map(str, paths))} shows {shown}")
+        for grid, image in zip(grids, images, strict=True):
+            grid.append(_segment(segmenter, ready, image, prompts, options))
         if number + 1 == len(systems) or systems[number + 1].missing is not None:
             for grid, path in zip(grids, paths, strict=True):
-                save_png(grid.draw(), path)
+                legends = [legend for _, _, legend in grid if legend is not None]
+                tiles = [(title, overlay) for title, overlay, _ in grid]
+                save_png(draw_grid(tiles, legend=merge_legends(legends) if legends else None), path)
     return paths
 
 
-class _Grid:
-    """The overlays of one image, with one legend for the systems that label the same classes."""
+#: Title, image, and the legend of a system that labels the prompted classes.
+_Tile = tuple[str, Image.Image, Legend | None]
 
-    def __init__(self, image: LoadedImage) -> None:
-        self.image = image
-        self.tiles: list[tuple[str, Image.Image]] = []
-        self.legends: list[Legend] = []
 
-    def add(self, segmenter: Segmenter, system: System, prompts: PromptList, options: CompareOptions) -> None:
-        facts, own = method_facts(system.method), dict(system.options)
-        first = system.label == options.systems[0]
-        background = own.pop("background", options.background if first and not facts.matched else None)
-        own.pop("matching", None)
-        result = segmenter.with_method(system.method, **own).segment(
-            self.image, prompts, background=background, clean=options.clean if facts.can_clean else None,
-            refine=options.refine, mode=options.mode if options.mode in facts.modes else facts.modes[0],
-        )  # fmt: skip
-        title = f"{system.label} (no prompts)" if facts.matched else system.label
-        self.tiles.append((title, result.overlay(self.image, legend=False)))
-        if not facts.matched:
-            self.legends.append(overlay_legend(self.image, result))
-
-    def draw(self) -> Image.Image:
-        tiles = [(self.image.name, Image.fromarray(self.image.array)), *self.tiles]
-        return draw_grid(tiles, legend=merge_legends(self.legends) if self.legends else None)
+def _segment(
+    segmenter: Segmenter, system: System, image: LoadedImage, prompts: PromptList, options: CompareOptions
+) -> _Tile:
+    facts, own = method_facts(system.method), dict(system.options)
+    first = system.label == options.systems[0]
+    background = own.pop("background", options.background if first and not facts.matched else None)
+    own.pop("matching", None)
+    result = segmenter.with_method(system.method, **own).segment(
+        image, prompts, background=background, clean=options.clean if facts.can_clean else None,
+        refine=options.refine, mode=options.mode if options.mode in facts.modes else facts.modes[0],
+    )  # fmt: skip
+    overlay = result.overlay(image, legend=False)
+    if facts.matched:
+        return f"{system.label} (no prompts)", overlay, None
+    return system.label, overlay, overlay_legend(image, result)
 
 
 # --- benchmark -------------------------------------------------------------------------------------------------------
@@ -186,18 +171,23 @@ def compare_benchmark(
     Raises:
         DataError: data are missing or damaged. InputError: a system refuses an option, or none is left.
     """
-    benchmark = options.opened
+    benchmark = get_benchmark(options.benchmark or "")
     first = row_options(options, *options.system(options.systems[0]))
     benchmark_prompts(benchmark, first)
     count = len(open_samples(first, benchmark))
     segmenter = load_segmenter(options) if segmenter is None else segmenter
-    systems = [row for system in list_systems(segmenter, options) for row in _matchings(system)]
-    plans = [(system, clean, refine) for system in systems for clean, refine in _switches(system, options.plain)]
+    plans = [
+        (system, clean, refine)
+        for one in list_systems(segmenter, options)
+        for system in _matchings(one)
+        for clean in ((False, True) if method_facts(one.method).can_clean and not options.plain else (False,))
+        for refine in ((False,) if options.plain else (False, True))
+    ]
     comparison = Comparison(options)
     built: dict[str, System] = {}
     for number, (system, clean, refine) in enumerate(plans):
         if system.label not in built:
-            shown = f"{len(comparison.rows)} of {len(plans)} rows are done"
+            shown = f"{number} of {len(plans)} rows are done"
             built[system.label] = system.build(options.out, progress, shown)
         ready = built[system.label]
         asked = row_options(options, ready.method, ready.options, clean=clean, refine=refine)
@@ -207,21 +197,15 @@ def compare_benchmark(
         outcome = run_benchmark(segmenter, benchmark, asked, folder=folder, progress=part)
         report = make_report(outcome.config, outcome.metrics, len(outcome.records))
         comparison.rows.append(Row(system.label, clean, refine, report, outcome))
-    places = {system.label: system.place for system in systems}
-    comparison.rows.sort(key=lambda row: places[row.label])
+    order = [system.label for label in options.systems for system in _matchings(System(label, *options.system(label)))]
+    comparison.rows.sort(key=lambda row: order.index(row.label))
     comparison.written += write_comparison(comparison)
     return comparison
 
 
-def _matchings(system: System) -> Iterator[System]:
+def _matchings(system: System) -> list[System]:
     """Both ways of matching for a system whose segments have no class, unless one was chosen."""
-    yield system
-    if method_facts(system.method).matched and "matching" not in system.options:
-        own = {**system.options, "matching": "image"}
-        yield replace(system, label=f"{system.label}:matching=image", options=own)
-
-
-def _switches(system: System, plain: bool) -> list[tuple[bool, bool]]:
-    """(clean, refine) of the rows of a system."""
-    cleans = (False, True) if method_facts(system.method).can_clean and not plain else (False,)
-    return [(clean, refine) for clean in cleans for refine in ((False,) if plain else (False, True))]
+    if not method_facts(system.method).matched or "matching" in system.options:
+        return [system]
+    own = {**system.options, "matching": "image"}
+    return [system, replace(system, label=f"{system.label}:matching=image", options=own)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,13 +9,13 @@ from typing import Any
 
 from PIL import Image
 
-from talk2dino.evaluation.cases import CaseRow, draw_rows
+from talk2dino.evaluation.cases import draw_rows
 from talk2dino.evaluation.charts import Bar, bar_chart
 from talk2dino.evaluation.matching import cluster_classes, matched_over_benchmark
 from talk2dino.evaluation.options import CompareOptions, parse_system
 from talk2dino.evaluation.paper import published_results, published_table
 from talk2dino.evaluation.protocol import Outcome, open_samples
-from talk2dino.evaluation.report import EvaluationReport, cell, code_block, versions
+from talk2dino.evaluation.report import EvaluationReport, as_json, cell, code_block, versions
 from talk2dino.io.atomic import save_png, write_atomically
 from talk2dino.io.markdown import markdown_table
 from talk2dino.methods import method_facts
@@ -43,16 +42,11 @@ class Row:
         return ", ".join([method, *shown]) + _MATCHED.get(self.report.config["matched"], "")
 
     def values(self) -> dict[str, Any]:
-        figures = self.report.metrics.as_dict()
-        return {
-            "method": self.title,
-            "clean": self.clean if method_facts(self.report.config["method"]).can_clean else None,
-            "refine": self.refine,
-            "miou": figures["miou"],
-            **self.report.details,
-            "mean_accuracy": figures["mean_accuracy"],
-            "overall_accuracy": figures["overall_accuracy"],
-        }
+        """The row of the table, figures in percent."""
+        means = {name: value for name, value in self.report.metrics.as_dict().items() if name != "classes"}
+        can_clean = method_facts(self.report.config["method"]).can_clean
+        switches = {"method": self.title, "clean": self.clean if can_clean else None, "refine": self.refine}
+        return {**switches, "miou": means.pop("miou"), **self.report.details, **means}
 
 
 @dataclass
@@ -81,18 +75,16 @@ class Comparison:
 
     def markdown(self, *, exact: bool = False) -> str:
         """The table as Markdown; ``exact`` adds configurations and versions."""
-        table, config = self.table(), self.rows[0].report.config
+        table = self.table()
         lines = [list(map(_cell, row.values())) for row in table]
         parts = [f"{self.caption}; figures in percent", markdown_table(list(table[0]), lines)]
-        notes = dict.fromkeys(note for row in self.rows for note in row.report.notes)
-        if notes:
-            parts.append("\n".join(f"- {note}" for note in notes))
-        if reference := published_table(config["benchmark"]):
+        if notes := dict.fromkeys(f"- {note}" for row in self.rows for note in row.report.notes):
+            parts.append("\n".join(notes))
+        if reference := published_table(self.rows[0].report.config["benchmark"]):
             parts += ["Published mIoU on this benchmark, for reference (not measured here):", reference]
         if exact:
-            configurations = [row.report.config for row in self.rows]
-            parts.append("## Configurations and versions")
-            parts.append(code_block({"configurations": configurations, "versions": versions()}))
+            made = {name: value for name, value in self.as_dict().items() if name in ("configurations", "versions")}
+            parts += ["## Configurations and versions", code_block(made)]
         return "\n\n".join(parts) + "\n"
 
     @property
@@ -115,10 +107,9 @@ def write_comparison(comparison: Comparison) -> list[Path]:
         extras = [name for name, on in (("cleaned", row.clean), ("refined", row.refine)) if on]
         marked = rows[0].report.config["method"] == row.report.config["method"]
         bars.append(Bar(", ".join([row.title, *extras]), row.report.metrics.miou, marked))
-    content = json.dumps(comparison.as_dict(), indent=1, ensure_ascii=False)
     return [
         write_atomically(out / "comparison.md", comparison.markdown(exact=True)),
-        write_atomically(out / "comparison.json", content),
+        write_atomically(out / "comparison.json", as_json(comparison.as_dict())),
         save_png(bar_chart(bars, f"mIoU in percent, {comparison.caption}"), out / "comparison.png"),
         save_png(draw_first_images(rows), out / "images.png"),
     ]
@@ -135,4 +126,4 @@ def draw_first_images(rows: Sequence[Row], count: int = CASES, labels: Sequence[
         predictions[row.title] = row.outcome.predict
     first = shown[0].outcome
     samples = open_samples(first.predict.options, first.benchmark)[:count]
-    return draw_rows(first.benchmark, [CaseRow(sample.name, sample, predictions) for sample in samples])
+    return draw_rows(first.benchmark, [(sample.name, sample, predictions) for sample in samples])

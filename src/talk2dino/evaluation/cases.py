@@ -15,8 +15,7 @@ from talk2dino.evaluation.journal import ImageRecord, Run
 from talk2dino.evaluation.matching import cluster_classes, final_records, matched_over_benchmark
 from talk2dino.evaluation.metrics import IGNORE
 from talk2dino.evaluation.options import EvaluationOptions
-from talk2dino.evaluation.protocol import Predictor, open_samples
-from talk2dino.evaluation.provenance import resolved_config
+from talk2dino.evaluation.protocol import Predictor, open_samples, resolved_config
 from talk2dino.io.atomic import save_png
 from talk2dino.io.legend import draw_grid, make_legend, merge_legends
 from talk2dino.io.settings import build_options, differences
@@ -65,8 +64,7 @@ def predictor_of(run: Run, *, data: Path | None = None, device: str | None = Non
     )
     predict = Predictor(segmenter, benchmark, options)
     now = resolved_config(options, benchmark, predict.segmenter, samples, threshold=predict.threshold)
-    other = differences({name: config.get(name) for name in now}, now, ignore=("run", "projection", "synonyms"))
-    if other:
+    if other := differences({name: config.get(name) for name in now}, now, ignore=("run", "projection", "synonyms")):
         raise InputError(f"the model or the data are not those of the run ({'; '.join(other[:4])})")
     return predict
 

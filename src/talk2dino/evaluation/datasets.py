@@ -57,7 +57,6 @@ class Benchmark:
     """
 
     name: str
-    title: str
     names: tuple[str, ...]
     palette: tables.Palette
     folders: tuple[str, ...]
@@ -247,28 +246,27 @@ _ade20k = partial(
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
     for benchmark in (
-        Benchmark("voc21", "Pascal VOC 2012, 20 classes and background", tables.VOC21_NAMES, tables.VOC21_PALETTE, _VOC,
-                  _VOC_TREE, partial(_voc, read=read_index_png), clean=True),
-        Benchmark("voc20", "Pascal VOC 2012, background ignored", tables.VOC20_NAMES, tables.VOC20_PALETTE, _VOC,
-                  _VOC_TREE, partial(_voc, read=formats.read_reduced)),
-        Benchmark("context60", "Pascal Context, 59 classes and background", tables.CONTEXT60_NAMES,
-                  tables.CONTEXT60_PALETTE, _CONTEXT, _CONTEXT_TREE, partial(_context, read=read_index_png)),
-        Benchmark("context59", "Pascal Context, background ignored", tables.CONTEXT59_NAMES, tables.CONTEXT59_PALETTE,
-                  _CONTEXT, _CONTEXT_TREE, partial(_context, read=formats.read_reduced)),
-        Benchmark("coco-stuff", "COCO-Stuff 164k, 171 classes", tables.COCO_STUFF_NAMES, tables.COCO_STUFF_PALETTE,
-                  _COCO, _COCO_TREE.format(suffix="_labelTrainIds.png", more=""),
+        Benchmark("voc21", tables.VOC21_NAMES, tables.VOC21_PALETTE, _VOC, _VOC_TREE, partial(_voc, read=read_index_png),
+                  clean=True),
+        Benchmark("voc20", tables.VOC20_NAMES, tables.VOC20_PALETTE, _VOC, _VOC_TREE,
+                  partial(_voc, read=formats.read_reduced)),
+        Benchmark("context60", tables.CONTEXT60_NAMES, tables.CONTEXT60_PALETTE, _CONTEXT, _CONTEXT_TREE,
+                  partial(_context, read=read_index_png)),
+        Benchmark("context59", tables.CONTEXT59_NAMES, tables.CONTEXT59_PALETTE, _CONTEXT, _CONTEXT_TREE,
+                  partial(_context, read=formats.read_reduced)),
+        Benchmark("coco-stuff", tables.COCO_STUFF_NAMES, tables.COCO_STUFF_PALETTE, _COCO,
+                  _COCO_TREE.format(suffix="_labelTrainIds.png", more=""),
                   partial(_coco, kinds={"_labelTrainIds.png": read_index_png, ".png": formats.read_stuff_map})),
-        Benchmark("coco-object", "COCO-Object, 80 things and background", tables.COCO_OBJECT_NAMES,
-                  tables.COCO_OBJECT_PALETTE, _COCO,
+        Benchmark("coco-object", tables.COCO_OBJECT_NAMES, tables.COCO_OBJECT_PALETTE, _COCO,
                   _COCO_TREE.format(suffix="_instanceTrainIds.png", more=_COCO_INSTANCES),
                   partial(_coco, instances="annotations/instances_val2017.json",
                           kinds={"_instanceTrainIds.png": read_index_png, ".png": formats.read_stuff_map_as_objects}),
                   clean=True),
-        Benchmark("cityscapes", "Cityscapes, 19 classes", tables.CITYSCAPES_NAMES, tables.CITYSCAPES_PALETTE,
-                  ("cityscapes",), _CITY_TREE, _cityscapes),
-        Benchmark("ade20k", "ADE20K, 150 classes", tables.ADE20K_NAMES, tables.ADE20K_PALETTE,
+        Benchmark("cityscapes", tables.CITYSCAPES_NAMES, tables.CITYSCAPES_PALETTE, ("cityscapes",), _CITY_TREE,
+                  _cityscapes),
+        Benchmark("ade20k", tables.ADE20K_NAMES, tables.ADE20K_PALETTE,
                   ("ade/ADEChallengeData2016", "ADEChallengeData2016"), _ADE_TREE, _ade20k),
-        Benchmark("world", "procedural scenes, 16 classes", WORLD_NAMES, tuple(map(tuple, class_palette(WORLD_NAMES).tolist())),
-                  (), "", lambda benchmark, folder: world_samples(held_out_seeds()), mode="whole"),
+        Benchmark("world", WORLD_NAMES, tuple(map(tuple, class_palette(WORLD_NAMES).tolist())), (), "",
+                  lambda benchmark, folder: world_samples(held_out_seeds()), mode="whole"),
     )
 }  # fmt: skip

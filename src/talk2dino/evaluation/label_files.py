@@ -76,8 +76,6 @@ def _read_instances(path: Path) -> dict[str, tuple[int, int, list[dict[str, Any]
         found: dict[int, list[dict[str, Any]]] = {number: [] for number in by_id}
         for annotation in content["annotations"]:
             found[annotation["image_id"]].append(annotation)
-    except FileNotFoundError:
-        raise DataError(f"no instances file at {path}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is not a COCO instances file: {type(error).__name__} {error}") from None
     return {Path(p["file_name"]).stem: (p["height"], p["width"], found[n]) for n, p in by_id.items()}
@@ -159,8 +157,6 @@ def read_city_polygons(path: Path) -> np.ndarray:
                 raise DataError(f"{path} has a label that Cityscapes does not know: {name!r}")
             index = int(_CITY_TO_CLASS[CITYSCAPES_LABELS.index(known)])
             pen.polygon([(x, y) for x, y in thing["polygon"]], fill=index)
-    except FileNotFoundError:
-        raise DataError(f"no label file at {path}") from None
     except DataError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

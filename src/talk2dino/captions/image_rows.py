@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from talk2dino.captions.index import TextGroups, TextList, first_places, hash64, is_repeated, is_shared
-from talk2dino.captions.source import Wanted
+from talk2dino.captions.source import Record, Skipped, Wanted, make_record
 
 
 class ImageRows:
@@ -55,21 +55,18 @@ class ImageRows:
         """The record number of a row; for a further row, that of the next numbered one."""
         return int(self._numbers[row])
 
-    def is_wanted(self, row: int, wanted: Wanted) -> bool:
-        """Whether a row has a number, and it is wanted."""
-        number, after = self._numbers[row : row + 2].tolist()
-        return number < after and wanted(number)
+    def wanted_rows(self, wanted: Wanted) -> np.ndarray:
+        """(N,) bool: whether a row has a number, and it is wanted."""
+        flags = np.array([*map(wanted, range(len(self))), False], dtype=bool)
+        return (self._numbers[1:] > self._numbers[:-1]) & flags[self._numbers[:-1]]
 
-    def is_repeated(self, row: int) -> bool:
-        return bool(self._repeated[row])
-
-    def captions(self, row: int, own: object) -> object:
-        """The captions of a first row, followed by those of all further rows of its image."""
+    def record(self, row: int, key: str, captions: object, read: Callable[[], bytes]) -> Record | Skipped:
+        """The record of a numbered row: with its own captions, then those of all further rows of its image."""
+        if self._repeated[row]:
+            return Skipped(key, "repeats the image and captions of an earlier row")
         more = [caption for text in self._texts[row] for caption in json.loads(text)]
-        return [*_as_list(own), *more] if more else own
+        return make_record(key, [*_as_list(captions), *more], read)
 
 
 def _as_list(captions: object) -> list[object]:
-    if captions is None:
-        return []
     return list(captions) if isinstance(captions, list | tuple) else [captions]

@@ -13,9 +13,7 @@ from typing import IO, Any
 from talk2dino.captions.files import Fingerprint, file_reader, printable
 from talk2dino.captions.image_rows import ImageRows
 from talk2dino.captions.index import hash64
-from talk2dino.captions.source import (
-    CAPTION_FIELDS, CaptionSource, Numbered, Skipped, Wanted, always, find_captions, make_record,
-)  # fmt: skip
+from talk2dino.captions.source import CAPTION_FIELDS, CaptionSource, Numbered, Skipped, Wanted, always, find_captions
 from talk2dino.errors import DataError
 from talk2dino.io.names import SURROGATE
 
@@ -48,17 +46,12 @@ class MetadataSource(CaptionSource):
         return len(self._groups)
 
     def records(self, wanted: Wanted = always) -> Numbered:
+        rows = self._groups.wanted_rows(wanted)
         for row, (name, captions) in enumerate(self._rows()):
-            if not self._groups.is_wanted(row, wanted):
-                continue
-            number = self._groups.number(row)
-            if isinstance(name, Skipped):
-                yield number, name
-            elif self._groups.is_repeated(row):
-                yield number, Skipped(name, "repeats the file name and captions of an earlier line")
-            else:
-                captions = self._groups.captions(row, captions)
-                yield number, make_record(name, captions, file_reader(self._file.parent, name))
+            if rows[row]:
+                read = file_reader(self._file.parent, str(name))
+                record = self._groups.record(row, name, captions, read) if isinstance(name, str) else name
+                yield self._groups.number(row), record
 
     def _rows(self) -> Iterator[tuple[str | Skipped, object]]:
         """Yield (file name, captions) per line, or (Skipped, None) for a line that cannot be used."""

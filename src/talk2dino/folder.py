@@ -206,10 +206,10 @@ class _Run:
             log.info("%s finished already; --overwrite does them again", _count(skipped))
         if todo:
             log.info(
-                "%s with %s, %s on %s%s: %s, %d prompts", segmenter.method.name, segmenter.name,
+                "%s with %s, %s on %s%s: %s, %s", segmenter.method.name, segmenter.name,
                 str(segmenter.dtype).removeprefix("torch."), segmenter.device,
                 "" if segmenter.engine == "torch" else f" ({segmenter.engine})", _count(len(todo)),
-                len(options.prompts.names),
+                _count(len(options.prompts.names), "prompt"),
             )  # fmt: skip
             for note in options.prompts.notes:
                 log.info("%s", note)
@@ -409,5 +409,5 @@ def _settings_key(options: FolderOptions, segmenter: Segmenter, settings: dict[s
     return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _count(images: int) -> str:
-    return "1 image" if images == 1 else f"{images} images"
+def _count(number: int, what: str = "image") -> str:
+    return f"1 {what}" if number == 1 else f"{number} {what}s"

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
 
 from talk2dino import pipeline
 from talk2dino.device import choose_device, choose_dtype
@@ -28,6 +27,7 @@ from talk2dino.methods import check_options, make_method, method_facts
 from talk2dino.methods.base import Method
 from talk2dino.models.loading import HubOptions, Parts, load_parts
 from talk2dino.models.preprocess import check_mode
+from talk2dino.models.vit import VisionTransformer
 from talk2dino.pipeline import Background
 from talk2dino.prompts import PromptList, Prompts
 from talk2dino.towers import Towers
@@ -110,7 +110,7 @@ class Segmenter:
         )
 
     @property
-    def clip_vision(self) -> nn.Module | None:
+    def clip_vision(self) -> VisionTransformer | None:
         """CLIP's image tower, loaded on first use; None if the checkpoint has none."""
         return self.towers.clip_vision
 

@@ -31,7 +31,9 @@ import torch
 from PIL import Image
 
 from talk2dino.captions import CaptionSource, FirstRecords, open_source
-from talk2dino.features import Encoders, ExtractOptions, extract, load_encoders
+from talk2dino.features.encoders import Encoders, load_encoders
+from talk2dino.features.extraction import extract
+from talk2dino.features.options import ExtractOptions
 from talk2dino.models.text import TextEncoder
 from talk2dino.models.tokenizer import TextTokenizer
 from talk2dino.speed.workload import random_parts

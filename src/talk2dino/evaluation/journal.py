@@ -91,7 +91,7 @@ class ShardJournal:
         self._journal = Journal(self.path)
         if names is not None:
             first = {line.get("name"): line for line in reversed(self._journal.records)}
-            wanted = {name: first.get(name) for name in names}
+            wanted: dict[object, Any] = {name: first.get(name) for name in names}
             self._journal.keep(lambda line: wanted.get(line.get("name")) is line)
         self.records = [ImageRecord.from_json(line, self.path) for line in self._journal.records]
 

@@ -41,8 +41,9 @@ from talk2dino.captions import CaptionSource, Record, Skipped, make_record
 from talk2dino.evaluation.metrics import ConfusionMatrix, Metrics
 from talk2dino.evaluation.report import versions
 from talk2dino.evaluation.world import BACKGROUND_CLASSES, OBJECT_CLASSES, held_out_seeds
-from talk2dino.features import ExtractOptions, FeatureStore, extract
-from talk2dino.features.options import FEATURES
+from talk2dino.features.extraction import extract
+from talk2dino.features.options import FEATURES, ExtractOptions
+from talk2dino.features.store import FeatureStore
 from talk2dino.io.atomic import atomic_path, write_atomically
 from talk2dino.models.loading import Parts, load_parts
 from talk2dino.stages.heads import STRATEGIES
@@ -130,7 +131,9 @@ class EncodedScenes:
     def of(cls, segmenter: Segmenter, seeds: Iterable[int]) -> EncodedScenes:
         drawn = [render(sample_scene(seed)) for seed in seeds]
         parts = [drawn[start : start + 50] for start in range(0, len(drawn), 50)]
-        return cls([segmenter.encode_image([d.image for d in part]) for part in parts], [d.labels for d in drawn])
+        encoded = [segmenter.encode_image([d.image for d in part]) for part in parts]
+        # Patches of the frozen backbone, the same for every psi: without the fingerprint of one of them.
+        return cls([replace(features, space="") for features in encoded], [d.labels for d in drawn])
 
     def object_labels(self) -> list[np.ndarray]:
         """(H, W) each: 0 for every surface, 1 + i for object i."""

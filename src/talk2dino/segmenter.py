@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
 
 from talk2dino import pipeline
 from talk2dino.device import choose_device, choose_dtype
 from talk2dino.engines import check_engine
 from talk2dino.errors import InputError, ShapeError
 from talk2dino.io.images import ImageSource, read_image
-from talk2dino.methods import check_options, make_method
+from talk2dino.methods import check_options, make_method, method_facts
 from talk2dino.methods.base import Method
 from talk2dino.models.config import SegmenterConfig
 from talk2dino.models.loading import HubOptions, Parts, load_parts
@@ -32,6 +31,7 @@ from talk2dino.models.preprocess import check_mode
 from talk2dino.models.projection import Projection
 from talk2dino.models.text import TextEncoder
 from talk2dino.models.vision import VisionModel
+from talk2dino.models.vit import VisionTransformer
 from talk2dino.pipeline import Background
 from talk2dino.prompts import PromptList, Prompts
 from talk2dino.towers import Towers
@@ -101,7 +101,10 @@ class Segmenter:
         check_options(method, options)  # wrong arguments are reported before anything is loaded
         device = choose_device(device)
         check_engine(engine, device, choose_dtype(dtype, device, engine=engine))
-        parts = load_parts(model, projection=projection, hub=HubOptions(revision, cache_dir, local_files_only))
+        parts = load_parts(
+            model, projection=projection, hub=HubOptions(revision, cache_dir, local_files_only),
+            needs_projection="projection" in method_facts(method).towers,
+        )  # fmt: skip
         return cls(parts, device=device, dtype=dtype, engine=engine, method=method, **options)
 
     def with_method(self, method: str, **options: Any) -> Segmenter:
@@ -156,7 +159,7 @@ class Segmenter:
         return self.towers.vision_projection
 
     @property
-    def clip_vision(self) -> nn.Module | None:
+    def clip_vision(self) -> VisionTransformer | None:
         """CLIP's image tower, loaded on first use; None if the checkpoint has none."""
         return self.towers.clip_vision
 

@@ -21,7 +21,7 @@ def prototypes(micro, tmp_path_factory):
     from talk2dino.methods.prototype_build import build_prototypes, world_source
 
     folder = tmp_path_factory.mktemp("prototypes")
-    build_prototypes(micro.towers, world_source(range(500_000, 500_020)), folder, what="20 scenes", index="exact")
+    build_prototypes(micro.towers, world_source(range(500_000, 500_020)), folder)
     return folder
 
 

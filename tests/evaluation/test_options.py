@@ -61,7 +61,7 @@ def test_mode_and_cleaning_are_as_published():
 def test_systems_of_a_comparison():
     assert parse_system("freeda:local_weight=1:nearest=5") == ("freeda", {"local_weight": 1, "nearest": 5})
     assert parse_system("dino-clusters:matching=image") == ("dino-clusters", {"matching": "image"})
-    with pytest.raises(InputError, match="METHOD:NAME=VALUE; got 'freeda:5'"):
+    with pytest.raises(InputError, match="'5' is not NAME=VALUE"):
         parse_system("freeda:5")
     with pytest.raises(InputError, match="clip-dense has no option 'matching'"):
         parse_system("clip-dense:matching=image")

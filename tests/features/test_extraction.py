@@ -17,13 +17,15 @@ from PIL import Image
 
 from talk2dino.captions import Skipped, open_source
 from talk2dino.errors import DataError, InputError, OutputError, Talk2DinoWarning
-from talk2dino.features import ExtractOptions, FeatureStore, Manifest, StoreWriter, extract, merge_stores
-from talk2dino.features.extraction import preprocess
-from talk2dino.features.writer import ShardContents
+from talk2dino.features.extraction import extract, preprocess
+from talk2dino.features.manifest import Manifest
+from talk2dino.features.options import ExtractOptions
+from talk2dino.features.store import FeatureStore
+from talk2dino.features.writer import ShardContents, StoreWriter, merge_stores
 from talk2dino.io.lock import folder_lock
 from talk2dino.io.settings import build_options
 from talk2dino.models.preprocess import normalise
-from talk2dino.stages.heads import pooled_features
+from talk2dino.stages.pooling import pooled_features
 
 EVERYTHING = ("heads", "average", "cls", "patch_mean")
 
@@ -488,7 +490,7 @@ def test_a_manifest_that_was_tampered_with(tmp_path):
 def test_differences_of_long_sources_are_short():
     files = [f"{n:05d}.tar" for n in range(1000)]
     one, other = (Manifest({}, {}, ["heads"], M, D, 7, {"kind": "tar", "files": files[:n]}) for n in (999, 1000))
-    [line] = one.differences_of_making(other)
+    [line] = one.differences(other, same_source=True)
     assert line.startswith('source.files: ["00000.tar"')
     assert len(line) < 400
 

@@ -116,7 +116,7 @@ def test_refusals(micro, picture):
         ({"mode": "slide"}, "no slide mode"),
         ({"background": 0.2}, "segments without classes"),
         ({"clean": True}, "no background cleaning"),
-        ({"negative": ["sky"]}, "no negative prompts"),
+        ({"negative": ["sky"]}, "negative prompts have no effect"),
     ):
         with pytest.raises(InputError, match=message):
             clusters.segment(picture, [], **call)

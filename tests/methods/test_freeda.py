@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,19 +8,16 @@ from PIL import Image
 
 from talk2dino.errors import CheckpointError, DataError, InputError
 from talk2dino.methods.freeda import (
+    BENCHMARK_SUPERPIXELS,
+    FreeDA,
     SmallStoreWarning,
     region_similarity,
     superpixel_weights,
     superpixels,
     usable_nearest,
 )
-from talk2dino.methods.prototype_build import (
-    MaskedPicture,
-    PrototypeMaker,
-    build_prototypes,
-    folder_source,
-    world_source,
-)
+from talk2dino.methods.prototype_build import build_prototypes, masked_features
+from talk2dino.methods.prototype_sources import MaskedImage, Source, folder_source, world_source
 from talk2dino.methods.prototypes import PrototypeStore
 
 WORDS = ["sky", "ball", "grass", "water"]
@@ -27,7 +26,7 @@ WORDS = ["sky", "ball", "grass", "water"]
 @pytest.fixture(scope="session")
 def folder(micro, tmp_path_factory):
     path = tmp_path_factory.mktemp("prototypes")
-    build_prototypes(micro.towers, world_source(range(500_000, 500_040)), path, what="40 scenes", index="exact")
+    build_prototypes(micro.towers, world_source(range(500_000, 500_040)), path)
     return path
 
 
@@ -77,7 +76,7 @@ def test_score_is_the_published_mixture(micro, folder, picture):
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     normalised = (pixels / 255 - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
     with torch.no_grad():
-        image = micro.clip_vision(pixel_values=normalised).image_embeds
+        image = micro.clip_vision.embed_image(normalised)
     text = F.normalize(micro.text.embed_classes([[word] for word in WORDS]), dim=-1)
     everywhere = F.normalize(image, dim=-1) @ text.T
     found, own = (one.method.score(one.method.encode_pixels(pixels), classes, clean=False) for one in (both, local))
@@ -87,10 +86,33 @@ def test_score_is_the_published_mixture(micro, folder, picture):
 def test_class_prototypes_are_means_of_the_nearest(micro, folder):
     store = PrototypeStore(folder)
     classes = micro.with_method("freeda", prototypes=folder, nearest=5).encode_text(["ball"])
-    key = F.normalize(micro.text.embed_classes([["ball"]]), dim=-1).numpy()[0]
-    nearest = np.argsort(-(store.keys @ key), kind="stable")[:5]
-    assert {store.words[i] for i in nearest} == {"ball"}
-    np.testing.assert_allclose(classes.embeddings[0], store.prototypes[nearest].mean(0), atol=1e-5)
+    own = [i for i, word in enumerate(store.words) if word == "ball"]
+    assert len(own) > 5  # of which each counts 5 / len(own)
+    np.testing.assert_allclose(classes.embeddings[0], store.prototypes[own].mean(0), atol=1e-5)
+
+
+def test_published_sizes_and_superpixels(micro, folder):
+    """Windows of 448 are seen as 37 x 37 patches; every published configuration has its superpixels."""
+    own = {"prototypes": folder, "nearest": 5}
+    assert micro.with_method("freeda", **own).method.dino_size == 128
+    published = micro.with_method("freeda", **own, size=448).method
+    assert published.dino_size == 37 * 8
+    seen = micro.with_method("freeda", **own, dino_size=72).method.encode_pixels(torch.zeros(1, 3, 128, 192))
+    assert seen.grid == (9, 14)  # 72 / 128 of 128 x 192 is 72 x 108
+    assert seen.image_size == (128, 192)
+    with pytest.raises(InputError, match="at least one patch of 8 pixels; got 7"):
+        micro.with_method("freeda", **own, dino_size=7)
+    assert FreeDA.benchmark_options("cityscapes") == {"scale": 20, "sigma": 0.5, "min_size": 50}
+    assert FreeDA.benchmark_options("ade20k") == FreeDA.benchmark_options("context59") == {}
+    for options in BENCHMARK_SUPERPIXELS.values():
+        assert micro.with_method("freeda", **own, **options).method.superpixel_options.items() >= options.items()
+
+
+def test_the_vision_model_sees_the_enlarged_window(micro, folder):
+    method = micro.with_method("freeda", prototypes=folder, nearest=5, dino_size=160).method
+    pixels = 255 * torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(3))
+    enlarged = F.interpolate(pixels, (160, 160), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(method.encode_pixels(pixels).patches, micro.towers.encode(enlarged).patches)
 
 
 def test_segment_and_batch(micro, folder, picture):
@@ -120,24 +142,42 @@ def test_too_few_prototypes_for_the_published_number(micro, folder):
     store = PrototypeStore(folder)
     assert len(store) < 350
     expected = len(store) // 16  # 16 words
-    with pytest.warns(SmallStoreWarning, match=f"the {expected} nearest are used"):
+    with pytest.warns(SmallStoreWarning, match=f"the {expected} nearest are averaged"):
         segmenter = micro.with_method("freeda", prototypes=store)
     assert segmenter.method.options["nearest"] == expected
     found = F.normalize(segmenter.encode_text(WORDS).embeddings, dim=1)
     assert (found @ found.T).fill_diagonal_(0).max() < 0.99
-    with pytest.raises(InputError, match="every class would get the mean of all"):
+    with pytest.raises(InputError, match="all classes would get the same mean"):
         micro.with_method("freeda", prototypes=store, nearest=350)
 
-    class Large:
-        words = ["a", "b"] * 20_000
 
-        def __len__(self):
-            return 40_000
+class Sizes:
+    """A store that is nothing but large."""
 
-    assert usable_nearest(Large(), None) == 350
-    Large.words = [f"word {i}" for i in range(40_000)]  # one a word, but many: the published number stays
-    assert usable_nearest(Large(), None) == 350
-    assert usable_nearest(Large(), 17) == 17
+    folder, words = "large", ("a", "b")
+
+    def __init__(self, count, keys):
+        self.count, self.keys = count, range(keys)
+
+    def __len__(self):
+        return self.count
+
+
+def test_the_published_number_of_neighbours_in_large_stores():
+    for count, keys, expected in (
+        (40_000, 2, 350),
+        (40_000, 40_000, 350),
+        (3_500, 100, 35),
+        (800, 2, 350),
+        (600, 2, 300),
+    ):
+        large = Sizes(count, keys)
+        if expected < 350:
+            with pytest.warns(SmallStoreWarning, match=f"the {expected} nearest"):
+                assert usable_nearest(large, None) == expected
+        else:
+            assert usable_nearest(large, None) == expected
+        assert usable_nearest(large, 17) == 17
 
 
 def test_prototype_is_the_mean_of_covered_patches(micro):
@@ -149,8 +189,7 @@ def test_prototype_is_the_mean_of_covered_patches(micro):
     mask[: patch // 4, 2 * patch : 3 * patch] = True  # a quarter of a patch does not count
     small = np.zeros((128, 128), bool)
     small[:2, :2] = True  # covers no patch by half: its share counts
-    maker = PrototypeMaker(micro.towers)
-    found = maker.prototypes(MaskedPicture("a", image, {"ball": mask, "dot": small, "none": ~mask & mask}))
+    found = masked_features(micro.towers, MaskedImage(image, {"ball": mask, "dot": small, "none": ~mask & mask}))
     assert [p.word for p in found] == ["ball", "dot"]
     patches = micro.encode_image(image).patches[0]
     np.testing.assert_allclose(found[0].feature, patches[:3, :2].flatten(0, 1).mean(0), atol=1e-4)
@@ -159,26 +198,25 @@ def test_prototype_is_the_mean_of_covered_patches(micro):
     np.testing.assert_allclose(found[0].key, key, atol=1e-6)
 
 
-def test_pictures_with_masks_in_folders(micro, tmp_path, picture):
-    for name in ("pictures", "masks"):
+def test_images_with_masks_in_folders(micro, tmp_path, picture):
+    for name in ("images", "masks"):
         (tmp_path / name).mkdir()
     mask = np.zeros(picture.shape[:2], np.uint8)
     mask[:20], mask[20:30], mask[30:] = 1, 255, 2
-    Image.fromarray(picture).save(tmp_path / "pictures" / "a.png")
+    Image.fromarray(picture).save(tmp_path / "images" / "a.png")
     Image.fromarray(mask).save(tmp_path / "masks" / "a.png")
-    source = list(folder_source(tmp_path / "pictures", tmp_path / "masks", ["background", "sky", "grass"]))
-    assert build_prototypes(micro.towers, source, tmp_path / "out", what="folder", index="exact") == 2
+    source = folder_source(tmp_path / "images", tmp_path / "masks", ["background", "sky", "grass"])
+    assert build_prototypes(micro.towers, source, tmp_path / "out") == 2
     assert PrototypeStore(tmp_path / "out").words == ["sky", "grass"]
-    name, load = next(folder_source(tmp_path / "pictures", tmp_path / "masks", ["background", "sky"]))
-    assert name == "a.png"
-    with pytest.raises(DataError, match=r"value 2, but only 2 names"):
-        load()
+    few = folder_source(tmp_path / "images", tmp_path / "masks", ["background", "sky"])
+    with pytest.raises(DataError, match=r"a\.png has the value 2, but there are only 2 names"):
+        few.items["a.png"]()
     Image.fromarray(mask.T).save(tmp_path / "masks" / "a.png")
-    with pytest.raises(DataError, match=r"\(47, 71\).*\(71, 47\)"):
-        source[0][1]()
+    with pytest.raises(DataError, match="47 x 71 pixels, its mask 71 x 47"):
+        source.items["a.png"]()
     (tmp_path / "masks" / "a.png").unlink()
     with pytest.raises(DataError, match="no mask for"):
-        list(folder_source(tmp_path / "pictures", tmp_path / "masks", ["x"]))
+        folder_source(tmp_path / "images", tmp_path / "masks", ["x"])
 
 
 def test_refusals(micro, folder, tmp_path):
@@ -186,29 +224,52 @@ def test_refusals(micro, folder, tmp_path):
         micro.with_method("freeda")
     with pytest.raises(InputError, match="local_weight 0 to 1"):
         micro.with_method("freeda", prototypes=folder, nearest=9, local_weight=1.1)
-    with pytest.raises(DataError, match="not a prototype folder"):
+    with pytest.raises(DataError, match="not a folder of prototypes"):
         micro.with_method("freeda", prototypes=tmp_path)
 
+    with pytest.raises(InputError, match="accepted: exact, hnsw"):
+        micro.with_method("freeda", prototypes=folder, index="auto")
+
+
+def test_prototypes_of_another_model_and_of_one_word_are_refused(micro, folder, tmp_path):
     store = PrototypeStore(folder)
     store.keys = np.zeros((len(store), 512), np.float32)
-    with pytest.raises(CheckpointError, match="512 text and 192 vision dimensions, the model micro has 192 and 192"):
+    with pytest.raises(CheckpointError, match="512 text and 192 vision dimensions, but micro has 192 and 192"):
         micro.with_method("freeda", prototypes=store)
+    store = PrototypeStore(folder)
+    store.meta |= {"model": "nano", "fingerprint": "of other weights"}
+    with pytest.raises(CheckpointError, match=r"made by nano, whose weights are not those of micro: build prototypes"):
+        micro.with_method("freeda", prototypes=store)
+    del store.meta["fingerprint"]  # version 0.1.0 wrote none: the name decides
+    with pytest.raises(CheckpointError, match="made by nano"):
+        micro.with_method("freeda", prototypes=store)
+    store.meta["model"] = "micro"
+    micro.with_method("freeda", prototypes=store, nearest=5)
+    ball = MaskedImage(np.zeros((32, 32, 3), np.uint8), {"ball": np.ones((32, 32), bool)})
+    build_prototypes(micro.towers, Source("one word", {"a": lambda: ball, "b": lambda: ball}), tmp_path / "one")
+    with pytest.raises(InputError, match=r"prototypes of one word \('ball'\), so all classes would get the same one"):
+        micro.with_method("freeda", prototypes=tmp_path / "one")
 
 
 def test_what_was_made_before_an_interruption_is_kept(micro, tmp_path):
-    scenes = range(500_000, 500_006)
+    whole = world_source(range(500_000, 500_006), height=48)
 
-    def interrupted():
-        for number, (name, load) in enumerate(world_source(scenes, height=48)):
-            if number == 3:
-                raise KeyboardInterrupt
-            yield name, load
+    def interrupt():
+        raise KeyboardInterrupt
 
+    reports = []
+
+    def progress(done, total, note=""):
+        reports.append((done, total))
+
+    broken = replace(whole, items={**whole.items, "500003": interrupt})
     with pytest.raises(KeyboardInterrupt):
-        build_prototypes(micro.towers, interrupted(), tmp_path / "parts", what="w", index="exact")
+        build_prototypes(micro.towers, broken, tmp_path / "parts", progress=progress)
     assert [path.name for path in sorted((tmp_path / "parts").glob("shard-*"))] == ["shard-00000.npz"]
     for name in ("parts", "whole"):
-        build_prototypes(micro.towers, world_source(scenes, height=48), tmp_path / name, what="w", index="exact")
+        build_prototypes(micro.towers, whole, tmp_path / name, progress=progress)
+    assert reports[:5] == [(0, 6), (1, 6), (2, 6), (3, 6), (3, 6)]  # the second run begins with what is finished
+    assert reports[-1] == (6, 6)
     parts, whole = PrototypeStore(tmp_path / "parts"), PrototypeStore(tmp_path / "whole")
     assert parts.words == whole.words
     np.testing.assert_array_equal(parts.keys, whole.keys)

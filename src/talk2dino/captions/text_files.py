@@ -9,7 +9,7 @@ from talk2dino.captions.files import Fingerprint, file_reader, printable, read_f
 from talk2dino.captions.index import TextList
 from talk2dino.captions.source import IndexedSource, Record, Skipped, make_record
 from talk2dino.errors import DataError
-from talk2dino.io.images import IMAGE_ENDINGS
+from talk2dino.io.find import IMAGE_ENDINGS
 
 
 class TextFileSource(IndexedSource):

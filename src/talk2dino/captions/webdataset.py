@@ -13,7 +13,7 @@ from talk2dino.captions.files import Fingerprint, printable
 from talk2dino.captions.index import TextList, hash64, is_repeated
 from talk2dino.captions.source import IndexedSource, Record, Skipped, find_captions, make_record
 from talk2dino.errors import DataError
-from talk2dino.io.images import IMAGE_ENDINGS
+from talk2dino.io.find import IMAGE_ENDINGS
 
 _PARTS = ("image", "txt", "json")
 _SHOWN = 8  # endings named in a message

@@ -34,7 +34,7 @@ class Verb:
 VERBS: dict[str, Verb] = {
     "segment": Verb("Segment images with words.", ()),
     "models": Verb("List the named models and whether they are on this machine."),
-    "compare": Verb("Show the methods side by side, on an image or a benchmark.", ("--benchmark", "-b")),
+    "compare": Verb("Show the methods side by side, on an image or a benchmark.", ()),
     "evaluate": Verb("Measure mIoU on a benchmark, with the published protocol.", ("--out", "-o")),
     "freeda": Verb("Build the prototypes of the method freeda.", ()),
     "extract": Verb("Turn images and captions into features for training.", ()),
@@ -51,6 +51,8 @@ def build_app(only: str | None = None) -> typer.Typer:
     """The Typer application with every verb, or with one of them, so that the others are not imported."""
     import typer
 
+    from talk2dino.threads import prepare
+
     app = typer.Typer(
         name="talk2dino",
         help="Open-vocabulary segmentation: an image and words in, a label for every pixel out.",
@@ -63,7 +65,11 @@ def build_app(only: str | None = None) -> typer.Typer:
     )
 
     @app.callback(invoke_without_command=True)
-    def root(version: bool = typer.Option(False, "--version", "-V", help="Print the version and exit.")) -> None:
+    def root(
+        version: bool = typer.Option(False, "--version", "-V", help="Print the version and exit."),
+        threads: int | None = typer.Option(None, min=1, help="CPU threads. [default: by the cores available]"),
+    ) -> None:
+        prepare(threads)  # before torch is loaded
         if version:
             from talk2dino import __version__
 

@@ -65,23 +65,3 @@ class ProgressBar:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
-
-
-class progress(ProgressBar):
-    def __init__(self, total: int, label: str, unit: str = "image") -> None:
-        super().__init__(label, unit)
-        self.total, self.done = total, 0
-
-    def advance(self, count: int = 1) -> None:
-        self.done += count
-        self(self.done, self.total)
-
-    def reached(self, done: int, total: int, before: int) -> None:
-        if self.before is None:
-            self(before, total)
-        self(done, total)
-
-    def message(self, text: str) -> None:
-        from talk2dino.cli.console import message
-
-        message(text)

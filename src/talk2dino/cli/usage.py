@@ -37,15 +37,8 @@ def method_options(given: list[str] | None, **named: object) -> dict[str, object
     Args:
         named: options that have a flag of their own; those that are None are left out.
     """
-    import yaml
+    from talk2dino.io.settings import parse_values
 
-    found: dict[str, object] = {}
-    for item in given or []:
-        name, sign, value = item.partition("=")
-        if not sign or not name.strip():
-            raise typer.BadParameter(f"{item!r} is not NAME=VALUE", param_hint="--option")
-        try:
-            found[name.strip().replace("-", "_")] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise typer.BadParameter(f"{value!r} is not a value", param_hint="--option") from None
+    with usage("--option"):
+        found = parse_values(given or [])
     return found | {name: str(value) for name, value in named.items() if value is not None}

@@ -1,12 +1,13 @@
-"""Images of a benchmark as a grid: image, truth, predictions in the benchmark's colours, and a key of the classes."""
+"""Images of a benchmark as a grid: image, truth, predictions in the benchmark's colours."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from talk2dino.errors import InputError
 from talk2dino.evaluation.datasets import Benchmark, Sample
@@ -14,16 +15,13 @@ from talk2dino.evaluation.journal import ImageRecord, Run
 from talk2dino.evaluation.matching import cluster_classes, final_records, matched_over_benchmark
 from talk2dino.evaluation.metrics import IGNORE
 from talk2dino.evaluation.options import EvaluationOptions
-from talk2dino.evaluation.protocol import Predictor, open_samples
-from talk2dino.evaluation.provenance import resolved_config
+from talk2dino.evaluation.protocol import Predictor, open_samples, resolved_config
 from talk2dino.io.atomic import save_png
-from talk2dino.io.fonts import draw_text, ellipsise
-from talk2dino.io.legend import draw_grid
+from talk2dino.io.legend import draw_grid, make_legend, merge_legends
 from talk2dino.io.settings import build_options, differences
 from talk2dino.segmenter import Segmenter
 
 _IGNORED = (232, 232, 232)
-_PAPER, _INK, _LINE = (255, 255, 255), (24, 24, 27), (228, 228, 231)
 
 
 def draw_cases(run: Run, predict: Predictor, folder: Path) -> bool:
@@ -32,13 +30,13 @@ def draw_cases(run: Run, predict: Predictor, folder: Path) -> bool:
     if matched_over_benchmark(run.config):
         predict.classes = cluster_classes(matrix)
     by_name = {sample.name: sample for sample in open_samples(predict.options, predict.benchmark)}
-    rows = []
-    for kind, record in extreme_cases(final_records(run.records, matrix, run.config)):
-        if record.name in by_name:
-            title = f"prediction, mIoU {100 * (record.miou or 0):.1f}"
-            rows += case_row(predict.benchmark, by_name[record.name], {title: predict}, f"{kind}: {record.name}")
+    rows: list[CaseRow] = [
+        (f"{kind}: {record.name}", by_name[record.name], {f"prediction, mIoU {100 * (record.miou or 0):.1f}": predict})
+        for kind, record in extreme_cases(final_records(run.records, matrix, run.config))
+        if record.name in by_name
+    ]
     if rows:
-        save_png(draw_grid(rows, columns=4), folder / "images.png")
+        save_png(draw_rows(predict.benchmark, rows), folder / "images.png")
     return bool(rows)
 
 
@@ -66,8 +64,7 @@ def predictor_of(run: Run, *, data: Path | None = None, device: str | None = Non
     )
     predict = Predictor(segmenter, benchmark, options)
     now = resolved_config(options, benchmark, predict.segmenter, samples, threshold=predict.threshold)
-    other = differences({name: config.get(name) for name in now}, now, ignore=("run", "projection", "synonyms"))
-    if other:
+    if other := differences({name: config.get(name) for name in now}, now, ignore=("run", "projection", "synonyms")):
         raise InputError(f"the model or the data are not those of the run ({'; '.join(other[:4])})")
     return predict
 
@@ -80,15 +77,23 @@ def extreme_cases(records: Sequence[ImageRecord], count: int = 3) -> list[tuple[
     return [("worst", r) for r in worst] + [("best", r) for r in best]
 
 
-def case_row(
-    benchmark: Benchmark, sample: Sample, predictions: Mapping[str, Predictor], title: str | None = None
-) -> list[tuple[str, Image.Image]]:
-    """The titled tiles of one image: itself, its truth, each prediction, and the key of the classes in them."""
-    image, truth = sample.load()
-    labels = {"truth": truth, **{name: predict([(image, truth)])[0] for name, predict in predictions.items()}}
-    painted = [(name, enlarge(paint_labels(one, benchmark.palette), smooth=False)) for name, one in labels.items()]
-    key = ("classes", class_key(list(labels.values()), benchmark))
-    return [(title or sample.name, enlarge(Image.fromarray(image))), *painted, key]
+#: One row of a grid: its title, an image, and what labels it, by the title of the prediction.
+CaseRow = tuple[str, Sample, Mapping[str, Predictor]]
+
+
+def draw_rows(benchmark: Benchmark, rows: Sequence[CaseRow]) -> Image.Image:
+    """Each row: the image, its truth and the predictions; one legend of the classes in them for the whole grid."""
+    tiles, legends = [], []
+    colours = np.asarray(benchmark.palette)
+    for title, sample, predictions in rows:
+        image, truth = sample.load()
+        labels = {"truth": truth, **{name: predict([(image, truth)])[0] for name, predict in predictions.items()}}
+        tiles.append((title, enlarge(Image.fromarray(image))))
+        for name, one in labels.items():
+            tiles.append((name, enlarge(paint_labels(one, benchmark.palette), smooth=False)))
+            legends.append(make_legend(one, benchmark.names, colours))
+    legend = replace(merge_legends(legends), absent=())
+    return draw_grid(tiles, columns=2 + len(rows[0][2]), legend=legend)
 
 
 def paint_labels(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> Image.Image:
@@ -103,17 +108,3 @@ def enlarge(image: Image.Image, smooth: bool = True, longer: int = 320) -> Image
     factor = max(1, round(longer / max(image.size)))
     resample = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
     return image.resize((image.width * factor, image.height * factor), resample)
-
-
-def class_key(labels: Sequence[np.ndarray], benchmark: Benchmark, *, width: int = 200, size: int = 15) -> Image.Image:
-    """The names of the classes in some label maps beside their colours, the largest first."""
-    counts = np.sum([np.bincount(one[(one != IGNORE) & (one >= 0)], minlength=256) for one in labels], axis=0)
-    present = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
-    canvas = Image.new("RGB", (width, max(1, len(present) * (size + 9)) + 8), _PAPER)
-    pen = ImageDraw.Draw(canvas)
-    for place, i in enumerate(present):
-        top = 6 + place * (size + 9)
-        pen.rectangle([4, top, 4 + size, top + size], fill=benchmark.palette[i], outline=_LINE)
-        name = ellipsise(benchmark.names[i], size, width - size - 16)
-        draw_text(canvas, (12 + size, top + size - 2), name, size, _INK)
-    return canvas

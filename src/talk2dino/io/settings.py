@@ -1,13 +1,9 @@
-"""Settings from files and flags, and the differences between those of two runs.
-
-Every verb fills a frozen model of options from YAML and flags, writes the settings that it used beside its results, and
-refuses to resume a run that was made with different ones.
-"""
+"""Settings from files and flags, and the differences between those of two runs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,17 +21,14 @@ def read_document(path: str | Path, what: str = "file") -> Any:
     Raises:
         InputError: the file cannot be read, is not UTF-8 text, or is not valid.
     """
+    import yaml
+
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
         if Path(path).suffix.lower() == ".json":
             return json.loads(text)
-        import yaml
-
-        try:
-            return yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ValueError(str(error)) from None
-    except (OSError, ValueError, RecursionError) as error:
+        return yaml.safe_load(text)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"cannot read the {what} {readable(path)}: {' '.join(str(error).split())}") from None
 
 
@@ -46,11 +39,29 @@ def read_yaml(path: str | Path, what: str = "configuration") -> dict[str, Any]:
         InputError: the file cannot be read, is not valid YAML, or does not hold ``name: value`` lines.
     """
     values = read_document(path, what)
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
+    if not isinstance(values, dict | None):
         raise InputError(f"the {what} {readable(path)} must contain 'name: value' lines; got a {type(values).__name__}")
-    return values
+    return values or {}
+
+
+def parse_values(given: Iterable[str]) -> dict[str, Any]:
+    """``["segments=4", "variant=patches"]`` to ``{"segments": 4, "variant": "patches"}``; values are read as YAML.
+
+    Raises:
+        InputError: an entry is not NAME=VALUE.
+    """
+    import yaml
+
+    found = {}
+    for item in given:
+        name, sign, value = item.partition("=")
+        if not sign or not name.strip():
+            raise InputError(f"{item!r} is not NAME=VALUE")
+        try:
+            found[name.strip().replace("-", "_")] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InputError(f"cannot read the value of {item!r} as YAML") from None
+    return found
 
 
 def read_json(path: str | Path, what: str = "file") -> dict[str, Any]:
@@ -66,6 +77,26 @@ def read_json(path: str | Path, what: str = "file") -> dict[str, Any]:
     if not isinstance(values, dict):
         raise DataError(f"the {what} {readable(path)} must hold a JSON object; got a {type(values).__name__}")
     return values
+
+
+def read_lines(path: str | Path, what: str = "file", *, keep_empty: bool = False) -> list[str]:
+    """Read the lines of a text file, without surrounding blanks.
+
+    Args:
+        keep_empty: keep empty lines, except at the end, because the place of a line means something.
+
+    Raises:
+        DataError: the file cannot be read as UTF-8 text, or is empty.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the {what} {path}: {error}") from None
+    lines = [line.strip() for line in text.rstrip().splitlines()]
+    lines = lines if keep_empty else [line for line in lines if line]
+    if not lines:
+        raise DataError(f"the {what} {path} is empty: expected one entry per line")
+    return lines
 
 
 def build_options(kind: type[Options], values: Mapping[str, Any], what: str = "option") -> Options:
@@ -90,20 +121,17 @@ def _sentence(item: Any, kind: type[BaseModel], what: str) -> str:
 
 
 def differences(
-    before: Mapping[str, Any],
-    now: Mapping[str, Any],
-    *,
-    ignore: Collection[str] = (),
+    before: Mapping[str, Any], now: Mapping[str, Any], *, ignore: Collection[str] = (),
     sides: tuple[str, str] = ("before", "now"),
-) -> list[str]:
+) -> list[str]:  # fmt: skip
     """List the differences between two settings: ``"name: 1 before, 2 now"`` per entry.
 
     Nested mappings are compared entry by entry (``"model.weights"``). Values are compared as JSON holds them, so a tuple
     equals a list and a path equals its text.
 
     Args:
-        ignore: names that may differ, at any depth: ``"run"`` leaves out the whole entry, ``"run.device"`` one value of it.
-        sides: the words after the two values, for settings of which none is the earlier one.
+        ignore: names that may differ: ``"run"`` leaves out the whole entry, ``"run.device"`` one value of it.
+        sides: the words after the two values.
     """
     old, new = (_flat(json.loads(json.dumps(dict(one), default=str)), ignore) for one in (before, now))
     return [

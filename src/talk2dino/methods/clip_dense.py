@@ -1,21 +1,24 @@
-"""CLIP alone, made dense: what talk2dino's text side can do without DINO.
+"""CLIP alone, with dense features from its last block.
 
-With x the tokens that enter CLIP's last block, W_v, W_o its value and output projections, W_proj the visual projection:
+With x the tokens that enter the last block, W_v and W_o its value and output projections, W_proj the visual projection:
 
-    values:    f = LN_post(W_o W_v LN_1(x)) W_proj            the last block's values, no attention, no pooling
-    residual:  f = LN_post(y + MLP(LN_2(y))) W_proj,  y = x + W_o W_v LN_1(x)
-    patches:   f = LN_post(block(x)) W_proj                   the plain patch tokens of an ordinary forward pass
+    values:    f = LN_post(W_o W_v LN_1(x)) W_proj            the formula of MaskCLIP's paper
+    residual:  f = LN_post(y + MLP(LN_2(y))) W_proj,  y = x + W_o W_v LN_1(x)      MaskCLIP's code for ViT
+    patches:   f = LN_post(block(x)) W_proj                   the patch tokens of an ordinary forward pass
 
-    S(I, T_j)[h, w] = cos(f[h, w], t_j),  t_j the mean CLIP text embedding of the class
+    S(I, T_j)[h, w] = cos(f[h, w], t_j),  t_j the mean CLIP text embedding of class j
 
-Source: MaskCLIP (Zhou, Loy and Dai, ECCV 2022, arXiv 2112.01071), section 3.2; "values" is the paper's formula,
-"residual" what its code computes for vision transformers. Key smoothing and prompt denoising are left out.
+Source: MaskCLIP (Zhou, Loy and Dai, ECCV 2022, arXiv 2112.01071), section 3.2, and its code (chongzhou96/MaskCLIP,
+mmseg/models/backbones/vit.py and decode_heads/maskclip_head.py), without key smoothing and prompt denoising. Published
+figures belong to "residual". That code also averages 85 templates, each normalised (tools/maskclip_utils/
+prompt_engineering.py), and sees whole images with a short side of 512; here the 7 templates of Talk2DINO, not normalised,
+and windows of 448 are the default, as for all methods. ``size=512``, ``normalise_templates=True``, ``mode="whole"`` and
+``encode_text(templates=...)`` come close to it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +28,7 @@ from talk2dino.errors import InputError
 from talk2dino.methods.base import Facts, Method
 from talk2dino.models.config import SegmenterConfig
 from talk2dino.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from talk2dino.models.vit import VisionTransformer
 from talk2dino.stages.similarity import cosine_similarity
 from talk2dino.towers import Towers
 from talk2dino.types import ImageFeatures, TextFeatures
@@ -35,7 +39,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def clip_normalise(pixels: Tensor, config: SegmenterConfig) -> Tensor:
-    """(B, 3, H, W) RGB 0..255, normalised with the statistics that the CLIP of this checkpoint was trained with."""
+    """Normalise (B, 3, H, W) RGB 0..255 with the statistics that the checkpoint's CLIP was trained with."""
     openai = config.tokenizer == "clip"
     mean, std = (CLIP_MEAN, CLIP_STD) if openai else (IMAGENET_MEAN, IMAGENET_STD)
     shape, device = (1, 3, 1, 1), pixels.device
@@ -44,11 +48,11 @@ def clip_normalise(pixels: Tensor, config: SegmenterConfig) -> Tensor:
     ).view(shape)
 
 
-def dense_clip_features(clip_vision: Any, pixels: Tensor, variant: str = "values") -> Tensor:
+def dense_clip_features(clip_vision: VisionTransformer, pixels: Tensor, variant: str = "values") -> Tensor:
     """Dense CLIP features in the space of its text embeddings.
 
     Args:
-        clip_vision: transformers' CLIPVisionModelWithProjection.
+        clip_vision: CLIP's image tower.
         pixels: (B, 3, H, W) normalised, H and W multiples of the patch.
         variant: "values", "residual" or "patches".
 
@@ -57,55 +61,58 @@ def dense_clip_features(clip_vision: Any, pixels: Tensor, variant: str = "values
     """
     if variant not in VARIANTS:
         raise InputError(f"unknown variant of clip-dense {variant!r}; accepted: {', '.join(VARIANTS)}")
-    tower = clip_vision.vision_model
-    patch = tower.config.patch_size
-    tokens = tower.pre_layrnorm(tower.embeddings(pixels, interpolate_pos_encoding=True))  # [B, 1 + h*w, width]
-    *blocks, last = tower.encoder.layers
-    for block in blocks:
-        tokens = block(tokens, attention_mask=None)
+    tokens, last = clip_vision.tokens_before_last(pixels), clip_vision.last_block  # [B, 1 + h*w, width]
     if variant == "patches":
-        tokens = last(tokens, attention_mask=None)
+        tokens, _ = last(tokens)
     else:
-        values = last.self_attn.out_proj(last.self_attn.v_proj(last.layer_norm1(tokens)))
+        values = last.attn.values_only(last.norm1(tokens))
         if variant == "residual":
             values = tokens + values
-            values = values + last.mlp(last.layer_norm2(values))
+            values = values + last.mlp(last.norm2(values))
         tokens = values
-    projected = clip_vision.visual_projection(tower.post_layernorm(tokens[:, 1:]))  # [B, h*w, C]
-    return projected.unflatten(1, (pixels.shape[2] // patch, pixels.shape[3] // patch))
+    patch = clip_vision.config.patch_size
+    grid = (pixels.shape[2] // patch, pixels.shape[3] // patch)
+    return clip_vision.project(tokens[:, clip_vision.first_patch :]).unflatten(1, grid)
 
 
 class ClipDense(Method):
     """Dense CLIP; see the formulas at the top of this file.
 
     Args:
-        towers: bring the CLIP image tower and the text encoder.
+        towers: bring CLIP's image tower and the text encoder.
         variant: "values", "residual" or "patches".
-        size: short side of the image, in pixels; the model's own when None.
+        normalise_templates: scale the embedding of each template to length 1 before averaging, as MaskCLIP does.
+        size: side of the windows, and short side of whole images, in pixels; None: the model's own.
     """
 
     name = "clip-dense"
     facts = Facts("CLIP alone, made dense", towers=("clip_vision", "text"))
     threshold = 0.2
     threshold_source = (
-        "our choice: the best of 0.05, 0.1 ... 0.5 on 40 drawn scenes with micro; on photographs nobody tuned it"
+        "our choice: the best of 0.05, 0.1 ... 0.5 on 40 drawn scenes with micro; not tuned on photographs"
     )
 
-    def __init__(self, towers: Towers, *, variant: str = "values", size: int | None = None) -> None:
+    def __init__(
+        self, towers: Towers, *, variant: str = "values", normalise_templates: bool = False, size: int | None = None
+    ) -> None:
         if variant not in VARIANTS:
             raise InputError(f"unknown variant of clip-dense {variant!r}; accepted: {', '.join(VARIANTS)}")
         super().__init__(towers, size=size)
         self.clip_vision = towers.need_clip_vision(self.name)
-        self.variant = variant
+        self.variant, self.normalise_templates = variant, normalise_templates
         self.patch_size = self.clip_vision.config.patch_size
         self.size = (size or towers.config.size) // self.patch_size * self.patch_size or self.patch_size
 
     @property
     def options(self) -> dict[str, object]:
-        return {"variant": self.variant}
+        return {"variant": self.variant, **({"normalise_templates": True} if self.normalise_templates else {})}
 
     def embed_classes(self, synonyms: Sequence[Sequence[str]], templates: Sequence[str] | None) -> Tensor:
-        return F.normalize(self.towers.text.embed_classes(synonyms, templates), dim=-1)
+        embed = self.towers.text.embed_classes
+        if not self.normalise_templates:
+            return F.normalize(embed(synonyms, templates), dim=-1)
+        each = [embed(synonyms, [template]) for template in templates or self.towers.text.templates]
+        return F.normalize(F.normalize(torch.stack(each), dim=-1).mean(0), dim=-1)
 
     def encode_pixels(self, pixels: Tensor) -> ImageFeatures:
         normalised = clip_normalise(pixels.to(self.towers.device), self.towers.config)

@@ -1,16 +1,17 @@
-"""DINO alone: segments without words, one clustering a picture.
+"""DINO alone: the patch features of each image are clustered into segments; prompts are not used.
 
-k-means: cosine k-means (spherical, k-means++ start) of the patch features of one picture.
-spectral: with the affinity W_pq = max(0, cos(v_p, v_q))^sharpness and the normalised Laplacian L = 1 - D^-1/2 W D^-1/2,
-    k-means of the rows (scaled to length 1) of the eigenvectors of the K smallest eigenvalues.
-Number of segments: given, or by the eigengap rule: K is where the gap between the sorted eigenvalues of L,
-    lambda_{K+1} - lambda_K, is largest, among 2 .. most.
-Either way a segment is then scored by the cosine with its mean feature, upsampled to pixels like a class's map.
+k-means: spherical k-means of the patch features, with k-means++ starts.
+spectral: with affinities W_pq = max(0, cos(v_p, v_q))^sharpness and the normalised Laplacian L = 1 - D^-1/2 W D^-1/2,
+    k-means of the rows, scaled to length 1, of the eigenvectors of the K smallest eigenvalues.
+Number of segments: given, or by the eigengap rule: the K in 2 .. most with the largest lambda_{K+1} - lambda_K, where
+    lambda are the sorted eigenvalues of L.
+The score of a segment is the cosine with its mean feature, upsampled like the score of a class.
 
 Segments have no class; an evaluation matches them to the truth (:mod:`talk2dino.evaluation.matching`).
 
 Source: Ng, Jordan and Weiss, On spectral clustering, NIPS 2001; Melas-Kyriazi et al., Deep spectral methods, CVPR 2022
-(arXiv 2205.07839) for affinities of DINO features and for clusters of segments matched over a whole benchmark.
+(arXiv 2205.07839) for affinities of DINO features and for clusters of segments over a whole benchmark. The default sharpness
+and largest number of segments are our choices.
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ from talk2dino.towers import Towers
 from talk2dino.types import ImageFeatures, TextFeatures
 
 ALGORITHMS = ("kmeans", "spectral")
-#: Patches beyond which the grid is averaged down for the affinity matrix: 2304 squared are 21 MB.
+#: A larger grid is averaged down for the affinity matrix, which takes 21 MB in float32 for 2304 patches.
 MOST_PATCHES = 2304
 
 
 def kmeans(points: Tensor, count: int, *, iterations: int = 30, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Spherical k-means: (P, D) rows of length 1 to centres (K, D) of length 1 and labels (P,)."""
+    """Cluster (P, D) rows of length 1 by spherical k-means: (K, D) centres of length 1, and (P,) labels."""
     generator = torch.Generator().manual_seed(seed)
     count = min(count, len(points))
     centres = points[torch.randint(len(points), (1,), generator=generator)]
-    for _ in range(count - 1):  # k-means++: far points are likelier starts
+    for _ in range(count - 1):  # k-means++: distant points are likelier starts
         distance = (1 - points @ centres.T).amin(1).clamp(min=1e-12)
         centres = torch.cat([centres, points[torch.multinomial(distance, 1, generator=generator)]])
     labels = (points @ centres.T).argmax(1)
@@ -53,13 +54,13 @@ def kmeans(points: Tensor, count: int, *, iterations: int = 30, seed: int = 0) -
 
 
 def best_kmeans(points: Tensor, count: int, *, restarts: int = 10) -> Tensor:
-    """Centres (K, D) of the best of several k-means runs: the one whose points lie nearest to their centres."""
+    """(K, D) centres of the best of several k-means runs, the one with the largest sum of cosines."""
     runs = [kmeans(points, count, seed=seed)[0] for seed in range(restarts)]
     return max(runs, key=lambda centres: float((points @ centres.T).amax(1).sum()))
 
 
 def laplacian_spectrum(features: Tensor, count: int, sharpness: float) -> tuple[Tensor, Tensor]:
-    """The ``count`` smallest eigenvalues (ascending) and eigenvectors (P, count) of the normalised Laplacian."""
+    """The ``count`` smallest eigenvalues, ascending, and (P, count) eigenvectors of the normalised Laplacian."""
     unit = F.normalize(features.double(), dim=1)
     affinity = (unit @ unit.T).clamp(min=0) ** sharpness
     scale = affinity.sum(1).rsqrt()
@@ -69,7 +70,7 @@ def laplacian_spectrum(features: Tensor, count: int, sharpness: float) -> tuple[
 
 
 def number_of_segments(eigenvalues: Tensor) -> int:
-    """The eigengap rule: the K from 2 on after which the sorted eigenvalues jump most."""
+    """The eigengap rule: the K >= 2 with the largest gap between the eigenvalues K and K + 1."""
     gaps = eigenvalues[2:] - eigenvalues[1:-1]
     return int(gaps.argmax()) + 2 if len(gaps) else 1
 
@@ -81,9 +82,9 @@ class DinoClusters(Method):
         towers: bring the vision model.
         algorithm: "spectral" or "kmeans".
         segments: number of segments, or None for the eigengap rule.
-        most: largest number that the rule may choose.
+        most: largest number that the eigengap rule may choose.
         sharpness: exponent of the affinity.
-        size: short side of the image, in pixels; the model's own when None.
+        size: short side of the images in pixels; None: the model's own.
     """
 
     name = "dino-clusters"
@@ -113,9 +114,9 @@ class DinoClusters(Method):
     def encode_text(
         self, prompts: Prompts | PromptList, *, negative: object = None, templates: object = None
     ) -> TextFeatures:
-        """No words: the segments of each image are numbered."""
+        """Ignore the prompts: the segments of each image are numbered."""
         if negative:
-            raise InputError("dino-clusters has no words, hence no negative prompts: leave them out")
+            raise InputError("dino-clusters uses no prompts, so negative prompts have no effect: leave them out")
         return TextFeatures((), torch.zeros(0, self.towers.vision.dim), model=self.towers.name, space=self.space)
 
     def embed_classes(self, synonyms: Sequence[Sequence[str]], templates: Sequence[str] | None) -> Tensor:
@@ -126,15 +127,15 @@ class DinoClusters(Method):
         return ImageFeatures(patches, (pixels.shape[2], pixels.shape[3]), pixels)
 
     def score(self, image: ImageFeatures, text: TextFeatures, *, clean: bool) -> Tensor:
-        """(K, h, w) cosines with the segments' mean features; with a vocabulary of :meth:`fit`, one map per cluster."""
+        """(K, h, w) cosines with the mean features of the segments; with clusters of :meth:`fit`, one map per cluster."""
         centres, maps = self.cluster(image.patches[0])
         return self._as_clusters(centres, maps, text.embeddings) if len(text) else maps
 
     @torch.inference_mode()
     def fit(self, images: Iterable[ImageFeatures], count: int) -> TextFeatures:
-        """Cluster the segments of unlabelled images: a vocabulary of ``count`` clusters, to be used in place of words.
+        """Cluster the segments of unlabelled images into at most ``count`` clusters, to be used in place of words.
 
-        Segments are then named by their nearest cluster, the same in every image.
+        A segment is then named after its nearest cluster, in the same way in all images.
         """
         found = torch.cat([self.cluster(image.patches[0])[0] for image in images])
         centres = best_kmeans(found, count)  # fewer than count if there are fewer segments
@@ -142,8 +143,7 @@ class DinoClusters(Method):
         return TextFeatures(names, centres, model=self.towers.name, space=self.space)
 
     def cluster(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """(h, w, D) patch features of one picture to its segments' mean features (K, D), of length 1, and the cosines
-        of all patches with them (K, h, w)."""
+        """Cluster the (h, w, D) patch features of one image: (K, D) mean features of length 1, (K, h, w) cosines with them."""
         h, w, _ = features.shape
         coarse = features
         if h * w > MOST_PATCHES:
@@ -159,14 +159,14 @@ class DinoClusters(Method):
                 _, labels = kmeans(F.normalize(vectors[:, :count], dim=1).float(), count)
         if self.algorithm == "kmeans":
             _, labels = kmeans(points, count)
-        labels = torch.unique(labels, return_inverse=True)[1]  # a cluster may have lost all its patches
+        labels = torch.unique(labels, return_inverse=True)[1]  # a cluster may have lost all patches
         count = int(labels.max()) + 1
         centres = F.normalize(torch.zeros(count, points.shape[1]).index_add_(0, labels, points), dim=1)
         return centres, torch.einsum("hwd,kd->khw", F.normalize(features, dim=-1), centres)
 
     @staticmethod
     def _as_clusters(centres: Tensor, maps: Tensor, vocabulary: Tensor) -> Tensor:
-        """(K, h, w) maps of segments to (N, h, w) maps of clusters: the largest of a cluster's segments, else -1."""
+        """(K, h, w) maps of segments to (N, h, w) maps of clusters: the maximum over a cluster's segments, -1 without any."""
         nearest = (centres @ vocabulary.T).argmax(1)
         clusters = maps.new_full((len(vocabulary), *maps.shape[1:]), -1.0)
         for segment, cluster in enumerate(nearest.tolist()):

@@ -1,13 +1,16 @@
 """FreeDA: class prototypes retrieved by text, compared with superpixels. No training.
 
-    p_j   mean of the visual prototypes whose text keys are the 350 nearest to the class's text embedding t_j
-    r     a superpixel (Felzenszwalb), f_r the mean of the patch features weighted with its mask at the patch grid
-    local(r, j)  = sigmoid(cos(f_r, p_j)); for superpixels too small to reach a patch, of the upsampled patch cosines
+    p_j          mean of the 350 visual prototypes whose text keys are nearest to the class's text embedding t_j
+    f_r          mean of the patch features in superpixel r (Felzenszwalb), weighted with its mask at the patch grid
+    local(r, j)  = sigmoid(cos(f_r, p_j)); where a superpixel covers no patch, the upsampled cosines of the patches
     global(j)    = cos(CLIP image embedding of the window, t_j)
     score        = 0.8 * local + 0.2 * global
 
-Source: FreeDA (Barsellotti et al., CVPR 2024, arXiv 2404.06542) and its published code: k 350, prototypes averaged,
-weights 0.8 and 0.2, Felzenszwalb with scale 100, sigma 0.7 to 1 and smallest size 20 to 100 by data set.
+Source: FreeDA (Barsellotti et al., CVPR 2024, arXiv 2404.06542) and its code (aimagelab/freeda, src/models/freeda/freeda.py
+and src/configs/*/freeda_*.yml). The published models are DINOv2 ViT-L/14 without registers and CLIP ViT-L/14: the model
+``freeda-vitl``. Ours: the background threshold (no published configuration has a background class), fewer neighbours in
+small stores, the size of windows other than 448, and the making of prototypes (prototype_build.py), of which no code was
+published.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,9 +36,11 @@ from talk2dino.stages.similarity import cosine_similarity
 from talk2dino.towers import Towers
 from talk2dino.types import ImageFeatures, TextFeatures
 
-NEAREST = 350
-LOCAL_WEIGHT = 0.8
-#: Where FreeDA's published configurations differ from scale 100, sigma 1, smallest size 20 (ADE20K and Pascal Context).
+#: k_search and ensemble_dino_clip of the published configurations.
+NEAREST, LOCAL_WEIGHT = 350, 0.8
+#: Windows of 448 pixels are resized to 37 patches: 518 pixels for patches of 14, 592 for 16 (freeda.py, backbone_transforms).
+WINDOW, GRID = 448, 37
+#: Superpixels of the published configurations where they differ from scale 100, sigma 1, min_size 20 (ADE20K, Context 59).
 BENCHMARK_SUPERPIXELS: dict[str, dict[str, object]] = {
     "voc20": {"sigma": 0.7},
     "coco-stuff": {"min_size": 100},
@@ -43,22 +49,22 @@ BENCHMARK_SUPERPIXELS: dict[str, dict[str, object]] = {
 
 
 class SmallStoreWarning(Talk2DinoWarning):
-    """The prototypes are too few for the published number of neighbours."""
+    """There are too few prototypes for the published 350 neighbours."""
 
 
 def superpixels(image: np.ndarray, *, scale: float = 100, sigma: float = 1.0, min_size: int = 20) -> np.ndarray:
-    """Felzenszwalb superpixels of (H, W, 3) RGB 0..255: (H, W) integers from 0 on."""
+    """Felzenszwalb superpixels of an (H, W, 3) image in 0..255: (H, W) integers from 0."""
     try:
         from skimage.segmentation import felzenszwalb
     except ImportError:
-        raise MissingExtraError.of("scikit-image", "freeda", "FreeDA's superpixels") from None
+        raise MissingExtraError.of("scikit-image", "freeda", "the method freeda") from None
     return felzenszwalb(np.asarray(image, dtype=np.float64) / 255, scale=scale, sigma=sigma, min_size=min_size)
 
 
 def superpixel_weights(segments: np.ndarray, grid: tuple[int, int]) -> Tensor:
-    """Each superpixel's mask at the patch grid: (S, h, w), bilinear with aligned corners as published.
+    """The masks of S superpixels at the patch grid: (S, h, w), bilinear with aligned corners.
 
-    The same as interpolating S binary masks, without making them: every grid point reads four pixels.
+    Equal to interpolating S binary masks, as the published code does, but no mask is made: a grid point reads four pixels.
     """
     height, width = segments.shape
     (top, bottom, down), (left, right, across) = _corners(height, grid[0]), _corners(width, grid[1])
@@ -74,17 +80,17 @@ def superpixel_weights(segments: np.ndarray, grid: tuple[int, int]) -> Tensor:
 
 
 def _corners(length: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where ``count`` points with aligned corners fall between ``length`` pixels: low, high, share of high."""
+    """Place ``count`` points with aligned corners among ``length`` pixels: lower pixel, upper pixel, weight of the upper."""
     position = np.linspace(0, length - 1, count) if count > 1 else np.zeros(1)
     low = np.minimum(np.floor(position).astype(np.int64), length - 1)
     return low, np.minimum(low + 1, length - 1), position - low
 
 
 def region_similarity(patches: Tensor, segments: np.ndarray, prototypes: Tensor) -> Tensor:
-    """sigmoid of the cosine of each pixel's superpixel with the class prototypes.
+    """Compare the superpixel of each pixel with the class prototypes: sigmoid of the cosine.
 
     Args:
-        patches: (h, w, D). segments: (H, W). prototypes: (N, D).
+        patches: (h, w, D) features. segments: (H, W) superpixels. prototypes: (N, D).
 
     Returns:
         (N, H, W) float32.
@@ -93,57 +99,94 @@ def region_similarity(patches: Tensor, segments: np.ndarray, prototypes: Tensor)
     dense = F.interpolate(dense, segments.shape, mode="bilinear", align_corners=True)[0]
     weights = superpixel_weights(segments, (patches.shape[0], patches.shape[1]))
     reached = weights.flatten(1).sum(1) > 0
-    means = torch.einsum("shw,hwd->sd", weights, patches.float())  # a mean but for its length, which the cosine drops
+    means = torch.einsum("shw,hwd->sd", weights, patches.float())  # sums: the cosine drops the length
     similarity = torch.sigmoid(F.normalize(means, dim=1) @ F.normalize(prototypes.float(), dim=1).T)  # [S, N]
     labels = torch.from_numpy(segments.astype(np.int64))
     return torch.where(reached[labels], similarity.T[:, labels], dense)
 
 
 def usable_nearest(store: PrototypeStore, asked: int | None) -> int:
-    """How many keys to retrieve a class; see :class:`FreeDA`."""
+    """The number of prototypes to average per class; see :class:`FreeDA`.
+
+    Raises:
+        InputError: every class would get the same prototype.
+    """
+    if len(store.keys) < 2:
+        raise InputError(
+            f"{store.folder} holds prototypes of one word ({store.words[0]!r}), so all classes would get the same one: build "
+            "prototypes of several words (talk2dino freeda build)"
+        )
     if asked is not None:
-        if asked >= len(store) > 1:
+        if asked >= len(store):
             raise InputError(
-                f"{store.folder} holds {len(store)} prototypes: with nearest={asked} every class would get the mean of all "
-                "of them; take fewer, or make more prototypes"
+                f"{store.folder} holds {len(store)} prototypes, so with nearest={asked} all classes would get the same mean: "
+                "use a smaller number, or build more prototypes"
             )
         return asked
-    most = max(1, len(store) // len(set(store.words)), len(store) // 100)
+    most = max(1, len(store) // len(store.keys), len(store) // 100)
     if most >= NEAREST:
         return NEAREST
     warnings.warn(
-        f"{store.folder} holds {len(store)} prototypes of {len(set(store.words))} words, too few for the published "
-        f"{NEAREST} nearest: the {most} nearest are used (option nearest sets another number)",
+        f"{store.folder} holds {len(store)} prototypes of {len(store.keys)} words: the {most} nearest are averaged per class "
+        f"instead of the published {NEAREST} (--option nearest=N sets another number)",
         SmallStoreWarning,
         stacklevel=3,
     )
     return most
 
 
+def check_store(store: PrototypeStore, towers: Towers) -> None:
+    """Refuse prototypes of another model.
+
+    Raises:
+        CheckpointError: other dimensions, or other weights.
+    """
+    made_by, advice = (
+        store.meta.get("model", "another model"),
+        "build prototypes with this model (talk2dino freeda build)",
+    )
+    found, needed = (store.keys.shape[1], store.prototypes.shape[1]), (towers.text.dim, towers.vision.dim)
+    if found != needed:
+        raise CheckpointError(
+            f"the prototypes in {store.folder} were made by {made_by} and have {found[0]} text and {found[1]} vision "
+            f"dimensions, but {towers.name} has {needed[0]} and {needed[1]}: {advice}"
+        )
+    recorded, here = store.meta.get("fingerprint"), towers.fingerprint(("vision", "text"))
+    # Folders of version 0.1.0 have no fingerprint: the name of the model has to do.
+    if (recorded != here) if recorded is not None else (made_by != towers.name):
+        raise CheckpointError(
+            f"the prototypes in {store.folder} were made by {made_by}, whose weights are not those of {towers.name}: {advice}"
+        )
+
+
 class FreeDA(Method):
     """FreeDA; see the formulas at the top of this file.
 
     Args:
-        towers: bring the vision model, the text encoder and the CLIP image tower.
-        prototypes: folder that ``talk2dino freeda build`` wrote, with the same vision and text models.
-        nearest: keys retrieved per class. None: the published 350, or fewer with a warning where that would be more than a
-            word has on average and more than a hundredth of all prototypes (the mean over most of a store is the same for
-            every class).
-        local_weight: share of the local similarity; the rest is the global one.
-        index: "auto", "hnsw" or "exact" search.
-        scale, sigma, min_size: of the superpixels, in the pixels of the window.
-        size: short side of the image, in pixels; the model's own when None.
+        towers: bring the vision model, the text encoder and CLIP's image tower.
+        prototypes: folder of ``talk2dino freeda build``, made with the same vision and text models.
+        nearest: prototypes averaged per class. None: the published 350; fewer, with a warning, in stores in which a word has
+            fewer on average and 350 are more than a hundredth of all (the mean of most of a store is equal for all classes).
+        local_weight: weight of the local similarity, 0..1; the global one has the rest.
+        index: "exact" or "hnsw" search; see :class:`PrototypeStore`.
+        scale, sigma, min_size: of the superpixels, in pixels of the window.
+        dino_size: size in pixels at which the vision model sees a window. None: 37 patches for windows of 448, as published;
+            otherwise the size of the window.
+        size: side of the windows, and short side of whole images, in pixels; None: the model's own.
     """
 
     name = "freeda"
     facts = Facts("visual prototypes retrieved by words, no training", towers=("vision", "text", "clip_vision"))
     threshold = 0.5
-    threshold_source = "FreeDA's published configuration (bg_thresh 0.5, a constant channel before the argmax)"
+    threshold_source = (
+        "our choice: where CLIP's global cosine is 0.2, as is typical, it asks for a local cosine of 0.30; the 0.4 of FreeDA's "
+        "evaluation (src/configs/*/eval*.yml) would ask for -0.20, and no published configuration has a background"
+    )
 
     def __init__(
         self, towers: Towers, *, prototypes: str | Path | PrototypeStore | None = None, nearest: int | None = None,
-        local_weight: float = LOCAL_WEIGHT, index: str = "auto", scale: float = 100, sigma: float = 1.0,
-        min_size: int = 20, size: int | None = None,
+        local_weight: float = LOCAL_WEIGHT, index: str = "exact", scale: float = 100, sigma: float = 1.0,
+        min_size: int = 20, dino_size: int | None = None, size: int | None = None,
     ) -> None:  # fmt: skip
         if prototypes is None:
             raise InputError(
@@ -152,27 +195,25 @@ class FreeDA(Method):
         if (nearest is not None and nearest < 1) or not 0 <= local_weight <= 1:
             raise InputError(f"nearest must be at least 1 and local_weight 0 to 1; got {nearest} and {local_weight}")
         super().__init__(towers, size=size)
+        if dino_size is not None and dino_size < self.patch_size:
+            raise InputError(f"dino_size must be at least one patch of {self.patch_size} pixels; got {dino_size}")
+        self.dino_size = dino_size or (GRID * self.patch_size if self.size == WINDOW else self.size)
         self.store = prototypes if isinstance(prototypes, PrototypeStore) else PrototypeStore(prototypes, index=index)
-        found = (self.store.keys.shape[1], self.store.prototypes.shape[1])
-        if found != (towers.text.dim, towers.vision.dim):
-            raise CheckpointError(
-                f"the prototypes in {self.store.folder} have {found[0]} text and {found[1]} vision dimensions, the model "
-                f"{towers.name} has {towers.text.dim} and {towers.vision.dim}: build them again with this model"
-            )
+        check_store(self.store, towers)
         self.nearest, self.local_weight = usable_nearest(self.store, nearest), local_weight
-        self.superpixel_options = {"scale": scale, "sigma": sigma, "min_size": min_size}
-        self.clip_vision = towers.need_clip_vision("freeda's global similarity") if local_weight < 1 else None
+        self.superpixel_options: dict[str, Any] = {"scale": scale, "sigma": sigma, "min_size": min_size}
+        self.clip_vision: Any = towers.need_clip_vision("freeda's global similarity") if local_weight < 1 else None
 
     @classmethod
     def benchmark_options(cls, benchmark: str) -> Mapping[str, object]:
-        """The superpixels of FreeDA's published configurations (configs/*.yml); those of the others are the defaults."""
+        """The superpixels of FreeDA's published configurations (src/configs/*/freeda_*.yml)."""
         return BENCHMARK_SUPERPIXELS.get(benchmark, {})
 
     @classmethod
     def preparation(
         cls, towers: Towers, options: Mapping[str, object], *, drawn: bool, scenes: int
     ) -> Preparation | None:
-        """Prototypes from drawn scenes, for micro, which was trained on such scenes, and for the world."""
+        """Prototypes from drawn scenes: for micro, which was trained on such scenes, and for the benchmark world."""
         if options.get("prototypes") is not None:
             return None
         advice = "--prototypes DIR uses other prototypes (talk2dino freeda build), and --methods leaves freeda out."
@@ -181,15 +222,15 @@ class FreeDA(Method):
         from talk2dino.methods.prototype_build import build_world_prototypes, world_build_name
 
         return Preparation(
-            f"prototypes from {scenes} drawn scenes (about {max(1, round(scenes / 600))} min on two CPU cores)", advice, f"prototypes/{world_build_name(towers, scenes)}", "keys.npy",
-            partial(build_world_prototypes, towers, scenes),
+            f"prototypes from {scenes} drawn scenes (about {max(1, round(scenes / 600))} min on two CPU cores)", advice,
+            f"prototypes/{world_build_name(towers, scenes)}", "keys.npy", partial(build_world_prototypes, towers, scenes),
         )  # fmt: skip
 
     @property
     def options(self) -> dict[str, object]:
         return {
-            "prototypes": len(self.store), "index": self.store.kind, "nearest": self.nearest,
-            "local_weight": self.local_weight, "superpixels": self.superpixel_options,
+            "prototypes": len(self.store), "index": self.store.index, "nearest": self.nearest,
+            "local_weight": self.local_weight, "superpixels": self.superpixel_options, "dino_size": self.dino_size,
         }  # fmt: skip
 
     def fingerprints(self) -> dict[str, str]:
@@ -202,7 +243,7 @@ class FreeDA(Method):
         negative: Prompts | PromptList | None = None,
         templates: Sequence[str] | None = None,
     ) -> TextFeatures:
-        """CLIP's text embeddings, and the class prototypes that they retrieve."""
+        """Embed the classes with CLIP, and retrieve their prototypes."""
         text = super().encode_text(prompts, negative=negative, templates=templates)
         prototypes = torch.from_numpy(self.store.class_prototypes(text.embeddings.cpu().numpy(), self.nearest))
         return replace(text, embeddings=prototypes, clip=text.embeddings)
@@ -211,22 +252,27 @@ class FreeDA(Method):
         return F.normalize(self.towers.text.embed_classes(synonyms, templates), dim=-1)
 
     def encode_pixels(self, pixels: Tensor) -> ImageFeatures:
-        patches = self.towers.encode(pixels).patches.float().cpu()
+        height, width = pixels.shape[2:]
+        scale = self.dino_size / self.size / self.patch_size
+        seen = [max(1, round(side * scale)) * self.patch_size for side in (height, width)]
+        # torchvision's Resize in the published code: bilinear; it only enlarges, so that antialiasing does not matter.
+        resized = pixels if seen == [height, width] else F.interpolate(pixels.float(), seen, mode="bilinear")
+        patches = self.towers.encode(resized).patches.float().cpu()
         window = None if self.clip_vision is None else self.embed_windows(pixels)
-        return ImageFeatures(patches, (pixels.shape[2], pixels.shape[3]), pixels, cls=window)
+        return ImageFeatures(patches, (height, width), pixels, cls=window)
 
     def embed_windows(self, pixels: Tensor) -> Tensor:
-        """(B, C) CLIP image embeddings of whole windows, of length 1."""
+        """(B, C) CLIP image embeddings of whole windows, of length 1; resized as published (bicubic, not antialiased)."""
         assert self.clip_vision is not None
-        side = self.clip_vision.config.image_size
-        squashed = F.interpolate(pixels.float(), (side, side), mode="bicubic", antialias=True).clamp(0, 255)
+        side = self.clip_vision.config.grid * self.clip_vision.config.patch_size
+        squashed = F.interpolate(pixels.float(), (side, side), mode="bicubic")
         normalised = clip_normalise(squashed.to(self.towers.device), self.towers.config)
-        return F.normalize(self.clip_vision(pixel_values=normalised).image_embeds.float().cpu(), dim=-1)
+        return F.normalize(self.clip_vision.embed_image(normalised).float().cpu(), dim=-1)
 
     def score(self, image: ImageFeatures, text: TextFeatures, *, clean: bool) -> Tensor:
         """(N, H, W) scores at the window's size."""
         if image.pixels is None:
-            raise InputError("freeda needs the image's pixels for its superpixels: encode the image again")
+            raise InputError("freeda needs the image's pixels: encode the image again with encode_image")
         window = image.pixels[0].permute(1, 2, 0).cpu().numpy()
         segments = superpixels(window, **self.superpixel_options)
         local = region_similarity(image.patches[0], segments, text.embeddings)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from talk2dino.errors import ModelNotFoundError
 from talk2dino.methods.base import Facts, Method
 from talk2dino.models.catalog import CATALOG
 from talk2dino.stages.background import clean_background
@@ -51,6 +52,11 @@ class Talk2Dino(Method):
         )
 
     def embed_classes(self, synonyms: Sequence[Sequence[str]], templates: Sequence[str] | None) -> Tensor:
+        if not self.towers.aligned:
+            raise ModelNotFoundError(
+                f"{self.towers.name} has no projection, so talk2dino cannot compare words with its patches: add --projection "
+                "FILE, or choose a complete model such as vitb (--model vitb)"
+            )
         raw = self.towers.text.embed_classes(synonyms, templates).to(self.towers.device)
         psi = self.towers.projection
         return F.normalize(raw if psi is None else psi(raw), dim=-1, eps=1e-6)

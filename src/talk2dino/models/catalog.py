@@ -93,6 +93,12 @@ CATALOG: dict[str, ModelSpec] = {
         _backbone("dinov3-small", "facebook/dinov3-vits16-pretrain-lvd1689m", 384, 16, gated=True),
         _backbone("dinov3-base", "facebook/dinov3-vitb16-pretrain-lvd1689m", 768, 16, gated=True),
         _backbone("dinov3-large", "facebook/dinov3-vitl16-pretrain-lvd1689m", 1024, 16, gated=True),
+        ModelSpec(
+            "freeda-vitl", "backbone", "facebook/dinov2-large",
+            "FreeDA's published pair, DINOv2 ViT-L/14 and CLIP ViT-L/14: for freeda, clip-dense and dino-clusters",
+            vision_dim=1024, heads=16, patch_size=14, text="openai/clip-vit-large-patch14", text_dim=768,
+            threshold=default_threshold(1024), threshold_source=BORROWED,
+        ),
     )
 }  # fmt: skip
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-from torch import nn
 
 from talk2dino.errors import CheckpointError
 from talk2dino.models.config import CONFIG, SegmenterConfig, read_config
@@ -15,6 +12,7 @@ from talk2dino.models.fingerprint import same_weights
 from talk2dino.models.projection import VISION_FILES, Projection, load_projection, projection_file
 from talk2dino.models.text import TextEncoder
 from talk2dino.models.vision import VisionModel
+from talk2dino.models.vit import VisionTransformer
 
 
 @dataclass
@@ -23,15 +21,17 @@ class Parts:
 
     Attributes:
         late_clip_vision: loads CLIP's image tower on first use, where ``clip_vision`` is None.
+        aligned: whether words can be compared with patches; False for a backbone without a projection.
     """
 
     vision: VisionModel
     text: TextEncoder
     projection: Projection | None
     config: SegmenterConfig
-    clip_vision: nn.Module | None = None
+    clip_vision: VisionTransformer | None = None
     vision_projection: Projection | None = None
-    late_clip_vision: Callable[[], nn.Module] | None = None
+    late_clip_vision: Callable[[], VisionTransformer] | None = None
+    aligned: bool = True
 
 
 def attach_projection(parts: Parts, path: Path) -> None:
@@ -44,6 +44,7 @@ def attach_projection(parts: Parts, path: Path) -> None:
     parts.vision_projection = None if vision_file is None else load_projection(vision_file)
     only_vision = vision_file is not None and projection_file(path) is None
     parts.projection = None if only_vision else load_projection(path)
+    parts.aligned = True
     parts.config = replace(parts.config, source={**parts.config.source, "projection": path.name})
     check_sizes(parts, str(path))
     _check_trained_for(parts, path)
@@ -89,8 +90,6 @@ def check_sizes(parts: Parts, origin: str) -> None:
         raise CheckpointError(
             f"the projection in {origin} does not fit {name}: it compares texts of {text} dimensions with patches of {vision}"
         )
-    clip_vision: Any = parts.clip_vision
-    if clip_vision is not None and clip_vision.config.projection_dim != parts.text.dim:
-        raise CheckpointError(
-            f"{origin}: CLIP's image tower has {clip_vision.config.projection_dim} dimensions, its text tower {parts.text.dim}"
-        )
+    clip = None if parts.clip_vision is None else parts.clip_vision.config.output
+    if clip is not None and clip != parts.text.dim:
+        raise CheckpointError(f"{origin}: CLIP's image tower has {clip} dimensions, its text tower {parts.text.dim}")

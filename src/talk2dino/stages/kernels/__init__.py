@@ -114,7 +114,7 @@ def _load_gpu(module: str, name: str) -> Kernel | None:
 @cache
 def _load_cpu(module: str, name: str) -> Kernel | None:
     if (why := _no_numba()) is not None:
-        log.info("%s uses its plain version: %s", module, why)
+        log.debug("%s uses its plain version: %s", module, why)
         return None
     return getattr(importlib.import_module(f"talk2dino.stages.kernels.{module}"), name)
 

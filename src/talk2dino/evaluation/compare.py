@@ -1,7 +1,6 @@
 """What ``talk2dino compare`` does: several systems side by side, on images or in one table of a benchmark.
 
-Systems that first need something built, such as freeda's prototypes, come last: the results of the others are there while
-it is built, once, into the cache.
+Systems that first need something built, such as prototypes, come last: the others' results are there while it is built.
 """
 
 from __future__ import annotations
@@ -101,22 +100,16 @@ def load_segmenter(options: CompareOptions) -> Segmenter:
     return Segmenter(parts, device=options.device, dtype=options.dtype)
 
 
-# --- images ----------------------------------------------------------------------------------------------------------
-
-
 def compare_images(
     options: CompareOptions, *, segmenter: Segmenter | None = None, progress: ProgressCallback | None = None
 ) -> list[Path]:
-    """Write one grid per image: the image, and the overlay of each system.
+    """Write one grid per image, ``out/NAME.png``: the image, and the overlay of each system.
 
     The grids are written with the systems that are ready and again with those that had to be built. ``options.background``
     is on the scale of the first system and applies to it alone; ``method_options`` hold the thresholds of others.
 
     Args:
         progress: counts the items of what a system needs built.
-
-    Returns:
-        The grids, ``out/NAME.png``.
 
     Raises:
         ImageError: an image cannot be read. InputError: a system refuses an option, or none is left.
@@ -159,9 +152,6 @@ def _segment(
     if facts.matched:
         return f"{system.label} (no prompts)", overlay, None
     return system.label, overlay, overlay_legend(image, result)
-
-
-# --- benchmark -------------------------------------------------------------------------------------------------------
 
 
 def compare_benchmark(
@@ -216,9 +206,6 @@ def _matchings(system: System) -> list[System]:
         return [system]
     own = {**system.options, "matching": "image"}
     return [system, replace(system, label=f"{system.label}:matching=image", options=own)]
-
-
-# --- the result on a benchmark ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

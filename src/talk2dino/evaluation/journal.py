@@ -91,7 +91,7 @@ class ShardJournal:
         self._journal = Journal(self.path)
         if names is not None:
             first = {line.get("name"): line for line in reversed(self._journal.records)}
-            wanted = {name: first.get(name) for name in names}
+            wanted: dict[object, Record | None] = {name: first.get(name) for name in names}
             self._journal.keep(lambda line: wanted.get(line.get("name")) is line)
         self.records = [ImageRecord.from_json(line, self.path) for line in self._journal.records]
 
@@ -168,8 +168,7 @@ def read_run(folders: Sequence[str | Path]) -> Run:
     """Read all shards of one run from one or several folders.
 
     Raises:
-        DataError: a folder holds no run, or other images than its configuration says.
-        InputError: the folders hold different runs, or the same shard with different records.
+        DataError: a folder holds no run, or other images than its configuration says. InputError: the runs differ.
     """
     config: dict[str, Any] = {}
     shards: dict[tuple[int, int], tuple[Path, list[ImageRecord]]] = {}

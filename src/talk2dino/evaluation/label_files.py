@@ -20,7 +20,6 @@ from talk2dino.errors import DataError, InputError
 from talk2dino.evaluation.class_tables import (
     CITYSCAPES_IDS,
     CITYSCAPES_LABELS,
-    CITYSCAPES_NOT_DRAWN,
     COCO_STUFF_VALUES,
     COCO_THING_IDS,
 )
@@ -54,17 +53,12 @@ def read_mapped(path: Path, classes: Mapping[int, int]) -> np.ndarray:
     return labels
 
 
-# --- COCO-Stuff pixel maps -------------------------------------------------------------------------------------------
-
 _STUFF_TO_CLASS = {value: index for index, value in enumerate(COCO_STUFF_VALUES)} | {IGNORE: IGNORE}
 #: As published: things keep their index after the background; stuff and unlabelled pixels become background.
 _STUFF_TO_OBJECT = {value: index + 1 if index < 80 else 0 for value, index in _STUFF_TO_CLASS.items()}
 #: COCO-Stuff's pixel map as the 171 classes, and as COCO-Object: background and 80 things.
 read_stuff_map = partial(read_mapped, classes=_STUFF_TO_CLASS)
 read_stuff_map_as_objects = partial(read_mapped, classes=_STUFF_TO_OBJECT)
-
-
-# --- COCO instances --------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=2)
@@ -123,8 +117,6 @@ def fill_polygon(ring: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.cumsum(crossings[:, :width], axis=1) % 2 == 1
 
 
-# --- Cityscapes ------------------------------------------------------------------------------------------------------
-
 _CITY_TO_CLASS = np.full(256, IGNORE, dtype=np.int32)
 _CITY_TO_CLASS[list(CITYSCAPES_IDS)] = range(len(CITYSCAPES_IDS))
 
@@ -150,7 +142,7 @@ def read_city_polygons(path: Path) -> np.ndarray:
         pen = ImageDraw.Draw(canvas)
         for thing in content["objects"]:
             name = thing["label"]
-            if thing.get("deleted") or name in CITYSCAPES_NOT_DRAWN:
+            if thing.get("deleted") or name == "license plate":
                 continue
             known = name if name in CITYSCAPES_LABELS else name.removesuffix("group")
             if known not in CITYSCAPES_LABELS:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 #: What "all" stands for: the eight data sets of the published table.
 ALL = tuple(name for name, benchmark in BENCHMARKS.items() if benchmark.on_disk)
 
-Mode = Literal["slide", "whole", "square"]
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Threshold = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 
 
@@ -44,7 +42,7 @@ class SystemOptions(BaseModel):
 
     model: str = Field("auto", description="a name of 'talk2dino models', a folder, or a hub id")
     projection: Path | None = Field(None, description="projection of the model, or a folder of 'talk2dino train'")
-    mode: Mode | None = Field(None, description="slide, whole or square; None: as published")
+    mode: Literal["slide", "whole", "square"] | None = Field(None, description="None: as published")
     background: Threshold | None = Field(None, description="background threshold; None: the method's default")
     clean: bool | None = Field(None, description="background cleaning; None: as published")
     refine: bool = Field(False, description="refine the masks with PAMR")
@@ -53,7 +51,7 @@ class SystemOptions(BaseModel):
     held_out: Literal["one", "all"] | None = Field(None, description="world: objects in colours training never showed")
     limit: int | None = Field(None, ge=1, description="only the first images")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
-    dtype: Dtype = Field("float32", description="float32: as published; auto: faster on most devices")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("float32", description="float32: as published")
     out: Path | None = None
 
     @model_validator(mode="after")

@@ -286,11 +286,13 @@ def _cell(value: Any) -> str:
 def write_comparison(comparison: Comparison) -> list[Path]:
     """Write comparison.md, comparison.json, comparison.png and images.png; returns their paths."""
     out, rows = comparison.options.out, comparison.rows
-    bars = []
-    for row in rows:
-        extras = [name for name, on in (("cleaned", row.clean), ("refined", row.refine)) if on]
-        marked = rows[0].report.config["method"] == row.report.config["method"]
-        bars.append(Bar(", ".join([row.title, *extras]), row.report.metrics.miou, marked))
+    bars = [
+        Bar(
+            ", ".join([row.title, *(["cleaned"] * row.clean), *(["refined"] * row.refine)]), row.report.metrics.miou,
+            marked=rows[0].report.config["method"] == row.report.config["method"],
+        )
+        for row in rows
+    ]  # fmt: skip
     return [
         write_atomically(out / "comparison.md", comparison.markdown(exact=True)),
         write_atomically(out / "comparison.json", as_json(comparison.as_dict())),
@@ -302,12 +304,11 @@ def write_comparison(comparison: Comparison) -> list[Path]:
 def draw_first_images(rows: Sequence[Row], count: int = CASES, labels: Sequence[str] | None = None) -> Image.Image:
     """The first images of the benchmark with the labels of each system, without cleaning and refinement."""
     plain = {row.label: row for row in rows if not row.clean and not row.refine}
-    shown = [plain[label] for label in labels or plain]
-    predictions = {}
-    for row in shown:
-        if matched_over_benchmark(row.outcome.config):
-            row.outcome.predict.classes = cluster_classes(row.outcome.matrix)
-        predictions[row.title] = row.outcome.predict
-    first = shown[0].outcome
-    samples = open_samples(first.predict.options, first.benchmark)[:count]
-    return draw_rows(first.benchmark, [(sample.name, sample, predictions) for sample in samples])
+    shown = {plain[label].title: plain[label].outcome for label in labels or plain}
+    for outcome in shown.values():
+        if matched_over_benchmark(outcome.config):
+            outcome.predict.classes = cluster_classes(outcome.matrix)
+    predictions = {title: outcome.predict for title, outcome in shown.items()}
+    first = next(iter(shown.values()))
+    samples = open_samples(first.predict.options, first.predict.benchmark)[:count]
+    return draw_rows(first.predict.benchmark, [(sample.name, sample, predictions) for sample in samples])

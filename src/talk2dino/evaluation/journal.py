@@ -85,21 +85,10 @@ class ShardJournal:
     ) -> None:  # fmt: skip
         folder = Path(folder)
         self.path = folder / f"images-{shard[0]}-of-{shard[1]}.jsonl"
-        self._open_folder(folder, config, shard[1])
-        if not self.path.exists():
-            write_atomically(self.path, "")  # a shard without images counts as finished
-        self._journal = Journal(self.path)
-        if names is not None:
-            first = {line.get("name"): line for line in reversed(self._journal.records)}
-            wanted: dict[object, Record | None] = {name: first.get(name) for name in names}
-            self._journal.keep(lambda line: wanted.get(line.get("name")) is line)
-        self.records = [ImageRecord.from_json(line, self.path) for line in self._journal.records]
-
-    @staticmethod
-    def _open_folder(folder: Path, config: dict[str, Any], total: int) -> None:
-        """Check the run that the folder holds. One without any record, whose first image failed, is replaced."""
         known, old = folder / "config.json", record_files(folder)
-        if not any(path.stat().st_size for path in old):
+        if not any(
+            path.stat().st_size for path in old
+        ):  # a run without any record, whose first image failed, is replaced
             before = {}
             with contextlib.suppress(DataError):
                 before = read_config(known)
@@ -116,9 +105,17 @@ class ShardJournal:
                     "can be merged and reported but not resumed; choose another --out"
                 )
             check_same_settings(before, config, folder, ignore=_FREE)
-        others = {shards for _, shards in record_files(folder).values()} - {total}
+        others = {shards for _, shards in record_files(folder).values()} - {shard[1]}
         if others:
-            raise InputError(f"{folder} holds a run with {others.pop()} shards, not {total}: choose another --out")
+            raise InputError(f"{folder} holds a run with {others.pop()} shards, not {shard[1]}: choose another --out")
+        if not self.path.exists():
+            write_atomically(self.path, "")  # a shard without images counts as finished
+        self._journal = Journal(self.path)
+        if names is not None:
+            first = {line.get("name"): line for line in reversed(self._journal.records)}
+            wanted: dict[object, Record | None] = {name: first.get(name) for name in names}
+            self._journal.keep(lambda line: wanted.get(line.get("name")) is line)
+        self.records = [ImageRecord.from_json(line, self.path) for line in self._journal.records]
 
     def add(self, record: ImageRecord) -> None:
         """Write the record of one image to the disk."""

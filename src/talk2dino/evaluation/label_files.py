@@ -37,15 +37,10 @@ def read_reduced(path: Path) -> np.ndarray:
 
 
 def read_mapped(path: Path, classes: Mapping[int, int]) -> np.ndarray:
-    """Translate a file's values to class indices.
-
-    Raises:
-        DataError: the file holds a value that ``classes`` lacks.
-    """
+    """Translate a file's values to class indices; a value that ``classes`` lacks is refused."""
     values = read_index_png(path)
     table = np.full(max(int(values.max(initial=0)), *classes) + 1, -1, dtype=np.int32)
-    for value, index in classes.items():
-        table[value] = index
+    table[list(classes)] = list(classes.values())
     labels = table[values]
     if (labels < 0).any():
         unknown = np.unique(values[labels < 0])

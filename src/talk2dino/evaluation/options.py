@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from talk2dino.device import check_device_name
 from talk2dino.errors import InputError
 from talk2dino.evaluation.datasets import BENCHMARKS, Benchmark, get_benchmark
-from talk2dino.evaluation.world import PROMPT_VARIANTS
+from talk2dino.evaluation.world import PROMPT_VARIANTS, world_prompts
 from talk2dino.io.settings import build_options, parse_values
 from talk2dino.methods import check_method, check_options, method_facts, method_names, option_names
 
@@ -78,8 +78,7 @@ class EvaluationOptions(SystemOptions):
         benchmarks = self.benchmarks
         check_options(self.method, self.method_options)
         facts = method_facts(self.method)
-        if self.prompts not in PROMPT_VARIANTS:
-            raise InputError(f"unknown prompt variant {self.prompts!r}; accepted: {', '.join(PROMPT_VARIANTS)}")
+        world_prompts(self.prompts)
         if any(benchmark.on_disk for benchmark in benchmarks) and (self.held_out or self.prompts != "names"):
             raise InputError("held-out colours and prompt variants exist only for the world benchmark; use --synonyms")
         if len(benchmarks) == 1 and self.background is not None and not benchmarks[0].background:

@@ -148,7 +148,6 @@ class Predictor:
 class Outcome:
     """The result of a run or of one shard; ``predict`` labels further images in the same way."""
 
-    benchmark: Benchmark
     matrix: ConfusionMatrix
     records: Sequence[ImageRecord]
     config: dict[str, Any]
@@ -200,7 +199,7 @@ def run_benchmark(
             raise failure
         if progress is not None:
             progress(len(records), len(samples), f"mIoU {100 * final_metrics(matrix, config).miou:.2f}")
-    return Outcome(benchmark, matrix, records, config, predict)
+    return Outcome(matrix, records, config, predict)
 
 
 def _load(batch: Sequence[Sample]) -> tuple[list[Loaded], Talk2DinoError | None]:

@@ -41,8 +41,9 @@ from talk2dino.captions import CaptionSource, Record, Skipped, make_record
 from talk2dino.evaluation.metrics import ConfusionMatrix, Metrics
 from talk2dino.evaluation.report import versions
 from talk2dino.evaluation.world import BACKGROUND_CLASSES, OBJECT_CLASSES, held_out_seeds
-from talk2dino.features import ExtractOptions, FeatureStore, extract
-from talk2dino.features.options import FEATURES
+from talk2dino.features.extraction import extract
+from talk2dino.features.options import FEATURES, ExtractOptions
+from talk2dino.features.store import FeatureStore
 from talk2dino.io.atomic import atomic_path, write_atomically
 from talk2dino.models.loading import Parts, load_parts
 from talk2dino.stages.heads import STRATEGIES

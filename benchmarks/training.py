@@ -28,10 +28,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from talk2dino.features.store import FeatureStore
-from talk2dino.training.aligner import Aligner
+from talk2dino.training.aligner import Aligner, make_optimizer
 from talk2dino.training.batches import Batches
 from talk2dino.training.fit import train
-from talk2dino.training.optimizer import make_optimizer
 from talk2dino.training.options import TrainOptions
 
 COCO_IMAGES, COCO_CAPTIONS, EPOCHS = 82_783, 414_113, 100

@@ -22,7 +22,7 @@ from talk2dino.evaluation.metrics import ConfusionMatrix
 from talk2dino.features.store import FeatureStore
 from talk2dino.models.preprocess import normalise, resize_image, to_pixels
 from talk2dino.models.projection import load_projection
-from talk2dino.stages.heads import pooled_features
+from talk2dino.stages.pooling import pooled_features
 from talk2dino.training.fit import train
 from talk2dino.training.options import TrainOptions
 from talk2dino.world import BACKGROUNDS, CLASS_NAMES, OBJECTS, render, sample_scene

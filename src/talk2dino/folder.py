@@ -226,9 +226,9 @@ class _Run:
     def _announce(self, count: int) -> None:
         segmenter, options = self.segmenter, self.options
         log.info(
-            "%s with %s, %s on %s%s: %s, %d prompts", segmenter.method.name, segmenter.name,
+            "%s with %s, %s on %s%s: %s, %s", segmenter.method.name, segmenter.name,
             str(segmenter.dtype).removeprefix("torch."), segmenter.device,
-            "" if segmenter.engine == "torch" else f" ({segmenter.engine})", _count(count), len(options.prompts.names),
+            "" if segmenter.engine == "torch" else f" ({segmenter.engine})", _count(count), _count(len(options.prompts.names), "prompt"),
         )  # fmt: skip
         for note in options.prompts.notes:
             log.info("%s", note)
@@ -437,8 +437,8 @@ def _settings_key(options: FolderOptions, segmenter: Segmenter, settings: dict[s
     return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _count(images: int) -> str:
-    return "1 image" if images == 1 else f"{images} images"
+def _count(number: int, what: str = "image") -> str:
+    return f"1 {what}" if number == 1 else f"{number} {what}s"
 
 
 class _InOrder:

@@ -75,9 +75,13 @@ def test_every_verb_has_short_help(verb):
     assert shown(verb, "-h") == shown(verb, "--help")
 
 
-@pytest.mark.parametrize("verb", ["segment", "models", "export", "bench"])
+VERBS = [*(name for name in cli.VERBS if name not in ("freeda", "store")), "freeda build"]
+VERBS += [f"store {name}" for name in ("check", "convert", "merge")]
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_help_has_an_example(verb):
-    assert f"Example: talk2dino {verb}" in shown(verb, "-h")
+    assert f"Example: talk2dino {verb}" in shown(*verb.split(), "-h")
 
 
 @pytest.mark.parametrize("arguments", [["unknown-verb"], ["--unknown-option"], ["models", "--unknown-option"]])
@@ -116,7 +120,7 @@ def test_exit_code_and_message(main, capfd, error, code, message):
         (["segment", "a.png", "-p", "sky"], "interrupted; finished work is kept, and the same command resumes it"),
         (["evaluate", "-b", "world", "-oout"], "interrupted; finished work is kept, and the same command resumes it"),
         (["evaluate", "-b", "world"], "interrupted; nothing was kept, since --out was not given"),
-        (["compare", "a.png", "-p", "sky"], "interrupted; nothing was kept, since --benchmark was not given"),
+        (["compare", "a.png", "-p", "sky"], "interrupted; finished work is kept, and the same command resumes it"),
         (["compare", "--benchmark=world"], "interrupted; finished work is kept, and the same command resumes it"),
         (["bench"], "interrupted"),
     ],
@@ -151,3 +155,19 @@ def test_warnings_are_one_line_without_the_source(main, capfd):
 
     main(["models"], lambda *_, **__: warnings.warn("not for photographs", Unsuitable, stacklevel=1))
     assert capfd.readouterr().err == "talk2dino: WARNING: not for photographs\n"
+
+
+def test_threads_are_decided_before_torch_is_loaded(tmp_path):
+    report = "lambda: print(os.environ['OMP_NUM_THREADS'], os.environ['OMP_WAIT_POLICY'], file=sys.stderr)"
+    code = (
+        f"import atexit, os, sys; atexit.register({report}); from talk2dino import cli; "
+        "sys.argv = ['talk2dino', '--threads', '1', 'models', '--json']; cli.main()"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_", "KMP_"))}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stderr.split()[-2:] == ["1", "passive"]
+    kept = subprocess.run(
+        [sys.executable, "-c", code.replace("'--threads', '1', ", "")], capture_output=True, text=True, check=True,
+        env=environment | {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "active"},
+    )  # fmt: skip
+    assert kept.stderr.split()[-2:] == ["2", "active"]

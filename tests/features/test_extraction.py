@@ -17,13 +17,15 @@ from PIL import Image
 
 from talk2dino.captions import Skipped, open_source
 from talk2dino.errors import DataError, InputError, OutputError, Talk2DinoWarning
-from talk2dino.features import ExtractOptions, FeatureStore, Manifest, StoreWriter, extract, merge_stores
-from talk2dino.features.extraction import preprocess
-from talk2dino.features.writer import ShardContents
+from talk2dino.features.extraction import extract, preprocess
+from talk2dino.features.manifest import Manifest
+from talk2dino.features.options import ExtractOptions
+from talk2dino.features.store import FeatureStore
+from talk2dino.features.writer import ShardContents, StoreWriter, merge_stores
 from talk2dino.io.lock import folder_lock
 from talk2dino.io.settings import build_options
 from talk2dino.models.preprocess import normalise
-from talk2dino.stages.heads import pooled_features
+from talk2dino.stages.pooling import pooled_features
 
 EVERYTHING = ("heads", "average", "cls", "patch_mean")
 

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from talk2dino.features import Encoders, ExtractOptions, extract
+from talk2dino.features.encoders import Encoders
+from talk2dino.features.extraction import extract
+from talk2dino.features.options import ExtractOptions
 
 M, D, C, SIZE = 3, 5, 7, 16
 

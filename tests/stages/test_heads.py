@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from talk2dino.errors import InputError, ShapeError
-from talk2dino.stages.heads import STRATEGIES, combine_heads, head_embeddings, pooled_features
+from talk2dino.stages.heads import STRATEGIES, combine_heads
+from talk2dino.stages.pooling import head_embeddings, pooled_features
 
 B, M, D, H, W = 3, 5, 7, 2, 11
 

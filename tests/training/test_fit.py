@@ -8,9 +8,8 @@ from runs import FAST, C, D, M, records_of, same, weights
 from talk2dino.errors import CheckpointError, DataError, InputError, MissingExtraError, Talk2DinoWarning
 from talk2dino.features.store import FeatureStore
 from talk2dino.stages.heads import STRATEGIES
-from talk2dino.training.aligner import Aligner
+from talk2dino.training.aligner import Aligner, make_optimizer, set_rate
 from talk2dino.training.fit import train
-from talk2dino.training.optimizer import make_optimizer, set_rate
 from talk2dino.training.options import TrainOptions
 
 

@@ -7,13 +7,17 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-_STRATEGY = (
-    "Head strategy: max, pairwise-max, mean, softmax, sampled, average-attention, cls or mean-patch. [default: max]"
-)
+_VAL = "Store to validate on; repeatable. [default: none]"
 _PUBLISHED = (
     "Train exactly as the published code: the defaults, with --published-scale and --keep-partial-batch. Settings that "
     "contradict it are refused."
 )
+_STRATEGY = "max, pairwise-max, mean, softmax, sampled, average-attention, cls or mean-patch. [default: max]"
+_PUBLISHED_SCALE = "Divide the loss by B^2, as the published code does. [default: off]"
+_MASK_SAME_IMAGE = "Do not use other captions of an image as negatives. [default: off]"
+_KEEP_PARTIAL_BATCH = "Train on the last, smaller batch of an epoch, as published. [default: off]"
+_VALIDATION_SHARE = "Share of images (0..1) to validate on. [default: 0.0]"
+_WRITE_PTH = "Write projection.pth too, for the published code."
 _Number: TypeAlias = float | None
 _Count: TypeAlias = int | None
 _Word: TypeAlias = str | None
@@ -26,9 +30,7 @@ def train(
         list[Path], typer.Argument(help="Stores from 'talk2dino extract'; several count as one.", show_default=False)
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results. An interrupted run is resumed.")],
-    val: Annotated[
-        list[Path] | None, typer.Option(help="Store to validate on; repeatable. [default: none]", show_default=False)
-    ] = None,
+    val: Annotated[list[Path] | None, typer.Option(help=_VAL)] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with settings; flags take precedence.")] = None,
     model: Annotated[_Word, typer.Option("--model", "-m", help="Refuse stores of another model than this.")] = None,
     published: Annotated[bool, typer.Option("--published", help=_PUBLISHED)] = False,
@@ -41,35 +43,25 @@ def train(
     shared_dim: Annotated[_Count, typer.Option(help="Shared width, with --side both. [default: the vision's]")] = None,
     temperature: Annotated[_Number, typer.Option(help="Of the loss. [default: 0.07]")] = None,
     learned_temperature: Annotated[_Switch, typer.Option(help="Train the temperature. [default: off]")] = None,
-    published_scale: Annotated[
-        _Switch, typer.Option(help="Divide the loss by B^2, as the published code does. [default: off]")
-    ] = None,
-    mask_same_image: Annotated[
-        _Switch, typer.Option(help="Do not use other captions of an image as negatives. [default: off]")
-    ] = None,
+    published_scale: Annotated[_Switch, typer.Option(help=_PUBLISHED_SCALE)] = None,
+    mask_same_image: Annotated[_Switch, typer.Option(help=_MASK_SAME_IMAGE)] = None,
     optimizer: Annotated[_Word, typer.Option(help="adam or adamw. [default: adam]")] = None,
     lr: Annotated[_Number, typer.Option(help="Learning rate. [default: 1e-4]")] = None,
     weight_decay: Annotated[_Number, typer.Option(help="Weight decay. [default: 0.0]")] = None,
     schedule: Annotated[_Word, typer.Option(help="constant or cosine. [default: constant]")] = None,
     warmup_steps: Annotated[_Count, typer.Option(help="Steps of warm-up. [default: 0]")] = None,
     batch_size: Annotated[_Count, typer.Option(help="Captions per step, over all processes. [default: 128]")] = None,
-    keep_partial_batch: Annotated[
-        _Switch, typer.Option(help="Train on the last, smaller batch of an epoch, as published. [default: off]")
-    ] = None,
+    keep_partial_batch: Annotated[_Switch, typer.Option(help=_KEEP_PARTIAL_BATCH)] = None,
     epochs: Annotated[_Count, typer.Option(help="Passes over the captions. [default: 100]")] = None,
     max_steps: Annotated[_Count, typer.Option(help="Steps; replaces --epochs. [default: none]")] = None,
     seed: Annotated[_Count, typer.Option(help="Of weights, batches and sampling. [default: 123]")] = None,
-    validation_share: Annotated[
-        _Number, typer.Option(help="Share of images (0..1) to validate on. [default: 0.0]")
-    ] = None,
+    validation_share: Annotated[_Number, typer.Option(help=_VALIDATION_SHARE)] = None,
     validation_limit: Annotated[_Count, typer.Option(help="Validation images, at most. [default: 5000]")] = None,
     validate_every: Annotated[_Count, typer.Option(help="Steps between validations. [default: an epoch]")] = None,
     save_every: Annotated[_Count, typer.Option(help="Steps between checkpoints. [default: an epoch]")] = None,
     log_every: Annotated[_Count, typer.Option(help="Steps per record of metrics.jsonl. [default: 50]")] = None,
     verify: Annotated[bool, typer.Option(help="Compare the checksums of the stores first.")] = True,
-    write_pth: Annotated[
-        bool, typer.Option("--write-pth", help="Write projection.pth too, for the published code.")
-    ] = False,
+    write_pth: Annotated[bool, typer.Option("--write-pth", help=_WRITE_PTH)] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard logs (extra 'log').")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
@@ -87,8 +79,8 @@ def train(
     from talk2dino.device import check_device_name
     from talk2dino.io.console import print_json
     from talk2dino.io.settings import build_options, read_yaml
-    from talk2dino.training import TrainOptions
-    from talk2dino.training import train as run
+    from talk2dino.training.fit import train as run
+    from talk2dino.training.options import TrainOptions
     from talk2dino.training.processes import is_first_process
     from talk2dino.training.run_report import check_published_layout
 

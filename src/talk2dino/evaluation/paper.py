@@ -73,6 +73,8 @@ def published_row(config: Mapping[str, Any]) -> PublishedRow | None:
     model = next((spec.name for spec in CATALOG.values() if spec.repository == config["model"]), config["model"])
     run = (config["method"], model, config.get("refine", False))
     chosen = {**config.get("method_options", {}), **config.get("system", {})}
+    if config.get("projection") is not None:  # a psi that nobody published
+        return None
     for row in ROWS:
         same = (row.method, row.model, row.refine) == run and row.options.items() <= chosen.items()
         if same and config["benchmark"] in row.figures:

@@ -23,7 +23,7 @@ from talk2dino.evaluation.world import BACKGROUND_CLASSES, OBJECT_CLASSES
 from talk2dino.io.atomic import save_png, write_atomically
 from talk2dino.io.markdown import markdown_table
 
-_PACKAGES = ("talk2dino", "torch", "transformers", "numpy", "pillow", "scikit-image", "faiss-cpu", "scipy")
+_PACKAGES = ("talk2dino", "torch", "numpy", "pillow", "scikit-image", "faiss-cpu", "scipy")
 _MEANS = {"miou": "mIoU", "mean_accuracy": "mean accuracy", "overall_accuracy": "overall accuracy"}
 _MATCHED = {
     "benchmark": "segments have no class: their clusters were matched to the classes of the truth once, over the whole run",

@@ -13,7 +13,7 @@ import io
 import pickle
 import tarfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -24,7 +24,6 @@ from torch import Tensor
 
 from talk2dino.captions import Skipped
 from talk2dino.errors import DataError, InputError, Talk2DinoWarning, suggestion
-from talk2dino.features.extraction import warn_of_damage
 from talk2dino.features.manifest import Manifest, checksum
 from talk2dino.features.writer import ShardContents, StoreWriter
 from talk2dino.io.lock import folder_lock
@@ -38,6 +37,8 @@ PUBLISHED_NAMES: dict[str, tuple[str, ...]] = {
     "patch_mean": ("avg_patch_tokens", "mean_patch_tokens"),  # (D,)
 }
 CAPTION_NAMES = ("ann_feats", "text_features")  # (C,)
+#: Fields that a store does not need.
+LARGE = ("patch_tokens", "self_attn_maps")
 Entry = dict[str, Any]
 
 
@@ -80,9 +81,8 @@ def convert_published(
     )
     with folder_lock(out):
         writer = StoreWriter(out, manifest)
-        for note in published.notes:
-            warnings.warn(f"{file}: {note}", Talk2DinoWarning, stacklevel=2)
-        warn_of_damage(writer, stacklevel=3)
+        for note in [*(f"{file}: {note}" for note in published.notes), *writer.notes]:
+            warnings.warn(note, Talk2DinoWarning, stacklevel=2)
         for start in range(0, len(published.images), records_per_shard):
             number = start // records_per_shard
             if number not in writer.done:
@@ -96,24 +96,15 @@ def convert_published(
 
 @dataclass(frozen=True)
 class _Published:
-    """The contents of a published file.
-
-    Attributes:
-        images: the image entries, in the order of the file.
-        captions: image id -> its annotations.
-        keys: our feature -> its key in the file; "captions" for the text.
-        first: the features of the first image, whose shapes all others must have.
-        text_dim: C, of the first annotation.
-        notes: what cannot be used, one sentence each.
-    """
+    """The contents of a published file."""
 
     file: Path
-    images: list[Entry]
-    captions: dict[Any, list[Entry]]
-    keys: dict[str, str]
-    first: dict[str, Tensor]
-    text_dim: int
-    notes: list[str]
+    images: list[Entry]  # in the order of the file
+    captions: dict[Any, list[Entry]]  # image id -> its annotations
+    keys: dict[str, str]  # our feature -> its key in the file; "captions" for the text
+    first: dict[str, Tensor]  # the features of the first image, whose shapes all others must have
+    text_dim: int  # C, of the first annotation
+    notes: list[str]  # what cannot be used, one sentence each
 
     @classmethod
     def read(cls, file: Path, names: dict[str, str]) -> _Published:
@@ -132,7 +123,7 @@ class _Published:
         known = {image["id"] for image in self.images[: places.start]}
         for place, image in enumerate(self.images[places.start : places.stop], places.start):
             key = str(image.get("file_name", image["id"]))
-            entries = self.captions.get(image["id"], [])
+            entries = self.captions[image["id"]]
             features = {
                 name: _tensor(self.file, image, self.keys[name]).half()
                 for name in self.first
@@ -169,10 +160,9 @@ def _read_lists(file: Path) -> tuple[list[Entry], list[Entry]]:
         is_zip = opened.read(2) == b"PK"  # torch's format since version 1.6, the one that can be memory-mapped
     content = _load(file, str(file), mmap=is_zip)
     if not isinstance(content, dict) or not content.get("images") or not content.get("annotations"):
-        found = ", ".join(map(str, content))[:200] if isinstance(content, dict) else type(content).__name__
         raise DataError(
             f"{file} is not a published feature file: expected a .pth with 'images' and 'annotations', or a webdataset .tar "
-            f"of .pth files; got {found}"
+            f"of .pth files; got {_kind(content)}"
         )
     for name, field in (("images", "id"), ("annotations", "image_id")):
         if not isinstance(content[name], (list, tuple)):
@@ -185,28 +175,21 @@ def _read_lists(file: Path) -> tuple[list[Entry], list[Entry]]:
 def _read_tar(file: Path) -> tuple[list[Entry], list[Entry]]:
     """A webdataset .tar of .pth files; each entry is an image and its annotation at once."""
     entries = []
-    for name, opened in _members(file):
-        entry = _load(opened, f"{file}, {name}")
-        _check_entry(f"{file}, {name}", entry, "image_id")
-        entries.append(
-            {field: value for field, value in entry.items() if field not in ("patch_tokens", "self_attn_maps")}
-        )
-    if not entries:
-        raise DataError(
-            f"{file} holds no .pth files with features; a .tar of images and captions is a source of 'talk2dino extract'"
-        )
-    return [{**entry, "id": entry["image_id"]} for entry in entries], entries
-
-
-def _members(file: Path) -> Iterator[tuple[str, IO[bytes]]]:
     try:
         with tarfile.open(file) as tar:
             for member in tar:
                 content = tar.extractfile(member) if member.name.endswith(".pth") else None
                 if content is not None:
-                    yield member.name, io.BytesIO(content.read())
+                    entry = _load(io.BytesIO(content.read()), f"{file}, {member.name}")
+                    _check_entry(f"{file}, {member.name}", entry, "image_id")
+                    entries.append({name: entry[name] for name in entry if name not in LARGE})
     except (tarfile.TarError, OSError, EOFError) as error:
         raise DataError(f"{file} is damaged ({error})") from None
+    if not entries:
+        raise DataError(
+            f"{file} holds no .pth files with features; a .tar of images and captions is a source of 'talk2dino extract'"
+        )
+    return [{**entry, "id": entry["image_id"]} for entry in entries], entries
 
 
 def _load(file: Path | IO[bytes], name: str, *, mmap: bool = False) -> Any:
@@ -230,28 +213,34 @@ def _numpy_arrays() -> list[Any]:
 
 def _check_entry(name: str, entry: Any, field: str) -> None:
     if not isinstance(entry, dict) or not isinstance(entry.get(field), (int, str)):
-        got = ", ".join(map(str, entry))[:200] if isinstance(entry, dict) else type(entry).__name__
-        raise DataError(f"{name} has no {field} (a number or a string); got {got}")
+        raise DataError(f"{name} has no {field} (a number or a string); got {_kind(entry)}")
+
+
+def _kind(value: Any) -> str:
+    """The keys of a dictionary, or the type of anything else."""
+    return ", ".join(map(str, value))[:200] if isinstance(value, dict) else type(value).__name__
 
 
 def _captions(images: list[Entry], annotations: list[Entry], key: str) -> tuple[dict[Any, list[Entry]], list[str]]:
     """The captions of each image, and what cannot be used."""
-    known = {image["id"] for image in images}
-    captions: dict[Any, list[Entry]] = {}
-    foreign = bare = repeated = 0
+    captions: dict[Any, list[Entry]] = {image["id"]: [] for image in images}
+    unused = dict.fromkeys(("of images that are not in the file", f"without {key}", "listed twice"), 0)
+    foreign, bare, repeated = unused
     seen: set[Any] = set()
     for entry in annotations:
-        if entry["image_id"] not in known:
-            foreign += 1
+        identity = (entry["image_id"], entry.get("id"))
+        if entry["image_id"] not in captions:
+            unused[foreign] += 1
         elif entry.get(key) is None:
-            bare += 1
-        elif entry.get("id") is not None and (entry["image_id"], entry["id"]) in seen:
-            repeated += 1
+            unused[bare] += 1
+        elif entry.get("id") is not None and identity in seen:
+            unused[repeated] += 1
         else:
-            seen.add((entry["image_id"], entry.get("id")))
-            captions.setdefault(entry["image_id"], []).append(entry)
-    counted = ((foreign, "of images that are not in the file"), (bare, f"without {key}"), (repeated, "listed twice"))
-    return captions, [f"left out {count} annotation{'s' * (count > 1)} {what}" for count, what in counted if count]
+            seen.add(identity)
+            captions[entry["image_id"]].append(entry)
+    return captions, [
+        f"left out {count} annotation{'s' * (count > 1)} {what}" for what, count in unused.items() if count
+    ]
 
 
 def _find_keys(file: Path, image: Entry, annotation: Entry, names: dict[str, str]) -> dict[str, str]:

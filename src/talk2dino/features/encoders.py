@@ -41,12 +41,8 @@ class Encoders:
 def load_encoders(name: str, *, device: str = "auto", dtype: str = "auto") -> Encoders:
     """Load the encoders of a model: a name in the catalog (vision backbones included), a folder or a hub id.
 
-    Args:
-        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-        dtype: of the vision model: "auto", "float32", "bfloat16" or "float16".
-
     Raises:
-        InputError: an unknown or unavailable device, or an unknown dtype.
+        InputError: an unknown or unavailable device, or an unknown dtype of the vision model.
         ModelNotFoundError, CheckpointError: the model cannot be found or read.
     """
     from talk2dino.models.fused import fuse

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -22,7 +23,7 @@ from talk2dino.io.images import read_image
 from talk2dino.io.lock import folder_lock
 from talk2dino.models.preprocess import normalise
 from talk2dino.progress import ProgressCallback
-from talk2dino.stages.heads import pooled_features
+from talk2dino.stages.pooling import pooled_features
 
 #: Records that must have been seen before their skipped share can stop a run.
 ENOUGH_TO_JUDGE = 100
@@ -53,7 +54,9 @@ def extract(
         DataError: no usable record, too many unusable ones, or the folder holds a store made with other settings.
         OutputError: the folder cannot be written, or another run is writing to it.
     """
-    _check_out(options)
+    for place in (*options.sources, *([options.images] if options.images else [])):
+        if options.out.resolve() == (place if place.is_dir() else place.parent).resolve():
+            raise DataError(f"{options.out} is the folder of the source: choose another output folder")
     if source is None:
         if not options.sources:
             raise InputError("name at least one source of images and captions")
@@ -78,15 +81,18 @@ def extract(
     )
     with folder_lock(options.folder):
         writer = StoreWriter(options.folder, manifest)
-        for note in source.notes:
+        for note in [*source.notes, *writer.notes]:
             warnings.warn(note, Talk2DinoWarning, stacklevel=2)
-        warn_of_damage(writer, stacklevel=3)
         run = _Extraction(source, encoders, options, writer, progress)
         with ThreadPoolExecutor(options.workers, "decode") as decoders, ThreadPoolExecutor(1, "write") as write:
             try:
-                for contents in run.shards(decoders):
-                    run.hand_over(contents, write)
-                run.hand_over(None, write)
+                written: Future | None = None
+                for contents in run.shards(decoders):  # one shard is written while the next one is made
+                    if written is not None:
+                        written.result()
+                    written = write.submit(writer.write, contents)
+                if written is not None:
+                    written.result()
             except BaseException:
                 decoders.shutdown(wait=False, cancel_futures=True)
                 raise
@@ -94,20 +100,6 @@ def extract(
         if options.shard[1] == 1 and not manifest.images:
             raise DataError(f"none of the {len(source)} records can be used; see {writer.skipped.path}")
         return writer.finish()
-
-
-def _check_out(options: ExtractOptions) -> None:
-    for place in (*options.sources, *([options.images] if options.images else [])):
-        if options.out.resolve() == (place if place.is_dir() else place.parent).resolve():
-            raise DataError(f"{options.out} is the folder of the source: choose another output folder")
-
-
-def warn_of_damage(writer: StoreWriter, *, stacklevel: int) -> None:
-    """Warn about the shards of an earlier run that will be made again."""
-    if count := len(writer.damaged):
-        more = f" and {count - 5} more" if count > 5 else ""
-        text = f"making {count} damaged shard{'s' * (count > 1)} again: {'; '.join(writer.damaged[:5])}{more}"
-        warnings.warn(text, Talk2DinoWarning, stacklevel=stacklevel)
 
 
 class _Image(NamedTuple):
@@ -128,18 +120,16 @@ class _Extraction:
         writer: StoreWriter,
         progress: ProgressCallback | None,
     ) -> None:
-        self.source, self.encoders, self.options, self.writer, self.progress = (
-            source, encoders, options, writer, progress,
-        )  # fmt: skip
+        self.source, self.encoders, self.options = source, encoders, options
+        self.writer, self.progress = writer, progress
         self.size = writer.manifest.preprocessing["size"]
         per_shard = options.records_per_shard
         shards = range(options.shard[0] - 1, (len(source) + per_shard - 1) // per_shard, options.shard[1])
         sizes = {number: min(per_shard, len(source) - number * per_shard) for number in shards}
-        self.todo = {number for number in shards if number not in writer.done}
+        self.todo = set(shards) - writer.done
         self.total = sum(sizes.values())
         self.seen = self.total - sum(sizes[number] for number in self.todo)
         self.skipped = writer.manifest.skipped
-        self._written: Future | None = None
         self._last: tuple[ShardContents, Skipped] | None = None
         self._report()
 
@@ -147,25 +137,25 @@ class _Extraction:
         """The contents of the shards that are still to be made, one after the other."""
         per_shard = self.options.records_per_shard
         numbered = self.source.records(lambda number: number // per_shard in self.todo)
-        contents: ShardContents | None = None
+        decoded = self._decoded(numbered, decoders)
+        for shard, entries in itertools.groupby(decoded, lambda entry: entry[0] // per_shard):
+            yield self._shard(ShardContents(shard), entries)
+
+    def _shard(self, contents: ShardContents, entries: Iterable[tuple[int, _Image | Skipped]]) -> ShardContents:
         batch: list[_Image] = []
-        for number, found in self._decoded(numbered, decoders):
-            if contents is None or number // per_shard != contents.number:
-                if contents is not None:
-                    self._encode(batch, contents)
-                    yield contents
-                contents, batch = ShardContents(number // per_shard), []
+        for number, found in entries:
             self.seen += 1
             if isinstance(found, Skipped):
-                self._skip(contents, number, found)
+                contents.skipped.append((number, found))
+                self.skipped += 1
+                self._last = (contents, found)
             else:
                 batch.append(found)
             if len(batch) == self.options.batch_size:
                 self._encode(batch, contents)
                 batch = []
-        if contents is not None:
-            self._encode(batch, contents)
-            yield contents
+        self._encode(batch, contents)
+        return contents
 
     def _decoded(
         self, numbered: Iterable[tuple[int, Record | Skipped]], decoders: ThreadPoolExecutor
@@ -189,7 +179,12 @@ class _Extraction:
             features = {name: pooled[name].half().cpu() for name in self.options.features}
             texts = [text for image in batch for text in image.record.captions]
             embeddings = self._embed(texts)
-            self._check_finite(batch, features, embeddings)
+            for name, value in (*features.items(), ("captions", embeddings)):
+                if not bool(torch.isfinite(value).all()):
+                    raise DataError(
+                        f"the model returned values that float16 cannot hold ('{name}', images {batch[0].record.key} to "
+                        f"{batch[-1].record.key}): extract with --dtype float32, or check the weights"
+                    )
             records = [image.record for image in batch]
             contents.add(features, [r.key for r in records], [r.captions for r in records], embeddings)
         self.judge_skipped()
@@ -208,20 +203,6 @@ class _Extraction:
             embeddings[places] = self.encoders.embed([texts[i] for i in places]).half().cpu()
         return embeddings
 
-    @staticmethod
-    def _check_finite(batch: list[_Image], features: dict[str, Tensor], embeddings: Tensor) -> None:
-        for name, value in (*features.items(), ("captions", embeddings)):
-            if not bool(torch.isfinite(value).all()):
-                raise DataError(
-                    f"the model returned values that float16 cannot hold ('{name}', images {batch[0].record.key} to "
-                    f"{batch[-1].record.key}): extract with --dtype float32, or check the weights"
-                )
-
-    def _skip(self, contents: ShardContents, number: int, skipped: Skipped) -> None:
-        contents.skipped.append((number, skipped))
-        self.skipped += 1
-        self._last = (contents, skipped)
-
     def judge_skipped(self, *, final: bool = False) -> None:
         """Stop the run if more records than ``max_skipped`` cannot be used."""
         limit = self.options.max_skipped
@@ -238,12 +219,6 @@ class _Extraction:
             f"see {self.writer.skipped.path}. To accept them, raise --max-skipped"
         )
 
-    def hand_over(self, contents: ShardContents | None, thread: ThreadPoolExecutor) -> None:
-        """Write a shard while the next one is made. Waits for the shard before it, whose error ends the run."""
-        if self._written is not None:
-            self._written.result()
-        self._written = None if contents is None else thread.submit(self.writer.write, contents)
-
 
 def _decode(record: Record | Skipped, size: int, crop: str) -> _Image | Skipped:
     if isinstance(record, Skipped):
@@ -257,16 +232,10 @@ def _decode(record: Record | Skipped, size: int, crop: str) -> _Image | Skipped:
 
 
 def preprocess(image: np.ndarray, size: int, crop: str = "center") -> Tensor:
-    """Resize an image for training.
+    """Resize (H, W, 3) uint8 RGB to (3, size, size) uint8: bicubic, antialiased.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        size: side of the result in pixels.
-        crop: "center" resizes the short side to ``size`` (bicubic, antialiased, aspect ratio kept) and crops the centre,
-            as torchvision's Resize and CenterCrop do in the published code; "squash" resizes both sides.
-
-    Returns:
-        (3, size, size) uint8.
+    "center" resizes the short side, keeps the aspect ratio and crops the centre, as torchvision's Resize and CenterCrop do
+    in the published code; "squash" resizes both sides.
 
     Raises:
         InputError: the aspect ratio is above 32, with "center".
@@ -274,12 +243,10 @@ def preprocess(image: np.ndarray, size: int, crop: str = "center") -> Tensor:
     from PIL import Image
 
     height, width = image.shape[:2]
-    if crop == "squash":
-        target = (size, size)
-    else:
-        if max(height, width) > 32 * min(height, width):
+    short, target = min(height, width), (size, size)
+    if crop == "center":
+        if max(height, width) > 32 * short:
             raise InputError(f"an image of {height} x {width} pixels is too elongated for a centre crop")
-        short = min(height, width)
         target = (int(size * height / short), int(size * width / short))
     resized = Image.fromarray(image)
     if target != (height, width):

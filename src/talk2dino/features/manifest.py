@@ -40,7 +40,7 @@ class Manifest:
     Attributes:
         model: the frozen encoders: name, dtype and checksums of the weights.
         preprocessing: how images were resized and cropped.
-        features: names of the stored image features, see :func:`talk2dino.stages.heads.pooled_features`.
+        features: names of the stored image features, see :func:`talk2dino.stages.pooling.pooled_features`.
         num_heads: M; 0 in a converted store without head embeddings.
         source: what was read, and how many records it has.
         records_per_shard: shard k holds the records k * S ... (k + 1) * S - 1 of the source, except the skipped ones.
@@ -72,20 +72,27 @@ class Manifest:
     def skipped(self) -> int:
         return sum(shard.skipped for shard in self.shards)
 
+    @property
+    def counts(self) -> str:
+        """Images and captions, for people."""
+        return f"{self.images:,} images, {self.captions:,} captions"
+
     def write(self, folder: Path) -> None:
         content = {"format": FORMAT, "images": self.images, "captions": self.captions, **asdict(self)}
         write_atomically(folder / NAME, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """Read the manifest of a store.
-
-        Raises:
-            DataError: there is none, or it is damaged or of another format.
-        """
+        """Read the manifest of a store; raises DataError if there is none, or it is damaged or of another format."""
         path = folder / NAME
         if not path.is_file():
-            raise DataError(f"{folder} is not a feature store: it has no {NAME}; {_advice(folder)}")
+            advice = "create one with 'talk2dino extract'"
+            if parts := part_folders(folder):
+                advice = (
+                    f"it holds {len(parts)} part{'s' * (len(parts) != 1)} of a store: name the parts ({parts[0]} ...), or "
+                    f"merge them with 'talk2dino store merge {folder} --out FOLDER'"
+                )
+            raise DataError(f"{folder} is not a feature store: it has no {NAME}; {advice}")
         try:
             content = read_json(path, "manifest")
         except DataError as error:
@@ -95,47 +102,32 @@ class Manifest:
         content = {key: value for key, value in content.items() if key not in ("format", "images", "captions")}
         try:
             shards = [Shard(**shard) for shard in content.pop("shards")]
-            manifest = cls(**{**content, "part": tuple(content["part"]), "shards": shards})
+            for shard in shards:
+                numbers = (shard.number, shard.images, shard.captions, shard.skipped, shard.bytes)
+                if not all(isinstance(value, int) for value in numbers) or Path(str(shard.file)).name != shard.file:
+                    raise TypeError(f"shard {shard}")
+            listed = Counter(name for shard in shards for name in (str(shard.number), shard.file))
+            if twice := [name for name, count in listed.items() if count > 1]:
+                raise TypeError(f"shard {twice[0]} is listed twice")
+            return cls(**{**content, "part": tuple(content["part"]), "shards": shards})
         except (TypeError, KeyError) as error:
             raise DataError(f"{path} is damaged ({error}); {_AGAIN}") from None
-        for shard in shards:
-            numbers = (shard.number, shard.images, shard.captions, shard.skipped, shard.bytes)
-            if not all(isinstance(value, int) for value in numbers) or Path(str(shard.file)).name != shard.file:
-                raise DataError(f"{path} is damaged (shard {shard}); {_AGAIN}")
-        listed = Counter(name for shard in shards for name in (str(shard.number), shard.file))
-        if twice := [name for name, count in listed.items() if count > 1]:
-            raise DataError(f"{path} is damaged (shard {twice[0]} is listed twice); {_AGAIN}")
-        return manifest
 
     def differences(
         self, other: Manifest, *, same_source: bool = False, sides: tuple[str, str] = ("in the first", "in the second")
     ) -> list[str]:
-        """What keeps two stores from being used together; empty when they belong together.
+        """What keeps two stores from being used together; with ``same_source``, two runs from making one store.
 
-        Args:
-            same_source: compare the features, the source and the shard size, too, as for two runs that make one store.
+        What one of them does not record may differ: old stores lack weights, converted ones may lack head embeddings.
         """
         names = (*IDENTITY, "features", "source", "records_per_shard") if same_source else IDENTITY
         one, two = ({name: getattr(manifest, name) for name in names} for manifest in (self, other))
+        ignore = [] if self.num_heads and other.num_heads else ["num_heads"]
+        ignore += [] if self.model.get("weights") and other.model.get("weights") else ["model.weights"]
         return [
             f"{line} (its captions or images have changed)" if line.startswith("source.content: ") else line
-            for line in differences(one, two, ignore=_unknown(self, other), sides=sides)
+            for line in differences(one, two, ignore=ignore, sides=sides)
         ]
-
-
-def _unknown(one: Manifest, other: Manifest) -> list[str]:
-    """Values that one of two stores does not record: old ones lack weights, converted ones may lack head embeddings."""
-    heads = [] if one.num_heads and other.num_heads else ["num_heads"]
-    return heads + ([] if one.model.get("weights") and other.model.get("weights") else ["model.weights"])
-
-
-def _advice(folder: Path) -> str:
-    if parts := part_folders(folder):
-        return (
-            f"it holds {len(parts)} part{'s' * (len(parts) != 1)} of a store: name the parts ({parts[0]} ...), or merge "
-            f"them with 'talk2dino store merge {folder} --out FOLDER'"
-        )
-    return "create one with 'talk2dino extract'"
 
 
 def part_folders(folder: Path) -> list[Path]:
@@ -157,8 +149,7 @@ def check_shard(folder: Path, shard: Shard, *, contents: bool) -> str | None:
     path = folder / shard.file
     if not path.is_file():
         return f"{path} is missing"
-    size = path.stat().st_size
-    if size != shard.bytes:
+    if (size := path.stat().st_size) != shard.bytes:
         return f"{path} has {size} bytes, expected {shard.bytes}"
     if contents and checksum(path) != shard.sha256:
         return f"{path} is corrupted: its checksum differs from the manifest's"
@@ -167,13 +158,12 @@ def check_shard(folder: Path, shard: Shard, *, contents: bool) -> str | None:
 
 def check_files(folder: Path, shard: Shard) -> str | None:
     """What is wrong with a shard, or None: its tensors, and the list of images and captions that people read."""
+    path = (folder / shard.file).with_suffix(".jsonl")
     if wrong := check_shard(folder, shard, contents=True):
         return wrong
-    path = (folder / shard.file).with_suffix(".jsonl")
     if not path.is_file():
         return f"{path} is missing"
-    with path.open("rb") as file:
-        count = sum(1 for _ in file)
+    count = path.read_bytes().count(b"\n")
     return None if count == shard.images else f"{path} has {count} lines, expected {shard.images}"
 
 

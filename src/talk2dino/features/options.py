@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from talk2dino.device import check_device_name, check_dtype_name
 from talk2dino.stages.heads import STRATEGIES
 
-#: The image features that can be stored, see :func:`talk2dino.stages.heads.pooled_features`.
+#: The image features that can be stored, see :func:`talk2dino.stages.pooling.pooled_features`.
 FEATURES = tuple(dict.fromkeys(STRATEGIES.values()))
 
 
@@ -53,17 +53,11 @@ class ExtractOptions(BaseModel):
             raise ValueError("expected (i, n) with 1 <= i <= n")
         return shard
 
-    @field_validator("device")
+    @field_validator("device", "dtype")
     @classmethod
-    def _known_device(cls, device: str) -> str:
-        check_device_name(device)
-        return device
-
-    @field_validator("dtype")
-    @classmethod
-    def _known_dtype(cls, dtype: str) -> str:
-        check_dtype_name(dtype)
-        return dtype
+    def _known_name(cls, name: str, field: ValidationInfo) -> str:
+        (check_device_name if field.field_name == "device" else check_dtype_name)(name)
+        return name
 
     @property
     def folder(self) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -33,14 +34,10 @@ class FeatureStore:
             raise DataError(f"a feature store needs captions and at least one image feature; got {self.names}")
         self.manifests = list(manifests)
         self._pieces = {name: [piece[name] for piece in pieces] for name in self.names}
-        starts = np.cumsum([0, *(len(piece[features[0]]) for piece in pieces)])
-        self.caption_image = torch.cat(
-            [piece["caption_image"].long() + int(start) for piece, start in zip(pieces, starts, strict=False)]
-        )
-        self._starts = {
-            name: torch.tensor(np.cumsum([0, *map(len, tensors)]), dtype=torch.long)
-            for name, tensors in self._pieces.items()
-        }
+        self._starts = {name: torch.tensor([0, *map(len, tensors)]).cumsum(0) for name, tensors in self._pieces.items()}
+        starts = self._starts[features[0]]
+        owners = [piece["caption_image"].long() + start for piece, start in zip(pieces, starts, strict=False)]
+        self.caption_image = torch.cat(owners)
         self.rows = torch.arange(len(self.caption_image))
         self.num_images = int(starts[-1])
 
@@ -82,7 +79,7 @@ class FeatureStore:
         Raises:
             DataError: not a store, a missing or corrupted shard, or stores that do not belong together.
         """
-        paths = [Path(folders)] if isinstance(folders, (str, Path)) else [Path(folder) for folder in folders]
+        paths = list(map(Path, [folders] if isinstance(folders, (str, Path)) else folders))
         if not paths:
             raise InputError("name at least one feature store")
         if twice := [path for n, path in enumerate(paths) if path.resolve() in {p.resolve() for p in paths[:n]}]:
@@ -92,9 +89,15 @@ class FeatureStore:
             if different := manifests[0].differences(manifest):
                 raise DataError(f"{paths[0]} and {path} cannot be used together: {'; '.join(different)}")
         shards = [(path, shard) for path, manifest in zip(paths, manifests, strict=True) for shard in manifest.shards]
-        _refuse_copies(shards)
-        wrong = [line for path, shard in shards if (line := check_shard(path, shard, contents=verify))]
-        if wrong:
+        places: dict[str, Path] = {}
+        for path, shard in shards:  # such as a part beside the store that it was merged into
+            if shard.images and shard.sha256 in places:
+                raise DataError(
+                    f"{path / shard.file} holds the same images as {places[shard.sha256]}, so they would count twice: leave "
+                    "out one of the two stores"
+                )
+            places[shard.sha256] = path / shard.file
+        if wrong := [line for path, shard in shards if (line := check_shard(path, shard, contents=verify))]:
             raise DataError(
                 f"{len(wrong)} of {len(shards)} shards cannot be used: {'; '.join(wrong[:5])}; run 'talk2dino extract' "
                 "again to repair them"
@@ -106,12 +109,12 @@ class FeatureStore:
 
     @property
     def num_captions(self) -> int:
-        """Number of captions in this view."""
+        """Captions in this view."""
         return len(self.rows)
 
     @property
     def num_view_images(self) -> int:
-        """Number of images with a caption in this view."""
+        """Images with a caption in this view."""
         return len(torch.unique(self.caption_image[self.rows]))
 
     def fingerprint(self) -> str:
@@ -141,37 +144,23 @@ class FeatureStore:
         return self._pieces[name]
 
     def split(self, fraction: float, seed: int) -> tuple[FeatureStore, FeatureStore]:
-        """Split by image into two views of the same files.
-
-        Args:
-            fraction: share of the images in the second view, between 0 and 1.
-            seed: of the random choice.
-
-        Returns:
-            The views for training and for validation.
-        """
+        """Two views of the same files, for training and for validation on a share (0..1) of the images."""
         if not 0 < fraction < 1:
             raise InputError(f"the validation share must lie between 0 and 1; got {fraction}")
         held = torch.zeros(self.num_images, dtype=torch.bool)
         order = np.random.default_rng([seed, 1]).permutation(self.num_images)
         held[torch.from_numpy(order[: max(1, round(fraction * self.num_images))])] = True
         chosen = held[self.caption_image[self.rows]]
-        return self._view(self.rows[~chosen]), self._view(self.rows[chosen])
-
-    def _view(self, rows: Tensor) -> FeatureStore:
-        view = copy.copy(self)
-        view.rows = rows
-        return view
+        training, validation = copy.copy(self), copy.copy(self)
+        training.rows, validation.rows = self.rows[~chosen], self.rows[chosen]
+        return training, validation
 
     def gather(self, name: str, rows: Tensor, out: Tensor | None = None) -> Tensor:
         """Read rows of ``captions`` or of an image feature.
 
         Args:
             rows: (B,) row numbers. Ascending rows are read shard by shard, which is faster.
-            out: (B, ...) of the stored dtype, to copy into.
-
-        Returns:
-            (B, ...) of the stored dtype; ``out`` if it is given.
+            out: (B, ...) of the stored dtype, to copy into and return.
         """
         tensors, starts = self._feature(name), self._starts[name]
         if out is None:
@@ -188,24 +177,11 @@ class FeatureStore:
             order = rows.argsort()
             out[order] = self.gather(name, rows[order])
             return out
-        cuts = torch.searchsorted(rows, starts).tolist()
-        for piece, tensor in enumerate(tensors):
-            first, last = cuts[piece], cuts[piece + 1]
+        cuts = itertools.pairwise(torch.searchsorted(rows, starts).tolist())
+        for tensor, start, (first, last) in zip(tensors, starts, cuts, strict=False):
             if first < last:
-                torch.index_select(tensor, 0, rows[first:last] - starts[piece], out=out[first:last])
+                torch.index_select(tensor, 0, rows[first:last] - start, out=out[first:last])
         return out
-
-
-def _refuse_copies(shards: Sequence[tuple[Path, Shard]]) -> None:
-    """Raise DataError if the content of a shard is there twice, as with a part next to the store it was merged into."""
-    places: dict[str, Path] = {}
-    for path, shard in shards:
-        if shard.images and shard.sha256 in places:
-            raise DataError(
-                f"{path / shard.file} holds the same images as {places[shard.sha256]}, so they would count twice: leave out "
-                "one of the two stores"
-            )
-        places[shard.sha256] = path / shard.file
 
 
 def _piece(path: Path, shard: Shard) -> dict[str, Tensor]:
@@ -224,11 +200,7 @@ def _piece(path: Path, shard: Shard) -> dict[str, Tensor]:
 
 
 def map_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, memory-mapped: pages are read when they are used.
-
-    Raises:
-        DataError: the file is damaged or not a feature shard.
-    """
+    """The tensors of a safetensors file, memory-mapped; raises DataError if it is damaged or not a feature shard."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,22 +24,14 @@ SKIPPED = "skipped.jsonl"
 
 @dataclass
 class ShardContents:
-    """The contents of a shard while it grows batch by batch; tensors are float16.
-
-    Attributes:
-        images: feature -> tensors (n, ...), one per batch.
-        captions: (l, C) tensors, one per batch.
-        caption_image: the image of each caption, counted within the shard.
-        lines: key and captions of each image.
-        skipped: (record number, reason) of the records that cannot be used.
-    """
+    """The contents of a shard while it grows batch by batch; tensors are float16."""
 
     number: int
-    images: dict[str, list[Tensor]] = field(default_factory=dict)
-    captions: list[Tensor] = field(default_factory=list)
-    caption_image: list[int] = field(default_factory=list)
-    lines: list[Record] = field(default_factory=list)
-    skipped: list[tuple[int, Skipped]] = field(default_factory=list)
+    images: dict[str, list[Tensor]] = field(default_factory=dict)  # feature -> (n, ...) per batch
+    captions: list[Tensor] = field(default_factory=list)  # (l, C) per batch
+    caption_image: list[int] = field(default_factory=list)  # the image of each caption, counted within the shard
+    lines: list[Record] = field(default_factory=list)  # key and captions of each image
+    skipped: list[tuple[int, Skipped]] = field(default_factory=list)  # record number and reason
 
     def add(
         self, features: dict[str, Tensor], keys: Sequence[str], captions: Sequence[Sequence[str]], embeddings: Tensor
@@ -53,7 +45,6 @@ class ShardContents:
             self.lines.append({"key": key, "captions": list(texts)})
 
     def tensors(self) -> dict[str, Tensor]:
-        """What the shard's safetensors file holds."""
         tensors = {name: torch.cat(values) for name, values in self.images.items()}
         if self.captions:
             tensors["captions"] = torch.cat(self.captions)
@@ -66,7 +57,6 @@ class StoreWriter:
     The complete shards of an earlier run are kept if their checksums agree; damaged ones are made again.
 
     Attributes:
-        done: numbers of the complete shards.
         skipped: the journal skipped.jsonl.
         damaged: what is wrong with the shards that will be made again.
 
@@ -79,17 +69,26 @@ class StoreWriter:
         self.folder, self.manifest = folder, manifest
         self.damaged: list[str] = []
         remove_leftovers(folder)
-        skipped = _skipped(read_journal(folder / SKIPPED, damaged="skip"))
+        self.skipped = Journal(folder / SKIPPED, sync=False, damaged="skip")
         if (folder / NAME).exists():
-            self._resume(Manifest.read(folder), skipped)
-        self.done = {shard.number for shard in manifest.shards}
-        self.manifest.complete = False
-        self.manifest.write(folder)
-        if (folder / SKIPPED).exists():
-            write_journal(folder / SKIPPED, self._of_complete_shards(skipped))
-        self.skipped = Journal(folder / SKIPPED, sync=False)
+            self._resume(Manifest.read(folder))
+        manifest.complete = False
+        manifest.write(folder)
+        self._keep_skipped_of_complete_shards()
 
-    def _resume(self, before: Manifest, skipped: Sequence[Record]) -> None:
+    @property
+    def notes(self) -> list[str]:
+        """One sentence about the shards of an earlier run that will be made again, if there are any."""
+        count, more = len(self.damaged), f" and {len(self.damaged) - 5} more" if len(self.damaged) > 5 else ""
+        shown = "; ".join(self.damaged[:5]) + more
+        return [f"making {count} damaged shard{'s' * (count > 1)} again: {shown}"] if count else []
+
+    @property
+    def done(self) -> set[int]:
+        """Numbers of the complete shards."""
+        return {shard.number for shard in self.manifest.shards}
+
+    def _resume(self, before: Manifest) -> None:
         different = before.differences(self.manifest, same_source=True, sides=("before", "now"))
         if before.part != self.manifest.part:
             parts = (f"{part[0] + 1}/{part[1]}" for part in (before.part, self.manifest.part))
@@ -99,8 +98,7 @@ class StoreWriter:
                 f"{self.folder} holds a store made with other settings ({'; '.join(different)}): choose another output "
                 "folder, or remove this one"
             )
-        per_shard = max(1, self.manifest.records_per_shard)
-        listed = Counter(record["record"] // per_shard for record in skipped)
+        listed = Counter(map(self._shard_of, self.skipped.records))
         for shard in before.shards:
             wrong = check_files(self.folder, shard)
             if wrong is None and listed[shard.number] < shard.skipped:
@@ -110,18 +108,21 @@ class StoreWriter:
             else:
                 self.manifest.shards.append(shard)
 
-    def _of_complete_shards(self, skipped: Iterable[Record]) -> list[Record]:
-        """The skipped records of complete shards, each once, in the order of the source."""
-        per_shard = max(1, self.manifest.records_per_shard)
-        kept = {record["record"]: record for record in skipped if record["record"] // per_shard in self.done}
-        return [kept[number] for number in sorted(kept)]
+    def _shard_of(self, skipped: Record) -> int:
+        """Number of the shard of a line of skipped.jsonl; -1 for a damaged line."""
+        number = skipped.get("record")
+        return number // max(1, self.manifest.records_per_shard) if isinstance(number, int) else -1
+
+    def _keep_skipped_of_complete_shards(self) -> None:
+        """Rewrite skipped.jsonl: each record once, in the order of the source."""
+        if self.skipped.path.exists():
+            done = self.done
+            kept = {record["record"]: record for record in self.skipped.records if self._shard_of(record) in done}
+            self.skipped.records = [kept[number] for number in sorted(kept)]
+            write_journal(self.skipped.path, self.skipped.records)
 
     def note_skipped(self, skipped: Sequence[tuple[int, Skipped]]) -> None:
-        """Append to skipped.jsonl.
-
-        Raises:
-            OutputError: the file cannot be written.
-        """
+        """Append to skipped.jsonl; raises OutputError if it cannot be written."""
         for number, entry in skipped:
             self.skipped.add({"record": number, "key": entry.key, "reason": entry.reason})
 
@@ -138,24 +139,20 @@ class StoreWriter:
         counts = (len(contents.lines), len(contents.caption_image), len(contents.skipped))
         shard = Shard(contents.number, path.name, *counts, size, digest)
         self.manifest.shards = sorted([*self.manifest.shards, shard], key=lambda shard: shard.number)
-        self.done.add(contents.number)
         self.manifest.write(self.folder)
         return shard
 
     def finish(self) -> Manifest:
         self.manifest.complete = True
-        write_journal(self.folder / SKIPPED, self._of_complete_shards(_skipped(self.skipped.records)))
+        self._keep_skipped_of_complete_shards()
         self.manifest.write(self.folder)
         return self.manifest
 
 
 def merge_stores(parts: Sequence[str | Path], out: str | Path) -> Manifest:
-    """Merge the parts that ``extract --shard 1/N`` ... ``N/N`` made into one store.
+    """Merge the stores that ``extract --shard 1/N`` ... ``N/N`` made, or those in one folder, into one store.
 
     Files are hard links where the file system has them, copies elsewhere.
-
-    Args:
-        parts: the stores; or one folder that holds them.
 
     Raises:
         DataError: the parts do not belong together, are unfinished, missing or damaged.
@@ -168,22 +165,23 @@ def merge_stores(parts: Sequence[str | Path], out: str | Path) -> Manifest:
         folders = part_folders(folders[0]) or folders
     manifests = [Manifest.read(folder) for folder in folders]
     _check_parts(folders, manifests)
-    damaged = [
-        line for part, manifest in zip(folders, manifests, strict=True) for line in damaged_shards(part, manifest)
-    ]
-    if damaged:
+    pairs = list(zip(folders, manifests, strict=True))
+    if damaged := [line for folder, manifest in pairs for line in damaged_shards(folder, manifest)]:
         raise DataError(f"damaged shards: {'; '.join(damaged[:5])}; run their 'talk2dino extract' again to repair them")
     with folder_lock(out):
         writer = StoreWriter(out, replace(manifests[0], part=(0, 1), complete=False, shards=[]))
-        for folder, manifest in zip(folders, manifests, strict=True):
+        for folder, manifest in pairs:
             for shard in manifest.shards:
                 for name in (shard.file, Path(shard.file).with_suffix(".jsonl").name):
-                    _link(folder / name, out / name)
+                    with atomic_path(out / name) as temporary:
+                        try:
+                            os.link(folder / name, temporary)
+                        except OSError:
+                            shutil.copyfile(folder / name, temporary)
             for record in read_journal(folder / SKIPPED, damaged="skip"):
                 writer.skipped.add(record)
         shards = [shard for manifest in manifests for shard in manifest.shards]
         writer.manifest.shards = sorted(shards, key=lambda shard: shard.number)
-        writer.done = {shard.number for shard in shards}
         return writer.finish()
 
 
@@ -199,11 +197,6 @@ def _check_parts(folders: Sequence[Path], manifests: Sequence[Manifest]) -> None
     if missing or len(manifests) != count or any(manifest.part[1] != count for manifest in manifests):
         names = ", ".join(f"{number + 1}/{count}" for number in missing)
         raise DataError(f"a whole store has {count} parts, got {len(manifests)}; missing: {names or 'none'}")
-
-
-def _skipped(records: Iterable[Record]) -> list[Record]:
-    """The records of skipped.jsonl that are whole."""
-    return [record for record in records if isinstance(record.get("record"), int)]
 
 
 def _save(path: Path, tensors: dict[str, Tensor]) -> tuple[int, str]:
@@ -222,11 +215,3 @@ def _save(path: Path, tensors: dict[str, Tensor]) -> tuple[int, str]:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         return temporary.stat().st_size, checksum(temporary)
-
-
-def _link(source: Path, target: Path) -> None:
-    with atomic_path(target) as temporary:
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)

@@ -1,10 +1,8 @@
 """Background cleaning: DINO's attention, weighted by how well each head agrees with a class, sharpens that class's map.
 
 Two variants exist. ``published`` is what the published code computes and what its thresholds are tuned for; ``paper`` is
-the paper's formula. Both work on each picture of a batch by itself.
-
-What cleaning couples: in ``published``, F is scaled to the range of all classes of the picture, so adding or removing a
-class can change the scores of the others. In ``paper`` classes do not interact.
+the paper's formula. Both treat each image of a batch separately. In ``published``, F is scaled to the range of all classes
+of the image, so adding or removing a class can change the scores of the others. In ``paper`` classes do not interact.
 """
 
 from __future__ import annotations
@@ -14,21 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from talk2dino.errors import InputError, ShapeError
+from talk2dino.stages.pooling import head_embeddings
 
 #: Weight of the similarity in the cleaned map; (S + 0.2 F) / 1.2 in the published code.
 LAMBDA = 5 / 6
-
-
-def head_attention_maps(weights: Tensor, attention: Tensor) -> Tensor:
-    """sum_i R_ij A_i: (B, N, M) head weights and (B, M, h, w) logits to (B, N, h, w)."""
-    return torch.einsum("bnm,bmhw->bnhw", weights, attention)
-
-
-def head_class_similarity(embeddings: Tensor, classes: Tensor) -> Tensor:
-    """cos(v^{A_i}, psi(t_j)): (B, M, D) and (N, D) to (B, N, M)."""
-    return torch.einsum(
-        "bmd,nd->bnm", F.normalize(embeddings, dim=-1, eps=1e-6), F.normalize(classes, dim=-1, eps=1e-6)
-    )
 
 
 def clean_background(
@@ -43,7 +30,7 @@ def clean_background(
     """Mix each class's map with the attention of the heads that agree with the class.
 
     ``published``: v^{A_i} = mean_p A_i[p] v[p] with raw logits; R_ij = softmax_i cos(v^{A_i}, psi(t_j));
-    F_j = softmax_p sum_i R_ij A_i, min-max scaled to the range of the picture's scores; weight S + (1 - weight) F.
+    F_j = softmax_p sum_i R_ij A_i, min-max scaled to the range of the image's scores; weight S + (1 - weight) F.
 
     ``paper``: v^{A_i} = sum_p softmax(A_i)[p] v[p]; F_j = sum_i R_ij A_i; weight S + (1 - weight) F_j.
 
@@ -62,7 +49,7 @@ def clean_background(
         ShapeError: if the shapes do not fit together. InputError: if the variant is unknown.
 
     Source: Talk2DINO (arXiv 2411.19331), background cleaning; published code, similarity_assignment_weighted, whose
-    scaling runs over the whole batch, ours over each picture, so that a batch gives what its pictures give one by one.
+    scaling runs over the whole batch, ours over each image, so that a batch gives what its images give one by one.
     """
     b, n, h, w = scores.shape
     if patches.shape[:3] != (b, h, w) or attention.shape[0] != b or attention.shape[2:] != (h, w):
@@ -75,24 +62,19 @@ def clean_background(
     scores, patches, attention = scores.float(), patches.float(), attention.float()
     classes = classes.float().to(patches.device)
 
-    if variant == "published":
-        # v^{A_i}: [B, M, h, w] x [B, h, w, D] -> [B, M, D]
+    if variant == "published":  # [B, M, h, w] x [B, h, w, D] -> [B, M, D]
         embeddings = torch.einsum("bmhw,bhwd->bmd", attention, patches) / (h * w)
-        weights = head_class_similarity(embeddings, classes).softmax(-1)
-        focus = head_attention_maps(weights, attention).flatten(2).softmax(-1).view(b, n, h, w)
-        low, high = _extremes(focus)
-        bottom, top = _extremes(scores)
-        # The published scaling takes the maximum before the shift.
-        focus = (focus - low) / torch.maximum(high, high - low) * (top - bottom) + bottom
     elif variant == "paper":
-        embeddings = torch.einsum("bmp,bpd->bmd", attention.flatten(2).softmax(-1), patches.flatten(1, 2))
-        weights = head_class_similarity(embeddings, classes).softmax(-1)
-        focus = head_attention_maps(weights, attention)
+        embeddings = head_embeddings(patches.flatten(1, 2), attention.flatten(2))
     else:
         raise InputError(f"unknown variant of background cleaning {variant!r}; accepted: published, paper")
+    embeddings, classes = (F.normalize(vectors, dim=-1, eps=1e-6) for vectors in (embeddings, classes))
+    weights = torch.einsum("bmd,nd->bnm", embeddings, classes).softmax(-1)  # R_ij
+    focus = torch.einsum("bnm,bmhw->bnhw", weights, attention)
+    if variant == "published":
+        focus = focus.flatten(2).softmax(-1).view(b, n, h, w)
+        (low, high), (bottom, top) = (torch.aminmax(maps.flatten(1), dim=1) for maps in (focus, scores))
+        low, high, bottom, top = (value.view(b, 1, 1, 1) for value in (low, high, bottom, top))
+        # The published scaling takes the maximum before the shift.
+        focus = (focus - low) / torch.maximum(high, high - low) * (top - bottom) + bottom
     return weight * scores + (1 - weight) * focus
-
-
-def _extremes(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Smallest and largest value of each picture over all its classes: two (B, 1, 1, 1)."""
-    return maps.amin((1, 2, 3), keepdim=True), maps.amax((1, 2, 3), keepdim=True)

@@ -1,4 +1,4 @@
-"""Patch features and attention heads to image embeddings: pure functions on tensors."""
+"""Which attention heads represent an image: the strategies of training, pure functions on tensors."""
 
 from __future__ import annotations
 
@@ -22,64 +22,10 @@ STRATEGIES: dict[str, str] = {
 
 
 def feature_of(strategy: str) -> str:
-    """Name of the stored feature that a strategy reads.
-
-    Raises:
-        InputError: an unknown strategy.
-    """
+    """Name of the stored feature that a strategy reads; raises InputError for an unknown strategy."""
     if strategy not in STRATEGIES:
         raise InputError(f"unknown head strategy '{strategy}'; one of: {', '.join(STRATEGIES)}")
     return STRATEGIES[strategy]
-
-
-def head_embeddings(patches: Tensor, attention: Tensor) -> Tensor:
-    """Pool patch features once per attention head: v^{A_i} = sum_p softmax(A_i)_p v_p.
-
-    Args:
-        patches: (B, P, D) final-norm patch features.
-        attention: (B, M, P) CLS-row logits of the last block, before softmax, CLS and register columns dropped.
-
-    Returns:
-        (B, M, D), not normalised.
-
-    Raises:
-        ShapeError: if B or P differ between the two.
-
-    Source: Talk2DINO (arXiv 2411.19331), eq. for v^{A_i}; the published code averages where the paper sums, which is
-    the same after L2 normalisation.
-    """
-    if patches.ndim != 3 or attention.ndim != 3 or patches.shape[:2] != attention.shape[::2]:
-        raise ShapeError(
-            f"patches (B, P, D) and attention (B, M, P) must share B and P; got {tuple(patches.shape)} and "
-            f"{tuple(attention.shape)}"
-        )
-    return attention.softmax(dim=-1) @ patches
-
-
-def pooled_features(patches: Tensor, attention: Tensor, cls: Tensor) -> dict[str, Tensor]:
-    """All image features that training can use.
-
-    Args:
-        patches: (B, h, w, D) final-norm patch features.
-        attention: (B, M, h, w) CLS-row logits of the last block.
-        cls: (B, D) CLS feature.
-
-    Returns:
-        ``heads`` (B, M, D), ``average`` (B, D) pooled with softmax(mean_i A_i), ``cls`` (B, D), ``patch_mean`` (B, D).
-    """
-    patches, attention = patches.flatten(1, 2), attention.flatten(2)
-    return {
-        "heads": head_embeddings(patches, attention),
-        "average": head_embeddings(patches, attention.mean(dim=1, keepdim=True))[:, 0],
-        "cls": cls,
-        "patch_mean": patches.mean(dim=1),
-    }
-
-
-def head_similarity(heads: Tensor, text: Tensor) -> Tensor:
-    """(B, M): cosine of each head embedding (B, M, D) with the embedding of the image's own caption (B, D)."""
-    dots = torch.bmm(heads, F.normalize(text, dim=-1).unsqueeze(-1)).squeeze(-1)
-    return dots / torch.linalg.vector_norm(heads, dim=-1).clamp_min(1e-12)
 
 
 def combine_heads(
@@ -111,18 +57,18 @@ def combine_heads(
         return images, None
     if strategy == "mean":
         return images.mean(dim=1), None
+    with torch.set_grad_enabled(strategy == "softmax" and torch.is_grad_enabled()):  # the other choices are discrete
+        dots = torch.bmm(images, F.normalize(text, dim=-1).unsqueeze(-1)).squeeze(-1)
+        similarity = dots / torch.linalg.vector_norm(images, dim=-1).clamp_min(1e-12)  # (B, M)
+        weights = (similarity / head_temperature).softmax(dim=-1)
     if strategy == "softmax":
-        weights = (head_similarity(images, text) / head_temperature).softmax(dim=-1)
         return torch.bmm(weights.unsqueeze(1), images).squeeze(1), weights.argmax(dim=-1)
-    with torch.no_grad():
-        similarity = head_similarity(images, text)
-        if strategy == "sampled":
-            if noise is None:
-                raise InputError("the strategy 'sampled' needs noise: one uniform random number per image")
-            reached = (similarity / head_temperature).softmax(dim=-1).cumsum(dim=-1)
-            chosen = (reached < noise.unsqueeze(-1)).sum(dim=-1).clamp_max(images.shape[1] - 1)
-        else:
-            chosen = similarity.argmax(dim=-1)
+    if strategy == "sampled":
+        if noise is None:
+            raise InputError("the strategy 'sampled' needs noise: one uniform random number per image")
+        chosen = (weights.cumsum(dim=-1) < noise.unsqueeze(-1)).sum(dim=-1).clamp_max(images.shape[1] - 1)
+    else:
+        chosen = similarity.argmax(dim=-1)
     if strategy == "pairwise-max":
         return images, chosen
     return images[torch.arange(images.shape[0], device=images.device), chosen], chosen

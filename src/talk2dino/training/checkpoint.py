@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 import os
 import re
 from collections.abc import Callable
@@ -27,30 +26,21 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 CHECKPOINT = "checkpoint.pt"
+#: Fields of :class:`RunState` that have their own entry in a checkpoint.
+STATE = ("step", "best", "at_best", "head_counts", "metrics_bytes")
 
 
 @dataclass
 class RunState:
-    """Where a run stands, besides weights and optimizer.
+    """Where a run stands, besides weights and optimizer."""
 
-    Attributes:
-        step: finished steps.
-        best: lowest validation loss so far, and at_best the step it was reached at.
-        head_counts: (M,) how often each head was chosen.
-        metrics_bytes: length of metrics.jsonl at the last checkpoint; whatever a killed run wrote after it is cut off.
-        losses, losses_of: sum of the losses since the last record, and the number of steps in it.
-    """
-
-    step: int = 0
-    best: float = float("inf")
-    at_best: int = 0
-    head_counts: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
-    metrics_bytes: int = 0
-    losses: float = 0.0
-    losses_of: int = 0
-
-    def add_loss(self, loss: float) -> None:
-        self.losses, self.losses_of = self.losses + loss, self.losses_of + 1
+    step: int = 0  # finished steps
+    best: float = float("inf")  # lowest validation loss so far
+    at_best: int = 0  # its step
+    head_counts: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))  # (M,) how often chosen
+    metrics_bytes: int = 0  # of metrics.jsonl at the last checkpoint; what a killed run wrote after it is cut off
+    losses: float = 0.0  # sum since the last record
+    losses_of: int = 0  # steps in it
 
     def take_loss(self) -> float:
         """The mean loss since the last record; starts a new mean."""
@@ -62,10 +52,7 @@ class RunState:
 def save_checkpoint(
     folder: Path, aligner: Aligner, optimizer: torch.optim.Optimizer, state: RunState, data: str = ""
 ) -> None:
-    """Write checkpoint.pt and the projections as they are now, each file whole or not at all.
-
-    Args:
-        data: fingerprint of the training data.
+    """Write checkpoint.pt, with the fingerprint of the training ``data``, and the projections.
 
     Raises:
         OutputError: a file cannot be written.
@@ -75,11 +62,7 @@ def save_checkpoint(
         "data": data,
         "aligner": aligner.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "step": state.step,
-        "best": state.best,
-        "at_best": state.at_best,
-        "head_counts": state.head_counts,
-        "metrics_bytes": state.metrics_bytes,
+        **{name: getattr(state, name) for name in STATE},
         "losses": (state.losses, state.losses_of),
     }
     content = io.BytesIO()  # torch.save to a file hides the reason of the operating system, such as a full disk
@@ -119,7 +102,9 @@ def load_checkpoint(
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         before, now = TrainOptions(**state["config"]).model_dump(), aligner.options.model_dump()
-        check_same_settings(before, now, folder, ignore=_may_change(aligner.options))
+        # A run may be extended, unless its schedule depends on its length.
+        longer = ["epochs", "max_steps"] if aligner.options.schedule == "constant" else []
+        check_same_settings(before, now, folder, ignore=["log_every", "save_every", *longer])
         if state.get("data", data) != data:
             raise DataError(
                 f"{folder} holds a run on other data: use the same store and validation images to resume it, or choose "
@@ -128,8 +113,7 @@ def load_checkpoint(
         names = {re.sub(r"^(text|vision)_mapping\.", r"\1_projection.", name): name for name in state["aligner"]}
         aligner.load_state_dict({name: state["aligner"][old] for name, old in names.items()})
         optimizer.load_state_dict(state["optimizer"])
-        known = (state[name] for name in ("step", "best", "at_best", "head_counts", "metrics_bytes"))
-        return RunState(*known, *state.get("losses", (0.0, 0)))
+        return RunState(*(state[name] for name in STATE), *state.get("losses", (0.0, 0)))
     except Talk2DinoError:
         raise
     except Exception as error:  # torch raises many kinds of errors for a damaged or malicious file
@@ -139,20 +123,8 @@ def load_checkpoint(
         ) from None
 
 
-def _may_change(options: TrainOptions) -> list[str]:
-    """Settings that may differ from before: a run may be extended, unless its schedule depends on its length."""
-    return ["log_every", "save_every", *(["epochs", "max_steps"] if options.schedule == "constant" else [])]
-
-
 class MetricsLog:
-    """metrics.jsonl: one line per record, and TensorBoard logs if asked for.
-
-    Args:
-        length: bytes to keep of an earlier run.
-
-    Attributes:
-        journal: the records so far, those of earlier runs included.
-    """
+    """metrics.jsonl, of which ``length`` bytes of an earlier run are kept, and TensorBoard logs if asked for."""
 
     def __init__(self, folder: Path, length: int, *, tensorboard: bool = False) -> None:
         self.journal = Journal(folder / "metrics.jsonl", sync=False, damaged="skip", length=length)
@@ -164,25 +136,13 @@ class MetricsLog:
             if isinstance(value, (int, float)) and name != "step":
                 self._board.add_scalar(name, value, record["step"])  # type: ignore[union-attr]
 
-    def __enter__(self) -> MetricsLog:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
         if self._board is not None:
             self._board.close()
 
 
-def finite_or_none(record: Record) -> Record:
-    """The record with None for numbers that are not finite, which JSON cannot hold."""
-    return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in record.items()}
-
-
 def need_tensorboard() -> Callable[[str], SummaryWriter]:
-    """TensorBoard's writer.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
+    """TensorBoard's writer; raises MissingExtraError if it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

@@ -7,7 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,19 +24,17 @@ from talk2dino.io.lock import folder_lock
 from talk2dino.models.projection import Projection
 from talk2dino.progress import ProgressCallback
 from talk2dino.stages.heads import feature_of
-from talk2dino.training.aligner import Aligner
+from talk2dino.training.aligner import Aligner, make_optimizer, set_rate
 from talk2dino.training.batches import Batches
 from talk2dino.training.checkpoint import (
     CHECKPOINT,
     MetricsLog,
     RunState,
-    finite_or_none,
     load_checkpoint,
     need_tensorboard,
     save_checkpoint,
     save_projections,
 )
-from talk2dino.training.optimizer import make_optimizer, set_rate
 from talk2dino.training.options import TrainOptions
 from talk2dino.training.processes import Processes, interruptible, is_first_process, joined_processes, own_device
 from talk2dino.training.run_report import check_published_layout, describe, write_report
@@ -48,22 +46,14 @@ Stores = FeatureStore | str | Path | Sequence[str | Path]
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run produced.
-
-    Attributes:
-        folder: where its files are.
-        projection, vision_projection: of the text and of the vision side; None for a side that is not projected.
-        steps: finished steps, those of earlier runs included.
-        metrics: the last value of each metric; None where it was not finite.
-        model: name of the model whose features were used, if the store records it.
-    """
+    """What a run produced."""
 
     folder: Path
-    projection: Projection | None
+    projection: Projection | None  # of the text side; None if it is not projected
     vision_projection: Projection | None
-    steps: int
-    metrics: dict[str, Any]
-    model: str | None
+    steps: int  # those of earlier runs included
+    metrics: dict[str, Any]  # the last value of each; None where it was not finite
+    model: str | None  # name of the model whose features were used, if the store records it
 
 
 def train(
@@ -110,7 +100,9 @@ def train(
     store = _open(store, verify, model)
     if validation is not None:
         validation = _open(validation, verify, model)
-        _check_together(store, validation)
+        for one, other in zip(store.manifests[:1], validation.manifests[:1], strict=False):
+            if different := one.differences(other):
+                raise DataError(f"the training and the validation store do not belong together: {'; '.join(different)}")
     with joined_processes(where) as processes:
         if validation is None and options.validation_share:
             store, validation = store.split(options.validation_share, options.seed)
@@ -121,7 +113,7 @@ def train(
             )
         with folder_lock(out) if processes.first else nullcontext():
             run = _Run(store, options, out, where, processes, tensorboard)
-            with run.log or nullcontext(), interruptible() as interrupted:
+            with closing(run.log) if run.log else nullcontext(), interruptible() as interrupted:
                 metrics = run.loop(validation, interrupted, progress)
             if run.log is not None:
                 records = run.log.journal.records
@@ -148,24 +140,13 @@ def _open(stores: Stores, verify: bool, model: str | None) -> FeatureStore:
     return opened
 
 
-def _check_together(store: FeatureStore, validation: FeatureStore) -> None:
-    for one, other in zip(store.manifests[:1], validation.manifests[:1], strict=False):
-        if different := one.differences(other):
-            raise DataError(f"the training and the validation store do not belong together: {'; '.join(different)}")
-
-
 class _Run:
     """The parts of a run, set up or restored from its last checkpoint."""
 
     def __init__(
-        self,
-        store: FeatureStore,
-        options: TrainOptions,
-        out: Path,
-        device: torch.device,
-        processes: Processes,
+        self, store: FeatureStore, options: TrainOptions, out: Path, device: torch.device, processes: Processes,
         tensorboard: bool,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.options, self.out, self.device, self.processes = options, out, device, processes
         self.batches = Batches(store, options, device, processes)
         shape = store.shape(feature_of(options.strategy))
@@ -200,9 +181,10 @@ class _Run:
         last: Record = {}
 
         def record(note: str = "", **values: Any) -> None:
-            last.update(finite_or_none(values))
+            # JSON cannot hold numbers that are not finite.
+            last.update({n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in values.items()})
             if self.log is not None:
-                self.log.write(finite_or_none(values))
+                self.log.write({name: last[name] for name in values})
                 if progress is not None:
                     progress(state.step, batches.total_steps, note)
 
@@ -210,7 +192,8 @@ class _Run:
             progress(state.step, batches.total_steps)
         since, started = 0, time.perf_counter()
         while state.step < batches.total_steps:
-            state.add_loss(self._step(state.step))
+            state.losses += self._step(state.step)
+            state.losses_of += 1
             state.step += 1
             since += 1
             final = state.step == batches.total_steps
@@ -227,20 +210,19 @@ class _Run:
             if validation is not None and (state.step % validate_every == 0 or final) and self.processes.first:
                 metrics = validate(self.aligner, validation, self.device, limit=options.validation_limit)
                 record(_note(metrics), step=state.step, **metrics)
-                self._keep_best(metrics["validation_loss"])
+                if metrics["validation_loss"] < state.best:
+                    state.best, state.at_best = metrics["validation_loss"], state.step
+                    save_projections(self.out / "best", self.aligner, state.step)
+                    write_atomically(self.out / "best" / "config.json", (self.out / "config.json").read_bytes())
                 started = time.perf_counter()
-            stop = self._any_process(interrupted())
+            stop = interrupted()
+            if self.processes.count > 1:  # all stop at the same step
+                stop = bool(self.processes.sum_(torch.tensor(int(stop), device=self.device)))
             if state.step % save_every == 0 or final or stop:
                 self.save()
             if stop:
                 raise KeyboardInterrupt
         return last
-
-    def _keep_best(self, loss: float) -> None:
-        if loss < self.state.best:
-            self.state.best, self.state.at_best = loss, self.state.step
-            save_projections(self.out / "best", self.aligner, self.state.step)
-            write_atomically(self.out / "best" / "config.json", (self.out / "config.json").read_bytes())
 
     def _step(self, step: int) -> float:
         """Forward, backward and optimizer step; returns the loss of the whole batch. A bad loss stops the run."""
@@ -251,10 +233,7 @@ class _Run:
         loss.backward()
         value = float(self._sum_gradients(loss.detach()))
         if not math.isfinite(value):
-            kept = self._is_finite()
-            if kept:
-                self.save()
-            raise DataError(self._not_finite(step, value, kept))
+            raise DataError(self._not_finite(step, value))
         self.optimizer.step()
         if chosen is not None:
             self._counts.index_add_(0, chosen, torch.ones_like(chosen))
@@ -270,18 +249,12 @@ class _Run:
             gradient.copy_(part.view_as(gradient))
         return message[-1]
 
-    def _any_process(self, flag: bool) -> bool:
-        """Whether the flag is set in any process; all processes must call this."""
-        if self.processes.count == 1:
-            return flag
-        return bool(self.processes.sum_(torch.tensor(int(flag), device=self.device)))
-
     def save(self) -> None:
         """Write a checkpoint; all processes must call this, the first one writes. Refuses weights that are not finite."""
         if not self._is_finite():
             raise DataError(
                 f"the weights are no longer finite at step {self.state.step}: lower the learning rate and choose another "
-                f"output folder. {self._kept()}"
+                f"output folder. {self._last_checkpoint()}"
             )
         self.state.head_counts = self.state.head_counts + self.processes.sum_(self._counts).cpu()
         self._counts = torch.zeros_like(self._counts)
@@ -292,29 +265,26 @@ class _Run:
     def _is_finite(self) -> bool:
         return all(bool(torch.isfinite(value).all()) for value in self.aligner.state_dict().values())
 
-    def _kept(self) -> str:
-        if (self.out / CHECKPOINT).exists():
-            return f"{self.out} keeps the last checkpoint before that"
-        return f"{self.out} has no checkpoint yet"
+    def _last_checkpoint(self) -> str:
+        found = (self.out / CHECKPOINT).exists()
+        return f"{self.out} {'keeps the last checkpoint before that' if found else 'has no checkpoint yet'}"
 
-    def _not_finite(self, step: int, value: float, kept: bool) -> str:
-        """Why the loss of a step is not finite, from the parts of the batch of all processes."""
+    def _not_finite(self, step: int, value: float) -> str:
+        """Save what was before a step whose loss is not finite, if it is; returns why, from the batch of all processes."""
+        kept = self._last_checkpoint()
+        if self._is_finite():
+            self.save()
+            kept = f"{self.out} keeps the state before this step"
         batch, names = self.batches[step], ("images", "captions")
         flags = [int(not bool(torch.isfinite(getattr(batch, name)).all())) for name in names]
         found = self.processes.sum_(torch.tensor(flags, device=self.device)).tolist()
-        damaged = [name for name, count in zip(names, found, strict=True) if count]
-        cause = (
-            f"the stored {' and '.join(damaged)} of this batch are not finite" if damaged else "the features are finite"
-        )
-        advice = (
-            "Extract the damaged shard again" if damaged else "Lower the learning rate and choose another output folder"
-        )
+        cause, advice = "the features are finite", "Lower the learning rate and choose another output folder"
+        if damaged := [name for name, count in zip(names, found, strict=True) if count]:
+            cause = f"the stored {' and '.join(damaged)} of this batch are not finite"
+            advice = "Extract the damaged shard again"
         rows = self.batches.rows(step)
-        kept_state = f"{self.out} keeps the state before this step" if kept else self._kept()
-        return (
-            f"the loss became {value} at step {step} (caption rows {int(rows[0])} to {int(rows[-1])}): {cause}. "
-            f"{kept_state}. {advice}"
-        )
+        place = f"step {step} (caption rows {int(rows[0])} to {int(rows[-1])})"
+        return f"the loss became {value} at {place}: {cause}. {kept}. {advice}"
 
 
 def _note(metrics: dict[str, float]) -> str:

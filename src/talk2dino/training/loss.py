@@ -11,23 +11,13 @@ from talk2dino.errors import ShapeError
 
 
 def similarity(images: Tensor, text: Tensor) -> Tensor:
-    """Cosine similarity of every image with every caption.
-
-    Args:
-        images: (I, D); or (I, M, D) to take the largest cosine over the M heads, pair by pair.
-        text: (T, D).
-
-    Returns:
-        (I, T).
-    """
+    """(I, T) cosines of images (I, D) and texts (T, D); for (I, M, D), of the most similar head of each pair."""
     if images.ndim not in (2, 3) or text.ndim != 2 or images.shape[-1] != text.shape[-1]:
         raise ShapeError(
             f"images must be (I, D) or (I, M, D) and text (T, D); got {tuple(images.shape)} and {tuple(text.shape)}"
         )
     cosines = F.normalize(images, dim=-1).reshape(-1, images.shape[-1]) @ F.normalize(text, dim=-1).T  # (I * M, T)
-    if images.ndim == 2:
-        return cosines
-    return cosines.view(images.shape[0], images.shape[1], -1).max(dim=1).values
+    return cosines if images.ndim == 2 else cosines.view(*images.shape[:2], -1).max(dim=1).values
 
 
 def info_nce(
@@ -57,21 +47,18 @@ def info_nce(
 
     Source: Talk2DINO (arXiv 2411.19331), loss; temperature 1 / scale = 0.07 in the paper.
     """
-    several = across_processes and _count() > 1
-    own = torch.arange(len(text), device=text.device)
+    several = across_processes and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    places = own = torch.arange(len(text), device=text.device)
+    all_text = text
     if several:
-        own = own + dist.get_rank() * len(text)
-        all_text = gather(text)
-        image_rows = similarity(images, all_text) * scale  # (B, total)
-        text_rows = similarity(gather(images), text).T * scale
-    else:
-        all_text = text
-        image_rows = similarity(images, text) * scale
-        text_rows = image_rows.T
+        own = places + dist.get_rank() * len(text)
+        all_text, all_images = _Gather.apply(text), _Gather.apply(images)
+    image_rows = similarity(images, all_text) * scale  # (B, total)
+    text_rows = similarity(all_images, text).T * scale if several else image_rows.T
     if image_ids is not None:
-        all_ids = gather(image_ids) if several else image_ids
+        all_ids = _Gather.apply(image_ids) if several else image_ids
         same = image_ids.unsqueeze(1) == all_ids.unsqueeze(0)
-        same[torch.arange(len(own), device=own.device), own] = False
+        same[places, own] = False
         image_rows, text_rows = image_rows.masked_fill(same, -torch.inf), text_rows.masked_fill(same, -torch.inf)
     summed = F.cross_entropy(image_rows, own, reduction="sum") + F.cross_entropy(text_rows, own, reduction="sum")
     loss = summed / (2 * len(all_text))
@@ -93,12 +80,3 @@ class _Gather(torch.autograd.Function):
         gradient = gradients[0].contiguous()
         dist.all_reduce(gradient)
         return gradient[dist.get_rank() * ctx.rows : (dist.get_rank() + 1) * ctx.rows]
-
-
-def gather(rows: Tensor) -> Tensor:
-    """The rows of all processes, with gradients; the given tensor if there is one process."""
-    return _Gather.apply(rows) if _count() > 1 else rows
-
-
-def _count() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

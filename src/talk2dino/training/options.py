@@ -70,15 +70,11 @@ class TrainOptions(BaseModel):
         0.07 divided by B^2, Adam with a constant learning rate of 1e-4, batches of 128 with the last partial one, 100 epochs,
         seed 123. As in every run, the weights after the last step are the result.
 
-        Args:
-            others: settings that do not change what is trained (``validation_limit``, ``validate_every``, ``save_every``,
-                ``log_every``), or that equal the published ones.
-
         Raises:
-            InputError: a setting that contradicts the published training, or an invalid one.
+            InputError: one of the ``others`` is invalid, or contradicts the published training (:data:`REPORTING` cannot).
         """
-        options = build_options(cls, {"published_scale": True, "keep_partial_batch": True, **others})
         wanted = cls(published_scale=True, keep_partial_batch=True)
+        options = build_options(cls, {"published_scale": True, "keep_partial_batch": True, **others})
         for name in sorted(set(cls.model_fields) - REPORTING):
             if getattr(options, name) != getattr(wanted, name):
                 raise InputError(

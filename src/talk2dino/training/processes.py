@@ -47,17 +47,15 @@ def is_first_process() -> bool:
 @contextmanager
 def joined_processes(device: torch.device) -> Iterator[Processes]:
     """Join the group that torchrun describes in the environment (gloo on CPUs, nccl on GPUs) for the block."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1 and not dist.is_initialized():
-        yield Processes()
-        return
-    ours = not dist.is_initialized()
-    if ours:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
+    if dist.is_initialized():
         yield Processes(dist.get_rank(), dist.get_world_size())
-    finally:
-        if ours:
+    elif os.environ.get("WORLD_SIZE", "1") == "1":
+        yield Processes()
+    else:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        try:
+            yield Processes(dist.get_rank(), dist.get_world_size())
+        finally:
             dist.destroy_process_group()
 
 

@@ -36,12 +36,20 @@ def write_report(
     *,
     write_pth: bool = False,
 ) -> None:
-    """Write everything that is made from a finished run; warns if matplotlib is missing and no figures are drawn."""
-    figures = draw(folder, records, state.head_counts)
-    card = model_card(aligner, state, records, store, validation, figures)
-    write_atomically(folder / "README.md", card)
-    if write_pth:
-        write_published_layout(folder / "projection.pth", aligner)
+    """Write figures, the model card and, with ``write_pth``, the published layout; warns if matplotlib is missing."""
+    data = [("images", f"{store.num_view_images:,}"), ("captions", f"{store.num_captions:,}")]
+    if validation is not None:
+        data.append(("validation images", f"{validation.num_view_images:,}"))
+    model = store.manifests[0].model if store.manifests else {}
+    table = markdown_table(
+        ("encoders", model.get("name", "not recorded (features in memory)")), [*data, ("steps", f"{state.step:,}")]
+    )
+    figures = _draw(folder, records, state.head_counts)
+    write_atomically(folder / "README.md", _model_card(aligner, table, records, state.head_counts, figures))
+    if write_pth and aligner.text_projection is not None:
+        content = io.BytesIO()
+        torch.save(to_original(aligner.text_projection), content)
+        write_atomically(folder / "projection.pth", content.getvalue())
     if not figures:
         warnings.warn(
             "curves.png and heads.png are not drawn because matplotlib is not installed: pip install 'talk2dino[plots]', then "
@@ -55,11 +63,10 @@ def describe(aligner: Aligner, store: FeatureStore) -> dict[str, Any]:
     """The contents of config.json: settings, sizes, and what the features were made from."""
     manifests = store.manifests
     base = manifests[0].model.get("name") if manifests else None
-    if base not in CATALOG and "/" not in (base or ""):
-        base = None  # recorded only if others can find the model by this name
+    public = base in CATALOG or "/" in (base or "")  # others can find the model by this name
     return {
         "format": "talk2dino-alignment-1",
-        **({"base_model": base} if base else {}),
+        **({"base_model": base} if public else {}),
         "settings": aligner.options.model_dump(),
         "text_projection": None if aligner.text_projection is None else aligner.text_projection.config(),
         "vision_projection": None if aligner.vision_projection is None else aligner.vision_projection.config(),
@@ -73,19 +80,6 @@ def describe(aligner: Aligner, store: FeatureStore) -> dict[str, Any]:
     }
 
 
-def write_published_layout(path: Path, aligner: Aligner) -> None:
-    """Write the projection as the published code saves it, a pickled state dict.
-
-    Raises:
-        InputError: the published layout cannot hold this projection.
-    """
-    check_published_layout(aligner.options)
-    assert aligner.text_projection is not None
-    content = io.BytesIO()
-    torch.save(to_original(aligner.text_projection), content)
-    write_atomically(path, content.getvalue())
-
-
 def check_published_layout(options: TrainOptions) -> None:
     """Raise InputError for settings whose projection the published layout cannot hold."""
     if options.side != "text" or options.activation != "tanh":
@@ -95,37 +89,26 @@ def check_published_layout(options: TrainOptions) -> None:
         )
 
 
-def model_card(
-    aligner: Aligner,
-    state: RunState,
-    records: Sequence[Record],
-    store: FeatureStore,
-    validation: FeatureStore | None,
-    figures: Sequence[str],
+def _model_card(
+    aligner: Aligner, data: str, records: Sequence[Record], head_counts: Tensor, figures: Sequence[str]
 ) -> str:
-    """README.md of the folder: what was trained, on what, and the results."""
     last = {name: value for record in records for name, value in record.items()}
-    model = store.manifests[0].model if store.manifests else {}
-    data = [("images", f"{store.num_view_images:,}"), ("captions", f"{store.num_captions:,}")]
-    if validation is not None:
-        data.append(("validation images", f"{validation.num_view_images:,}"))
     results = [
         (name, "not finite" if value is None else f"{value:.6g}")
         for name, value in last.items()
         if name in ("loss", "validation_loss") or "@" in name
     ]
     heads = ""
-    if total := int(state.head_counts.sum()):
-        shares = ", ".join(f"{100 * count / total:.1f}" for count in state.head_counts.tolist())
+    if total := int(head_counts.sum()):
+        shares = ", ".join(f"{100 * count / total:.1f}" for count in head_counts.tolist())
         heads = f"\nHow often each attention head was chosen, in %: {shares}.\n"
     images = "".join(f"\n![{name.removesuffix('.png')}]({name})\n" for name in figures)
-    encoders = model.get("name", "not recorded (features in memory)")
     return f"""# A Talk2DINO projection
 
 Maps text embeddings and vision features into one space (projected side: {aligner.options.side}). It was trained on images
 with captions only, without masks or class names; the encoders were frozen.
 
-{markdown_table(("encoders", encoders), [*data, ("steps", f"{state.step:,}")])}
+{data}
 
 ## Final results
 
@@ -143,26 +126,27 @@ Use it with these encoders only. It inherits their biases and those of the capti
 """
 
 
-def draw(folder: Path, records: Sequence[Record], head_counts: Tensor) -> list[str]:
+def _draw(folder: Path, records: Sequence[Record], head_counts: Tensor) -> list[str]:
     """Draw curves.png and, if heads were chosen, heads.png; returns their names, none without matplotlib."""
     try:
-        from matplotlib.figure import Figure
+        drawn = {"curves.png": _curves(records)}
+        if int(head_counts.sum()):
+            drawn["heads.png"] = _heads(head_counts)
     except ImportError:
         return []
-    drawn = {"curves.png": _curves(Figure, records)}
-    if int(head_counts.sum()):
-        drawn["heads.png"] = _heads(Figure, head_counts)
     for name, figure in drawn.items():
         with atomic_path(folder / name) as temporary:
             figure.savefig(temporary, dpi=120)
     return list(drawn)
 
 
-def _curves(figure_of: type[Figure], records: Sequence[Record]) -> Figure:
+def _curves(records: Sequence[Record]) -> Figure:
     """Loss over steps and, if there was validation, recall at k over steps."""
+    from matplotlib.figure import Figure
+
     training = [r for r in records if "loss" in r]
     validated = [r for r in records if "validation_loss" in r]
-    figure = figure_of(figsize=(10 if validated else 5.5, 4), layout="constrained")
+    figure = Figure(figsize=(10 if validated else 5.5, 4), layout="constrained")
     axes = figure.subplots(1, 2 if validated else 1, squeeze=False)[0]
     axes[0].plot([r["step"] for r in training], [r["loss"] for r in training], label="training", linewidth=1)
     axes[0].set(xlabel="step", ylabel="InfoNCE", title="Loss")
@@ -179,9 +163,10 @@ def _curves(figure_of: type[Figure], records: Sequence[Record]) -> Figure:
     return figure
 
 
-def _heads(figure_of: type[Figure], head_counts: Tensor) -> Figure:
-    """How often each head was chosen."""
-    figure = figure_of(figsize=(6, 3.5), layout="constrained")
+def _heads(head_counts: Tensor) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
     axis = figure.subplots()
     axis.bar(range(len(head_counts)), (100 * head_counts / head_counts.sum()).tolist())
     axis.axhline(100 / len(head_counts), color="grey", linewidth=1, linestyle=":")

@@ -1,6 +1,6 @@
 """The finished images of an evaluation, written one by one, so that a killed run loses at most one batch.
 
-folder/config.json            the resolved configuration (:mod:`talk2dino.evaluation.provenance`)
+folder/config.json            the resolved configuration (:meth:`talk2dino.evaluation.protocol.Predictor.config`)
 folder/images-1-of-2.jsonl    one line per image: {"name", "counts": [[truth, prediction, pixels], ...], "miou"}
 
 The configuration holds the number of images of the whole run and a hash of their names, so it is known what each shard

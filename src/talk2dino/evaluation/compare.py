@@ -58,11 +58,7 @@ class System:
     missing: Preparation | None = None
 
     def build(self, out: Path, progress: ProgressCallback | None, shown: str) -> System:
-        """The system with what it was missing, built once into the cache, else below ``out``.
-
-        Args:
-            shown: what can be seen until then, for the message.
-        """
+        """The system with what it was missing, built once into the cache, else below ``out``; ``shown`` is what is done."""
         if self.missing is None:
             return self
         folder = (cache_folder() or out) / self.missing.folder

@@ -161,11 +161,7 @@ class CompareOptions(SystemOptions):
 
 
 def parse_system(label: str) -> tuple[str, dict[str, Any]]:
-    """``"freeda:local_weight=1:nearest=5"`` to its method and options; values are read as YAML.
-
-    Raises:
-        InputError: unknown method or option, or not of this form.
-    """
+    """``"freeda:local_weight=1:nearest=5"`` to its method and options, which it must have; values are read as YAML."""
     method, *given = label.split(":")
     options = parse_values(given)
     special = {"background", "matching"} if check_method(method) and method_facts(method).matched else {"background"}

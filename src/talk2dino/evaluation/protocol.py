@@ -44,11 +44,7 @@ def open_samples(options: EvaluationOptions, benchmark: Benchmark) -> list[Sampl
 
 
 def benchmark_prompts(benchmark: Benchmark, options: EvaluationOptions) -> dict[str, list[str]]:
-    """Class -> its prompts: the class name, unless a synonym file or a prompt variant replaces it.
-
-    Raises:
-        PromptError: the synonym file names a class that the benchmark lacks.
-    """
+    """Class -> its prompts: the class name, unless a synonym file or a prompt variant replaces it."""
     prompts = {name: [name] for name in benchmark.prompts}
     if not benchmark.on_disk:
         prompts = {name: [word] for name, word in zip(prompts, world_prompts(options.prompts), strict=True)}
@@ -162,11 +158,7 @@ def run_benchmark(
     segmenter: Segmenter, benchmark: Benchmark, options: EvaluationOptions, *, folder: Path | None = None,
     progress: ProgressCallback | None = None,
 ) -> Outcome:  # fmt: skip
-    """Evaluate a method on one benchmark.
-
-    Args:
-        segmenter: the loaded models.
-        folder: keeps the counts of each image; images that are there already are not evaluated again.
+    """Evaluate a method on one benchmark; images whose counts are in ``folder`` already are not evaluated again.
 
     Raises:
         DataError: an image or label is missing, damaged, of another size, or has values outside the class list.

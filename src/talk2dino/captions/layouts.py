@@ -61,10 +61,8 @@ def open_source(path: str | Path, *, images: Path | None = None, split: str = DE
         raise DataError(f"{path} is not a caption source: {expected}{advice}")
     source = CocoSource(path, images) if path.suffix == ".json" else _READERS[path.suffix](path)
     if split != DEFAULT_SPLIT:
-        source.notes = [
-            *source.notes,
-            f"{path.name} is a single file: --split {split} is ignored and all of it is read",
-        ]
+        note = f"{path.name} is a single file: --split {split} is ignored and all of it is read"
+        source.notes = [*source.notes, note]
     return source
 
 

@@ -144,11 +144,8 @@ def _paint_thing(
     reach = thing.radius * 1.5
     top, bottom = max(0, int((thing.y - reach) / unit)), min(rows, int((thing.y + reach) / unit) + 1)
     left, right = max(0, int((thing.x - reach) / unit)), min(columns, int((thing.x + reach) / unit) + 1)
-    dy, dx = np.meshgrid(
-        ((np.arange(top, bottom) + 0.5) * unit - thing.y) / thing.radius,
-        ((np.arange(left, right) + 0.5) * unit - thing.x) / thing.radius,
-        indexing="ij",
-    )
+    dy = ((np.arange(top, bottom) + 0.5) * unit - thing.y)[:, None] / thing.radius
+    dx = ((np.arange(left, right) + 0.5) * unit - thing.x) / thing.radius
     cos, sin = math.cos(thing.angle), math.sin(thing.angle)
     x, y = cos * dx + sin * dy, cos * dy - sin * dx
     if thing.mirrored:
@@ -167,8 +164,8 @@ def _paint_thing(
     window = (slice(top, bottom), slice(left, right))
     whole = np.zeros(x.shape, dtype=bool)
     for layer in SHAPES[thing.concept.name]:
-        outline = layer.alternative if layer.alternative and rng.random() >= 0.5 else layer.outline
-        mask = outline.contains(x, y)
+        outlines = layer.alternative if layer.alternative and rng.random() >= 0.5 else layer.outlines
+        mask = np.any([inside(x, y) for inside in outlines], axis=0)
         first, second = pairs[layer.paint] if isinstance(layer.paint, str) else (layer.paint, layer.paint)
         canvas[window][mask] = mix(first, second, texture)[mask]
         whole |= mask

@@ -19,8 +19,6 @@ ENGLISH_FRAMES = (
 CHINESE_FRAMES = ("{}", "{}", "一张{}的照片", "一幅{}的图画", "图中有{}", "这是{}", "画面里有{}")
 RARE = 0.12  # share of mentions that use a synonym
 SMALLEST_SHARE = 0.015  # regions that cover a smaller share of the image are not mentioned
-
-
 Named: TypeAlias = Concept | Thing  # a background, or an object of the scene
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from talk2dino import threads
 
@@ -102,3 +103,17 @@ def test_before_torch_is_loaded():
     env = {name: value for name, value in os.environ.items() if name not in (*threads.WAITING, "OMP_NUM_THREADS")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=env)
     assert done.stdout.split() == ["passive", "False", "1"], done.stderr
+
+
+def test_small_work_runs_on_one_thread_and_the_number_is_restored(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with threads.limited_threads(2 * 128 * 192 * 192):
+            assert torch.get_num_threads() == 1
+        with threads.limited_threads(2 * 128 * 512 * 768):
+            assert torch.get_num_threads() == 2
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -19,6 +19,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 #: Any of these is a decision of the user about waiting.
@@ -58,6 +59,19 @@ def choose_threads(flop: float) -> int:
     most = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     limit = int(most) if most.isdigit() and int(most) > 0 else available_cores()
     return max(1, min(limit, int(flop / FLOP_PER_THREAD)))
+
+
+@contextmanager
+def limited_threads(flop: float) -> Iterator[None]:
+    """Run the block with at most :func:`choose_threads` of torch's threads, then restore their number."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(before, choose_threads(flop)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def available_cores() -> int:

@@ -24,6 +24,7 @@ from talk2dino.io.lock import folder_lock
 from talk2dino.models.projection import Projection
 from talk2dino.progress import ProgressCallback
 from talk2dino.stages.heads import feature_of
+from talk2dino.threads import limited_threads
 from talk2dino.training.aligner import Aligner, make_optimizer, set_rate
 from talk2dino.training.batches import Batches
 from talk2dino.training.checkpoint import (
@@ -113,7 +114,9 @@ def train(
             )
         with folder_lock(out) if processes.first else nullcontext():
             run = _Run(store, options, out, where, processes, tensorboard)
-            with closing(run.log) if run.log else nullcontext(), interruptible() as interrupted:
+            work = 2.0 * options.batch_size * store.text_dim * store.shape(feature_of(options.strategy))[-1]
+            threads = limited_threads(work) if where.type == "cpu" else nullcontext()
+            with closing(run.log) if run.log else nullcontext(), threads, interruptible() as interrupted:
                 metrics = run.loop(validation, interrupted, progress)
             if run.log is not None:
                 records = run.log.journal.records

@@ -16,8 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from talk2dino.speed.plain_pamr import pamr
-from talk2dino.speed.refinement import random_maps
+from talk2dino.speed.refinement import pamr, random_maps
 from talk2dino.stages.refine import refine, refine_plain
 
 

@@ -10,21 +10,21 @@ instead of single operations. One bad image never stops the others, and a run th
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from talk2dino.errors import InputError, OutputError, Talk2DinoError
+from talk2dino.errors import InputError, Talk2DinoError
 from talk2dino.io.atomic import remove_leftovers, save_png
 from talk2dino.io.find import STDIN, search_images
 from talk2dino.io.images import MAX_PIXELS, LoadedImage, image_size, read_image
@@ -89,7 +89,7 @@ class FolderOptions(BaseModel):
         check_device_name(self.device)
         check_dtype_name(self.dtype)
         check_engine_name(self.engine)
-        numbers = [*self.thresholds.values(), *([] if isinstance(self.background, bool | None) else [self.background])]
+        numbers = [*self.thresholds.values(), float(self.background or 0)]
         if wrong := [number for number in numbers if not -1 <= number <= 1]:
             raise InputError(f"a background threshold must be a number from -1 to 1; got {wrong[0]}")
         if unknown := [name for name in self.thresholds if name not in self.prompts.names]:
@@ -146,12 +146,9 @@ class FolderResult:
 
 
 def run_folder(
-    options: FolderOptions,
-    *,
-    segmenter: Segmenter | None = None,
-    on_result: Callable[[ImageResult], None] | None = None,
-    progress: ProgressCallback | None = None,
-) -> FolderResult:
+    options: FolderOptions, *, segmenter: Segmenter | None = None,
+    on_result: Callable[[ImageResult], None] | None = None, progress: ProgressCallback | None = None,
+) -> FolderResult:  # fmt: skip
     """Segment images and write the results; finished images are skipped when the run is repeated.
 
     Args:
@@ -166,25 +163,9 @@ def run_folder(
     found = search_images(options.images, options.recursive)
     if found.note:
         log.info("%s", found.note)
-    with _open_folder(options.out):
-        run = _Run(options, found.paths, segmenter, on_result or (lambda result: None), progress)
-        return run()
-
-
-@contextlib.contextmanager
-def _open_folder(out: Path) -> Iterator[None]:
-    """Hold the output folder for this run."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot create the output folder {out} ({error.strerror}): choose another with --out"
-        ) from None
-    if not os.access(out, os.W_OK | os.X_OK):
-        raise OutputError(f"the output folder {out} is not writable: choose another with --out")
-    with folder_lock(out):
-        remove_leftovers(out)
-        yield
+    with folder_lock(options.out):
+        remove_leftovers(options.out)
+        return _Run(options, found.paths, segmenter, on_result, progress)()
 
 
 class _Run:
@@ -192,46 +173,48 @@ class _Run:
 
     def __init__(
         self, options: FolderOptions, paths: list[Path], segmenter: Segmenter | None,
-        on_result: Callable[[ImageResult], None], progress: ProgressCallback | None,
+        on_result: Callable[[ImageResult], None] | None, progress: ProgressCallback | None,
     ) -> None:  # fmt: skip
+        from talk2dino.segmenter import Segmenter
+
         self.options, self.on_result, self.progress = options, on_result, progress
         self.journal = Journal(options.out / JOURNAL, sync=False, damaged="skip")
         self.paths = _without_own_results(paths, options.out, self.journal.records)
         self.names = result_names(self.paths, self.journal.records)
-        self.segmenter = segmenter or _load(options)
-        self.lock, self.stopping = threading.Lock(), threading.Event()
+        self.segmenter = segmenter or Segmenter.from_pretrained(
+            options.model, method=options.method, projection=options.projection, device=options.device,
+            dtype=options.dtype, engine=options.engine, **options.method_options,
+        )  # fmt: skip
+        self.lock, self.batch_lock, self.stopping = threading.Lock(), threading.Lock(), threading.Event()
+        self.ready: dict[Path, ImageResult] = {}  # finished, but an image before it is not
+        self.shown = 0
         self.failed: list[ImageResult] = []
 
     def __call__(self) -> FolderResult:
-        options, method = self.options, self.segmenter.method
-        self.text = self.segmenter.encode_text(options.prompts, negative=options.negative)
+        options, segmenter = self.options, self.segmenter
+        self.text = segmenter.encode_text(options.prompts, negative=options.negative)
         self.settings: dict[str, Any] = {
-            "background": options.asked_background(method.threshold), "clean": options.clean, "refine": options.refine,
-            "mode": options.mode,
+            "background": options.asked_background(segmenter.method.threshold), "clean": options.clean,
+            "refine": options.refine, "mode": options.mode,
         }  # fmt: skip
-        self.segmenter.segment_batch([], self.text, **self.settings)  # reports wrong options before the work
-        self.key = _settings_key(options, self.segmenter, self.settings)
+        segmenter.segment_batch([], self.text, **self.settings)  # reports wrong options before the work
+        self.key = _settings_key(options, segmenter, self.settings)
         finished = {record.get("result"): record.get("stamp") for record in self.journal.records}
         todo = [path for path in self.paths if options.overwrite or not self._is_done(path, finished)]
         skipped = len(self.paths) - len(todo)
         if skipped:
             log.info("%s finished already; --overwrite does them again", _count(skipped))
         if todo:
-            self._announce(len(todo))
+            log.info(
+                "%s with %s, %s on %s%s: %s, %s", segmenter.method.name, segmenter.name,
+                str(segmenter.dtype).removeprefix("torch."), segmenter.device,
+                "" if segmenter.engine == "torch" else f" ({segmenter.engine})", _count(len(todo)),
+                _count(len(options.prompts.names), "prompt"),
+            )  # fmt: skip
+            for note in options.prompts.notes:
+                log.info("%s", note)
             self._segment_all(todo)
-        order = {path: place for place, path in enumerate(todo)}
-        self.failed.sort(key=lambda result: order[result.path])
         return FolderResult(len(todo) - len(self.failed), skipped, tuple(self.failed), options.out)
-
-    def _announce(self, count: int) -> None:
-        segmenter, options = self.segmenter, self.options
-        log.info(
-            "%s with %s, %s on %s%s: %s, %s", segmenter.method.name, segmenter.name,
-            str(segmenter.dtype).removeprefix("torch."), segmenter.device,
-            "" if segmenter.engine == "torch" else f" ({segmenter.engine})", _count(count), _count(len(options.prompts.names), "prompt"),
-        )  # fmt: skip
-        for note in options.prompts.notes:
-            log.info("%s", note)
 
     def _is_done(self, path: Path, finished: dict[Any, Any]) -> bool:
         if path == STDIN:
@@ -250,44 +233,38 @@ class _Run:
     # --- batches and workers -----------------------------------------------------------------------------------------
 
     def _segment_all(self, todo: list[Path]) -> None:
-        workers, threads = self._share_cores(len(todo))
-        self.shown = _InOrder(todo, self._show)
-        self.total = len(todo)
-        with _torch_threads(threads):
-            try:
-                self._work(batches(todo, self._seen, self.options.batch_size), workers, threads)
-            finally:
-                self.shown.rest()
-
-    def _share_cores(self, images: int) -> tuple[int, int]:
-        """(workers, torch threads of each)."""
         import torch
 
-        threads = torch.get_num_threads()
-        if not self.segmenter.method.facts.thread_safe:
-            return 1, threads
-        workers = min(self.options.workers or min(4, max(2, threads)), -(-images // self.options.batch_size))
-        return workers, max(1, threads // workers)
-
-    def _work(self, todo: Iterator[list[Path]], workers: int, threads: int) -> None:
-        import torch
-
-        pool = ThreadPoolExecutor(workers, "segment", initializer=torch.set_num_threads, initargs=(threads,))
-        running: set[Future[None]] = set()
+        before = torch.get_num_threads()
+        workers = 1
+        if self.segmenter.method.facts.thread_safe:
+            workers = min(self.options.workers or min(4, max(2, before)), -(-len(todo) // self.options.batch_size))
+        threads = max(1, before // workers)
+        self.waiting, self.total = deque(todo), len(todo)
+        self.batches = batches(todo, self._seen, self.options.batch_size)
+        torch.set_num_threads(threads)
         try:
-            for batch in todo:
-                running.add(pool.submit(self._do_batch, batch))
-                if len(running) == workers:
-                    finished, running = wait(running, return_when=FIRST_COMPLETED)
-                    for future in finished:
+            with ThreadPoolExecutor(workers, "segment", torch.set_num_threads, (threads,)) as pool:
+                running = [pool.submit(self._do_batches) for _ in range(workers)]
+                try:
+                    for future in as_completed(running):
                         future.result()
-            for future in running:
-                future.result()
-        except BaseException:
-            self.stopping.set()  # what is past its forward pass is still written
-            raise
+                except BaseException:
+                    self.stopping.set()  # what is past its forward pass is still written
+                    raise
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            torch.set_num_threads(before)
+            for path in filter(self.ready.__contains__, self.waiting):  # after an interruption
+                self._show(self.ready[path])
+
+    def _do_batches(self) -> None:
+        """The work of one thread: batch after batch, until none is left."""
+        while not self.stopping.is_set():
+            with self.batch_lock:
+                batch = next(self.batches, None)
+            if batch is None:
+                return
+            self._do_batch(batch)
 
     def _seen(self, path: Path) -> object:
         """Images with equal values can share a forward pass."""
@@ -311,14 +288,14 @@ class _Run:
             if self.stopping.is_set():
                 return
             try:
-                batch.append((path, self._read(path)))
+                picture = read_image(
+                    path, allow_truncated=self.options.allow_truncated, max_pixels=self.options.max_pixels
+                )
+                batch.append((path, picture))
             except Talk2DinoError as error:
                 self._fail(path, error)
         if batch and not self.stopping.is_set():
             self._segment(batch)
-
-    def _read(self, path: Path) -> LoadedImage:
-        return read_image(path, allow_truncated=self.options.allow_truncated, max_pixels=self.options.max_pixels)
 
     def _segment(self, batch: list[tuple[Path, LoadedImage]]) -> None:
         try:
@@ -344,23 +321,31 @@ class _Run:
             else:
                 result.save(target)
             files[kind] = str(target)
-        record = {"result": self.names[path], "stamp": self._stamp(path), "source": _absolute(path)}
+        record = {"result": self.names[path], "stamp": self._stamp(path), "source": os.path.abspath(path)}
         with self.lock:
             self.journal.add(record)
-            self.shown.add(ImageResult(path, result, files, tuple(picture.notes)))
+        self._finish(ImageResult(path, result, files, tuple(picture.notes)))
 
     def _fail(self, path: Path, error: Talk2DinoError) -> None:
         text = str(error)
         named = str(path) in text or path.name in text
-        result = ImageResult(path, error=text if named else f"{path}: {text}")
-        with self.lock:
-            self.failed.append(result)
-            self.shown.add(result)
+        self._finish(ImageResult(path, error=text if named else f"{path}: {text}"))
 
-    def _show(self, result: ImageResult, done: int) -> None:
-        self.on_result(result)
+    def _finish(self, result: ImageResult) -> None:
+        """Show results in the order of the images, whatever the order of the work."""
+        with self.lock:
+            self.ready[result.path] = result
+            while self.waiting and self.waiting[0] in self.ready:
+                self._show(self.ready.pop(self.waiting.popleft()))
+
+    def _show(self, result: ImageResult) -> None:
+        self.shown += 1
+        if result.error is not None:
+            self.failed.append(result)
+        if self.on_result is not None:
+            self.on_result(result)
         if self.progress is not None:
-            self.progress(done, self.total)
+            self.progress(self.shown, self.total)
 
 
 def batches(paths: Iterable[Path], key: Callable[[Path], object], size: int) -> Iterator[list[Path]]:
@@ -388,7 +373,7 @@ def result_names(paths: Iterable[Path], records: Iterable[dict[str, Any]] = ()) 
     owners: dict[str, str | None] = {record["result"]: record.get("source") for record in records if "result" in record}
     names: dict[Path, str] = {}
     for path in paths:
-        source = _absolute(path)
+        source = os.path.abspath(path)
         if path == STDIN:
             names[path] = "stdin"
             continue
@@ -411,19 +396,6 @@ def _without_own_results(paths: list[Path], out: Path, records: Iterable[dict[st
     return kept
 
 
-def _absolute(path: Path) -> str:
-    return os.path.abspath(path)
-
-
-def _load(options: FolderOptions) -> Segmenter:
-    from talk2dino.segmenter import Segmenter
-
-    return Segmenter.from_pretrained(
-        options.model, method=options.method, projection=options.projection, device=options.device, dtype=options.dtype,
-        engine=options.engine, **options.method_options,
-    )  # fmt: skip
-
-
 def _settings_key(options: FolderOptions, segmenter: Segmenter, settings: dict[str, Any]) -> str:
     """A digest of everything that decides a result besides the image: weights, words, options."""
     method = segmenter.method
@@ -439,41 +411,3 @@ def _settings_key(options: FolderOptions, segmenter: Segmenter, settings: dict[s
 
 def _count(number: int, what: str = "image") -> str:
     return f"1 {what}" if number == 1 else f"{number} {what}s"
-
-
-class _InOrder:
-    """Hands over results in the order of the images, whatever the order of the work."""
-
-    def __init__(self, paths: Iterable[Path], show: Callable[[ImageResult, int], None]) -> None:
-        self.order, self.show = list(paths), show
-        self.next = self.shown = 0
-        self.ready: dict[Path, ImageResult] = {}
-
-    def add(self, result: ImageResult) -> None:
-        self.ready[result.path] = result
-        while self.next < len(self.order) and self.order[self.next] in self.ready:
-            self._hand_over(self.order[self.next])
-            self.next += 1
-
-    def rest(self) -> None:
-        """After an interruption: what is left, in order."""
-        for path in self.order[self.next :]:
-            if path in self.ready:
-                self._hand_over(path)
-
-    def _hand_over(self, path: Path) -> None:
-        self.shown += 1
-        self.show(self.ready.pop(path), self.shown)
-
-
-@contextlib.contextmanager
-def _torch_threads(threads: int) -> Iterator[None]:
-    """Torch's threads per operation, for a while."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

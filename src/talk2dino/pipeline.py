@@ -8,7 +8,6 @@ The method brings the features and the scores (:mod:`talk2dino.methods.base`); e
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -155,12 +154,12 @@ class DecodeOptions:
 
 
 def read_options(
-    method: Method, names: Sequence[str], *, background: Background, clean: bool | None, refine: bool, return_scores: bool
-) -> DecodeOptions:  # fmt: skip
+    method: Method, names: Sequence[str], background: Background, clean: bool | None, refine: bool, return_scores: bool
+) -> DecodeOptions:
     """Check what was asked for and fill in the method's defaults.
 
     Raises:
-        InputError: a threshold out of range or of an unknown class; cleaning with a method that has none.
+        InputError: as :func:`read_thresholds`; cleaning with a method that has none.
     """
     thresholds = read_thresholds(method, names, background)
     if clean and not method.facts.can_clean:
@@ -174,6 +173,9 @@ def read_thresholds(method: Method, names: Sequence[str], background: Background
     """(N,) thresholds of a ``background=`` argument, or None for no background.
 
     True, and classes that a mapping does not name, take the method's own threshold.
+
+    Raises:
+        InputError: a threshold out of range or of an unknown class; the method has no tuned threshold, or no background.
     """
     if background is None or background is False:
         return None
@@ -182,33 +184,23 @@ def read_thresholds(method: Method, names: Sequence[str], background: Background
     if isinstance(background, Mapping):
         if unknown := [name for name in background if name not in names]:
             raise InputError(f"thresholds name classes that are not among the prompts: {', '.join(unknown[:5])}")
-        values = [background[name] if name in background else default_threshold(method) for name in names]
+        given = background
     else:
-        values = [default_threshold(method) if background is True else background] * len(names)
-    return torch.tensor([check_threshold(method, value) for value in values])
-
-
-def default_threshold(method: Method) -> float:
-    """The method's own threshold.
-
-    Raises:
-        InputError: if none was tuned.
-    """
-    if method.threshold is None:
+        given = {} if background is True else dict.fromkeys(names, background)
+    if method.threshold is None and any(name not in given for name in names):
         raise InputError(
             f"{method.name} has no tuned background threshold for the model {method.towers.name}: give a number, for "
             "example 0.55"
         )
-    return method.threshold
+    return torch.tensor([check_threshold(method, given.get(name, method.threshold)) for name in names])
 
 
 def check_threshold(method: Method, value: object) -> float:
     """A number on the scale of the method's scores, or InputError."""
     low, high = method.threshold_range
-    if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):
-        raise InputError(f"a background threshold must be a number from {low:g} to {high:g}; got {value!r}")
-    if math.isnan(value) or not low <= value <= high:
-        raise InputError(f"a background threshold of {method.name} must be from {low:g} to {high:g}; got {value}")
+    numbers = int | float | np.floating | np.integer
+    if isinstance(value, bool) or not isinstance(value, numbers) or not low <= value <= high:
+        raise InputError(f"a background threshold of {method.name} must be from {low:g} to {high:g}; got {value!r}")
     return float(value)
 
 
@@ -280,15 +272,8 @@ def _label(
         scores = full.float().cpu().numpy()
     everything = ("background", *names) if background else names
     index = 0 if background else None
-    return Segmentation(
-        labels.cpu().numpy(),
-        everything,
-        class_palette(everything, index),
-        index,
-        scores,
-        method.towers.name,
-        _info(image, text, method, options),
-    )
+    palette, info = class_palette(everything, index), _info(image, text, method, options)
+    return Segmentation(labels.cpu().numpy(), everything, palette, index, scores, method.towers.name, info)
 
 
 def _info(image: ImageFeatures, text: TextFeatures, method: Method, options: DecodeOptions) -> dict[str, object]:

@@ -25,12 +25,8 @@ from talk2dino.errors import InputError, ShapeError
 from talk2dino.io.images import ImageSource, read_image
 from talk2dino.methods import check_options, make_method, method_facts
 from talk2dino.methods.base import Method
-from talk2dino.models.config import SegmenterConfig
 from talk2dino.models.loading import HubOptions, Parts, load_parts
 from talk2dino.models.preprocess import check_mode
-from talk2dino.models.projection import Projection
-from talk2dino.models.text import TextEncoder
-from talk2dino.models.vision import VisionModel
 from talk2dino.models.vit import VisionTransformer
 from talk2dino.pipeline import Background
 from talk2dino.prompts import PromptList, Prompts
@@ -50,38 +46,33 @@ class Segmenter:
         engine: what runs the vision model: "torch", "compile" (torch.compile), "openvino" or "onnx" (ONNX Runtime).
         method: "talk2dino", or one of the methods it is compared with; see :func:`talk2dino.methods.method_names`.
         options: of the method, such as ``prototypes`` for freeda.
+
+    Attributes:
+        name, config: of the model.
+        vision, text: the vision model, and the text model with its tokenizer and templates.
+        projection, vision_projection: psi, and a projection of the patches; None for models that need none.
     """
 
     def __init__(
-        self,
-        models: Parts | Towers,
-        *,
-        device: str | torch.device = "auto",
-        dtype: str | torch.dtype = "auto",
-        engine: str = "torch",
-        method: str = "talk2dino",
-        **options: Any,
-    ) -> None:
+        self, models: Parts | Towers, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto",
+        engine: str = "torch", method: str = "talk2dino", **options: Any,
+    ) -> None:  # fmt: skip
         if not isinstance(models, Towers):
             models = Towers(models, device=device, dtype=dtype, engine=engine)
         self.towers: Towers = models
         self.method: Method = make_method(method, self.towers, **options)
+        self.name, self.config = models.name, models.config
+        self.device, self.dtype, self.engine = models.device, models.dtype, models.engine
+        self.vision, self.text = models.vision, models.text
+        self.projection, self.vision_projection = models.projection, models.vision_projection
 
     @classmethod
     def from_pretrained(
-        cls,
-        model: str | Path = "auto",
-        *,
-        method: str = "talk2dino",
-        projection: str | Path | None = None,
-        device: str | torch.device = "auto",
-        dtype: str | torch.dtype = "auto",
-        engine: str = "torch",
-        revision: str | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
+        cls, model: str | Path = "auto", *, method: str = "talk2dino", projection: str | Path | None = None,
+        device: str | torch.device = "auto", dtype: str | torch.dtype = "auto", engine: str = "torch",
+        revision: str | None = None, cache_dir: str | Path | None = None, local_files_only: bool = False,
         **options: Any,
-    ) -> Segmenter:
+    ) -> Segmenter:  # fmt: skip
         """Load a model.
 
         Args:
@@ -117,46 +108,6 @@ class Segmenter:
             f"Segmenter({self.name!r}, method={self.method.name!r}, images of {self.method.size} px in patches of "
             f"{self.method.patch_size}, {dtype} on {self.device}, engine={self.engine!r})"
         )
-
-    # --- the models ------------------------------------------------------------------------------------------------
-
-    @property
-    def name(self) -> str:
-        """Name of the model."""
-        return self.towers.name
-
-    @property
-    def config(self) -> SegmenterConfig:
-        return self.towers.config
-
-    @property
-    def device(self) -> torch.device:
-        return self.towers.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.towers.dtype
-
-    @property
-    def engine(self) -> str:
-        return self.towers.engine
-
-    @property
-    def vision(self) -> VisionModel:
-        return self.towers.vision
-
-    @property
-    def text(self) -> TextEncoder:
-        return self.towers.text
-
-    @property
-    def projection(self) -> Projection | None:
-        """psi; None for models whose words live in the vision model's space already."""
-        return self.towers.projection
-
-    @property
-    def vision_projection(self) -> Projection | None:
-        return self.towers.vision_projection
 
     @property
     def clip_vision(self) -> VisionTransformer | None:
@@ -194,18 +145,14 @@ class Segmenter:
         views = [pipeline.plan_view(one.size, mode, self.method) for one in loaded]
         if views[0].boxes is not None and len(loaded) > 1:
             raise ShapeError("images that are cut into windows are encoded one at a time; use segment_batch instead")
-        if len(loaded) == 1:
-            return next(pipeline.encode_images(loaded, views, self.method))
-        encoded = list(pipeline.encode_images(loaded, views, self.method, batch_size=len(loaded)))
-        return ImageFeatures.stack(encoded)
+        batch_size = len(loaded) if len(loaded) > 1 else pipeline.WINDOW_BATCH
+        encoded = list(pipeline.encode_images(loaded, views, self.method, batch_size=batch_size))
+        return encoded[0] if len(encoded) == 1 else ImageFeatures.stack(encoded)
 
     def encode_text(
-        self,
-        prompts: Prompts | PromptList,
-        *,
-        negative: Prompts | PromptList | None = None,
+        self, prompts: Prompts | PromptList, *, negative: Prompts | PromptList | None = None,
         templates: Sequence[str] | None = None,
-    ) -> TextFeatures:
+    ) -> TextFeatures:  # fmt: skip
         """Run the text model and psi.
 
         Args:
@@ -225,15 +172,9 @@ class Segmenter:
     # --- ask often -------------------------------------------------------------------------------------------------
 
     def decode(
-        self,
-        image: ImageFeatures,
-        text: TextFeatures,
-        *,
-        background: Background = None,
-        clean: bool | None = None,
-        refine: bool = False,
-        return_scores: bool = False,
-    ) -> list[Segmentation]:
+        self, image: ImageFeatures, text: TextFeatures, *, background: Background = None, clean: bool | None = None,
+        refine: bool = False, return_scores: bool = False,
+    ) -> list[Segmentation]:  # fmt: skip
         """Label every pixel of encoded images.
 
         Args:
@@ -252,23 +193,16 @@ class Segmenter:
         Raises:
             InputError: a threshold that is out of range; features or words of another model.
         """
-        options = self._read_options(text, background, clean, refine, return_scores)
+        options = pipeline.read_options(self.method, text.names, background, clean, refine, return_scores)
         pipeline.check_features(image, text, self.method)
         singles = [image] if image.boxes is not None else [image[i] for i in range(len(image))]
         return [pipeline.decode_image(one, text, self.method, options) for one in singles]
 
     def segment(
-        self,
-        image: ImageSource,
-        prompts: Prompts | PromptList | TextFeatures,
-        *,
-        background: Background = None,
-        clean: bool | None = None,
-        refine: bool = False,
-        mode: str = "whole",
-        negative: Prompts | PromptList | None = None,
-        return_scores: bool = False,
-    ) -> Segmentation:
+        self, image: ImageSource, prompts: Prompts | PromptList | TextFeatures, *, background: Background = None,
+        clean: bool | None = None, refine: bool = False, mode: str = "whole",
+        negative: Prompts | PromptList | None = None, return_scores: bool = False,
+    ) -> Segmentation:  # fmt: skip
         """An image and words in, a label for every pixel out. Arguments as in :meth:`decode` and :meth:`encode_image`.
 
         Example:
@@ -283,18 +217,10 @@ class Segmenter:
         )[0]  # fmt: skip
 
     def segment_batch(
-        self,
-        images: Sequence[ImageSource],
-        prompts: Prompts | PromptList | TextFeatures,
-        *,
-        background: Background = None,
-        clean: bool | None = None,
-        refine: bool = False,
-        mode: str = "whole",
-        negative: Prompts | PromptList | None = None,
-        return_scores: bool = False,
-        batch_size: int = 8,
-    ) -> list[Segmentation]:
+        self, images: Sequence[ImageSource], prompts: Prompts | PromptList | TextFeatures, *,
+        background: Background = None, clean: bool | None = None, refine: bool = False, mode: str = "whole",
+        negative: Prompts | PromptList | None = None, return_scores: bool = False, batch_size: int = 8,
+    ) -> list[Segmentation]:  # fmt: skip
         """Segment images of any sizes; those that the model sees at one size go through it together.
 
         Args:
@@ -314,16 +240,9 @@ class Segmenter:
             text = prompts
         else:
             text = self.encode_text(prompts, negative=negative)
-        options = self._read_options(text, background, clean, refine, return_scores)
+        options = pipeline.read_options(self.method, text.names, background, clean, refine, return_scores)
         loaded = [read_image(image) for image in images]
         return pipeline.segment_images(loaded, text, self.method, options, mode=mode, batch_size=batch_size)
-
-    def _read_options(
-        self, text: TextFeatures, background: Background, clean: bool | None, refine: bool, return_scores: bool
-    ) -> pipeline.DecodeOptions:
-        return pipeline.read_options(
-            self.method, text.names, background=background, clean=clean, refine=refine, return_scores=return_scores
-        )
 
     # --- keep ------------------------------------------------------------------------------------------------------
 

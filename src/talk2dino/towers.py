@@ -24,10 +24,7 @@ class Towers:
 
     Args:
         parts: the models, as :func:`talk2dino.models.loading.load_parts` returns them.
-        device: "auto" (CUDA, then MPS, then CPU) or a torch device.
-        dtype: of the vision model: "auto" (bfloat16 where the hardware computes in it, else float32), "float32", "bfloat16",
-            "float16" or a torch dtype. Text, similarity and everything after are float32.
-        engine: what runs the vision model: "torch", "compile" (torch.compile), "openvino" or "onnx" (ONNX Runtime).
+        device, dtype, engine: as in :class:`talk2dino.Segmenter`.
     """
 
     def __init__(
@@ -38,14 +35,14 @@ class Towers:
         dtype: str | torch.dtype = "auto",
         engine: str = "torch",
     ) -> None:
+        self.name = parts.config.name
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device, engine=engine)
         self.config = parts.config
         self.engine = engine
         self.aligned = parts.aligned
-        self._fingerprints = {
-            "vision": quick_fingerprint(parts.vision)[:8]
-        }  # before the weights are rounded to the dtype
+        # Taken before the weights are rounded to the dtype.
+        self._fingerprints = {"vision": quick_fingerprint(parts.vision)[:8]}
         # Engines that export the model read float32 weights, whatever they compute in.
         self.vision = parts.vision.to(self.device, self.dtype if engine in IN_TORCH else torch.float32)
         self.text = parts.text.to(self.device)
@@ -55,10 +52,6 @@ class Towers:
         )
         self.run_vision: Engine = InParts(make_engine(engine, self.vision, device=self.device, dtype=self.dtype))
         self._clip_vision, self._load_clip_vision = parts.clip_vision, parts.late_clip_vision
-
-    @property
-    def name(self) -> str:
-        return self.config.name
 
     @property
     def clip_vision(self) -> VisionTransformer | None:
@@ -73,13 +66,12 @@ class Towers:
         Raises:
             ModelNotFoundError: the checkpoint has none.
         """
-        tower = self.clip_vision
-        if tower is None:
+        if self.clip_vision is None:
             raise ModelNotFoundError(
                 f"{method} needs CLIP's image tower, which the model {self.name} does not include: use micro, a whole "
                 "published model such as vitb, or a backbone such as dinov2-reg-base or freeda-vitl"
             )
-        return tower.to(self.device)
+        return self.clip_vision.to(self.device)
 
     def encode(self, pixels: Tensor) -> VisionOutput:
         """Run the vision model on (B, 3, H, W) RGB 0..255, H and W multiples of the patch size."""
@@ -88,13 +80,12 @@ class Towers:
 
     def fingerprint(self, names: Iterable[str]) -> str:
         """A short digest of the weights of the named towers: the same for the same checkpoint, whatever dtype it runs in."""
-        return "-".join(self._fingerprint_of(name) for name in names)
-
-    def _fingerprint_of(self, name: str) -> str:
-        if name not in self._fingerprints:
-            tower = getattr(self, name)
-            self._fingerprints[name] = "" if tower is None else quick_fingerprint(tower)[:8]
-        return self._fingerprints[name]
+        names = list(names)
+        for name in names:
+            if name not in self._fingerprints:
+                tower = getattr(self, name)
+                self._fingerprints[name] = "" if tower is None else quick_fingerprint(tower)[:8]
+        return "-".join(self._fingerprints[name] for name in names)
 
     def checksums(self, names: Iterable[str]) -> dict[str, str]:
         """Checksums of every weight of the named towers, for results that say what made them."""

@@ -41,7 +41,7 @@ for package in ("onnx", "onnxscript", "onnxruntime"):
 
 CPU = torch.device("cpu")
 NAMES = ["sky", "grass", "sand", "tree", "car", "ball", "house"]
-PICTURES = sorted((Path(__file__).parents[2] / "examples" / "pictures").glob("*.png"))
+IMAGES = sorted((Path(__file__).parents[2] / "examples" / "pictures").glob("*.png"))
 
 
 CONFIGS = {
@@ -82,7 +82,7 @@ def test_engines_agree_with_torch(micro, cache, name):
             a, b = getattr(ours, field), getattr(torchs, field)
             assert a.shape == b.shape
             assert (a - b).abs().max() <= 1e-4 * b.abs().max()
-    # What was returned first is not written over by the next picture.
+    # The next image does not overwrite what was returned first.
     first = run(pixels)
     kept = first.patches.clone()
     run(torch.randn_like(pixels))
@@ -107,8 +107,8 @@ def test_label_maps_agree_with_float32(micro, cache, engine, dtype, bar, monkeyp
     monkeypatch.setattr("talk2dino.device.cpu_has_bfloat16", lambda: True)
     monkeypatch.setenv("TALK2DINO_CACHE", str(cache))
     other = Segmenter.from_pretrained("micro", engine=engine, dtype=dtype, device="cpu")
-    assert len(PICTURES) >= 3
-    for path in PICTURES:
+    assert len(IMAGES) >= 3
+    for path in IMAGES:
         expected, got = micro.segment(path, NAMES), other.segment(path, NAMES)
         assert (expected.labels == got.labels).mean() >= bar
         assert got.info["engine"] == engine
@@ -146,7 +146,7 @@ def test_compiled_agrees_with_torch():
         assert (run(pixels).patches - vision(pixels).patches).abs().max() < 1e-4
 
 
-def test_a_compiler_that_fails_is_told(monkeypatch):
+def test_a_compiler_that_fails_gives_one_sentence(monkeypatch):
     run = make_engine("compile", tiny("dinov2"), device=CPU, dtype=torch.float32)
 
     class BackendError(RuntimeError):
@@ -156,7 +156,7 @@ def test_a_compiler_that_fails_is_told(monkeypatch):
         raise BackendError("No C++ compiler found\nlong trace")
 
     monkeypatch.setattr(run, "compiled", fail)
-    with pytest.raises(InputError, match=r"No C\+\+ compiler found\).*engine='torch'"):
+    with pytest.raises(InputError, match=r"No C\+\+ compiler found\).*Choose the engine torch"):
         run(torch.zeros(1, 3, 28, 28))
 
 
@@ -164,14 +164,14 @@ class Fake:
     """Stands in for what torch.compile gives; says what was logged when it was called."""
 
     def __init__(self, caplog):
-        self.caplog, self.told = caplog, []
+        self.caplog, self.logged = caplog, []
 
     def __call__(self, pixels):
-        self.told.append(self.caplog.text)
+        self.logged.append(self.caplog.text)
         return pixels
 
 
-def test_a_wait_for_the_compiler_is_told_before_it_and_for_every_number_of_threads(monkeypatch, caplog):
+def test_compiling_is_announced_before_it_starts_and_for_every_number_of_threads(monkeypatch, caplog):
     run = make_engine("compile", tiny("dinov2"), device=CPU, dtype=torch.float32)
     fake = Fake(caplog)
     monkeypatch.setattr(run, "compiled", fake)
@@ -184,7 +184,7 @@ def test_a_wait_for_the_compiler_is_told_before_it_and_for_every_number_of_threa
             run(torch.zeros(1, 3, 28, 42))
     finally:
         torch.set_num_threads(before)
-    assert "compiling for 28 x 42" in fake.told[0]
+    assert "compiling for 28 x 42" in fake.logged[0]
     assert len(locked) == 2  # once a number of threads: with another one the compiler starts anew
 
 
@@ -221,7 +221,7 @@ def test_exports_of_every_family(family, tmp_path):
     # Sizes that the export has not seen; the grid's own size (5 x 5, 4 x 4 for DINOv3) among them.
     own = (64 if family == "dinov3" else 70,) * 2
     assert compare(vision, done.path, (own, (12 * patch, 3 * patch), (2 * patch, 20 * patch))) < 1e-4
-    assert compare(tiny(family, seed=1), done.path, (own,)) > 1e-3  # another model is told apart
+    assert compare(tiny(family, seed=1), done.path, (own,)) > 1e-3  # another model differs
 
 
 def test_a_fixed_size_is_fixed(tmp_path):
@@ -315,7 +315,7 @@ def test_one_export_of_float32_weights_serves_both_dtypes(tmp_path, monkeypatch)
     assert damaged(torch.zeros(1, 3, 28, 28)).patches.shape == (1, 2, 2, 32)
 
 
-def test_a_cache_that_cannot_be_written_is_told_and_done_without(tmp_path, monkeypatch, caplog):
+def test_without_a_writable_cache_the_export_is_temporary(tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setattr(engine_cache, "export_onnx", lambda vision, path: write_atomically(path, b"graph"))
     with exported_file(tiny("dinov2"), tmp_path / "file") as kept:
@@ -332,8 +332,8 @@ def test_a_missing_library_names_its_extra(name, package, monkeypatch):
         Segmenter.from_pretrained("micro", engine=name, dtype="float32")
 
 
-def test_wrong_engines_are_told():
-    with pytest.raises(InputError, match=r"did you mean openvino\?\); accepted: torch, compile, openvino, onnx"):
+def test_wrong_engines_are_refused():
+    with pytest.raises(InputError, match=r"did you mean openvino or onnx\?; accepted: torch, compile, openvino, onnx"):
         check_engine("openvin", CPU, torch.float32)
     with pytest.raises(InputError, match="computes in float32; got bfloat16"):
         check_engine("onnx", CPU, torch.bfloat16)

@@ -13,7 +13,7 @@ from talk2dino.models.vision import VisionOutput
 
 
 def short_of_memory(fits: int, calls: list[int], error: Exception):
-    """An engine in whose memory ``fits`` pictures fit."""
+    """An engine whose memory holds ``fits`` images."""
 
     def run(pixels):
         calls.append(len(pixels))
@@ -33,7 +33,7 @@ def short_of_memory(fits: int, calls: list[int], error: Exception):
         MemoryError(),
     ],
 )
-def test_a_batch_that_does_not_fit_is_halved_and_told_once(error, caplog):
+def test_a_batch_that_does_not_fit_is_halved_with_one_warning(error, caplog):
     calls: list[int] = []
     run = InParts(short_of_memory(3, calls, error))
     pixels = torch.rand(11, 3, 4, 4)
@@ -43,28 +43,28 @@ def test_a_batch_that_does_not_fit_is_halved_and_told_once(error, caplog):
     assert calls == [11, 6, 3, 3, 3, 2]
     run(pixels[:7])
     assert calls[6:] == [3, 3, 1]  # what fits is remembered
-    assert caplog.text.count("do not fit") == 1
+    assert caplog.text.count("does not fit") == 1
 
 
-def test_a_single_picture_that_does_not_fit_is_told():
+def test_an_image_that_does_not_fit_is_refused():
     run = InParts(short_of_memory(0, [], torch.OutOfMemoryError("CUDA out of memory")))
-    with pytest.raises(Talk2DinoError, match=r"single picture of 28 x 42 does not fit.*bfloat16.*slide"):
+    with pytest.raises(Talk2DinoError, match=r"an image of 28 x 42 does not fit.*bfloat16.*slide"):
         run(torch.zeros(2, 3, 28, 42))
     with pytest.raises(RuntimeError, match="something else"):
         InParts(short_of_memory(0, [], RuntimeError("something else")))(torch.zeros(2, 3, 28, 42))
 
 
-def test_a_segmenter_goes_on_with_fewer_pictures_at_once():
+def test_a_segmenter_continues_with_smaller_batches():
     segmenter = Segmenter.from_pretrained("micro", device="cpu", dtype="float32")
-    pictures = [np.full((60, 80, 3), shade, np.uint8) for shade in range(0, 250, 50)]
-    expected = segmenter.segment_batch(pictures, ["sky", "ball"])
+    images = [np.full((60, 80, 3), shade, np.uint8) for shade in range(0, 250, 50)]
+    expected = segmenter.segment_batch(images, ["sky", "ball"])
 
     def no_more_than_two(module, inputs):
         if len(inputs[0]) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     segmenter.vision.register_forward_pre_hook(no_more_than_two)
-    for one, other in zip(segmenter.segment_batch(pictures, ["sky", "ball"]), expected, strict=True):
+    for one, other in zip(segmenter.segment_batch(images, ["sky", "ball"]), expected, strict=True):
         assert np.array_equal(one.labels, other.labels)
 
 

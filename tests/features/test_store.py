@@ -35,6 +35,12 @@ def test_rows_of_many_pieces():
         assert torch.equal(out, heads[rows])
 
 
+def test_rows_of_one_piece():
+    heads = piece(13, 0)["heads"]
+    rows = torch.tensor([12, 0, 5, 5])
+    assert torch.equal(FeatureStore([piece(13, 0)]).gather("heads", rows), heads[rows])
+
+
 def test_memory_map_reads_what_was_written(tmp_path):
     tensors = piece(13, 0)
     save_file(tensors, tmp_path / "x.safetensors")

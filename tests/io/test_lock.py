@@ -35,5 +35,5 @@ def test_one_run_at_a_time_and_a_killed_one_is_no_obstacle(tmp_path):
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot create the folder"), folder_lock(tmp_path / "file" / "out"):
+    with pytest.raises(OutputError, match="cannot write to the folder"), folder_lock(tmp_path / "file" / "out"):
         pass

@@ -95,6 +95,10 @@ def test_bad_files(tmp_path):
     (tmp_path / "cut.pth").write_bytes(b"PK\x03\x04nonsense")
     with pytest.raises(CheckpointError, match="damaged"):
         load_projection(tmp_path / "cut.pth")
+    for content in ({"a.weight": 3}, {}, [torch.zeros(2)]):
+        torch.save(content, tmp_path / "other.pth")
+        with pytest.raises(CheckpointError, match="does not hold a state dict"):
+            load_projection(tmp_path / "other.pth")
     (tmp_path / "cut.safetensors").write_bytes(b"\x10")
     with pytest.raises(CheckpointError, match="damaged"):
         load_projection(tmp_path / "cut.safetensors")

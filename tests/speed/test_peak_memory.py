@@ -91,7 +91,7 @@ def test_child_processes_measure_what_was_asked(monkeypatch):
 
 def test_a_child_process_says_what_is_wrong():
     with pytest.raises(SystemExit, match="unknown engine 'foo'"):
-        memory.main(["image", "micro", "60", "80", "2", "--engine=foo"])
+        memory.main('["image", "micro", [60, 80, 2], {"engine": "foo"}]')
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from talk2dino.cli.usage import split_names, usage
+
 if TYPE_CHECKING:
     from talk2dino.speed.figures import Figure, Note
 
@@ -45,7 +47,6 @@ def bench(
     """
     import sys
 
-    from talk2dino.cli.usage import usage
     from talk2dino.io.settings import build_options
     from talk2dino.speed.plan import QUICK, BenchOptions, make_plan
 
@@ -80,7 +81,7 @@ def bench(
 
 
 def _items(text: str, option: str) -> list[str]:
-    items = [item.strip() for item in text.split(",") if item.strip()]
+    items = split_names(text)
     if not items:
         raise typer.BadParameter(f"{text!r} names nothing; give at least one", param_hint=option)
     return items

@@ -16,6 +16,8 @@ _MODE = "slide, whole or square. [default: images whole, a benchmark as publishe
 _PROTOTYPES = "freeda: folder written by 'talk2dino freeda build'. micro and world build their own, once."
 _OPTION = "Option of all systems of a method, such as freeda.background=0.4; repeatable."
 _BACKGROUND = "Images: background threshold of the first system, -1 to 1 (0 to 1 for published models)."
+_SYNONYMS = "Benchmark: file with lines 'class = synonym | synonym'."
+_CLEAN = "Images: background cleaning, where a system has it."
 _DTYPE = "float32, bfloat16, float16, or auto (bfloat16 where the hardware has it)."
 _HELD_OUT = "world: one object per scene, or all, in colours that training never showed."
 
@@ -30,16 +32,12 @@ def compare(
     model: Annotated[str, typer.Option("--model", "-m", help="The model that all systems share.")] = "auto",
     projection: Annotated[Path | None, typer.Option(help="Your own psi, as in 'talk2dino segment'.")] = None,
     mode: Annotated[str | None, typer.Option(help=_MODE)] = None,
-    synonyms: Annotated[
-        Path | None, typer.Option(help="Benchmark: file with lines 'class = synonym | synonym'.")
-    ] = None,
+    synonyms: Annotated[Path | None, typer.Option(help=_SYNONYMS)] = None,
     prototypes: Annotated[Path | None, typer.Option(help=_PROTOTYPES)] = None,
     prototype_scenes: Annotated[int, typer.Option(help="Drawn scenes from which prototypes are built.")] = 2000,
     option: Annotated[list[str] | None, typer.Option(metavar="METHOD.NAME=VALUE", help=_OPTION)] = None,
     background: Annotated[float | None, typer.Option(help=_BACKGROUND)] = None,
-    clean: Annotated[
-        bool | None, typer.Option("--clean/--no-clean", help="Images: background cleaning, where a system has it.")
-    ] = None,
+    clean: Annotated[bool | None, typer.Option("--clean/--no-clean", help=_CLEAN)] = None,
     refine: Annotated[bool, typer.Option("--refine/--no-refine", help="Images: refine the masks with PAMR.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="Benchmark: no rows with cleaning or refinement.")] = False,
     held_out: Annotated[str | None, typer.Option(metavar="one|all", help=_HELD_OUT)] = None,

@@ -25,6 +25,8 @@ _CLEAN = "Background cleaning. [default: as published: on for voc21 and coco-obj
 _REFINE = "Refine the masks with PAMR. [default: no-refine]"
 _PROMPTS = "world: names, synonyms, other-synonyms, template, upper, chinese, chinese-synonyms. [default: names]"
 _HELD_OUT = "world: one object per scene, or all, in colours that training never showed."
+_OPTION = "Option of the method; repeatable."
+_BATCH_SIZE = "Images that are segmented together, 1 to 256. [default: 8]"
 _MATCHING = (
     "For segments without classes (dino-clusters): match them to the truth once over the whole run, or in each image (an "
     "upper bound). [default: benchmark]"
@@ -50,9 +52,7 @@ def evaluate(
     prompts: Annotated[str | None, typer.Option(help=_PROMPTS)] = None,
     held_out: Annotated[str | None, typer.Option(metavar="one|all", help=_HELD_OUT)] = None,
     prototypes: Annotated[Path | None, typer.Option(help="freeda: folder written by 'talk2dino freeda build'.")] = None,
-    option: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Option of the method; repeatable.")
-    ] = None,
+    option: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help=_OPTION)] = None,
     matching: Annotated[str | None, typer.Option(metavar="benchmark|image", help=_MATCHING)] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first N images.")] = None,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help=_SHARD)] = None,
@@ -60,9 +60,7 @@ def evaluate(
     config: Annotated[Path | None, typer.Option(help="YAML file with options; flags take precedence.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps. [default: auto]")] = None,
     dtype: Annotated[str | None, typer.Option(help=_DTYPE)] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Images that are segmented together, 1 to 256. [default: 8]")
-    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help=_BATCH_SIZE)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON on stdout.")] = False,
 ) -> None:
     """Measure mIoU on benchmarks with the published protocol.

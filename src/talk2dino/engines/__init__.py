@@ -1,43 +1,39 @@
 """What runs the vision model: torch itself, torch.compile, OpenVINO or ONNX Runtime, each with the same outputs.
 
-An engine is a function from normalised (B, 3, H, W) pixels to a :class:`talk2dino.models.vision.VisionOutput`. The
-parts of a picture's way before and after it do not know which one is at work.
+An engine is a function from normalised (B, 3, H, W) pixels to a :class:`talk2dino.models.vision.VisionOutput`.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from talk2dino.errors import InputError
+from talk2dino.errors import InputError, suggestion
 from talk2dino.models.fused import fuse
 from talk2dino.models.vision import VisionModel, VisionOutput
 
 ENGINES = ("torch", "compile", "openvino", "onnx")
-#: Those that use the model as it is; the others export it.
+#: Engines that run the torch model; the others export it.
 IN_TORCH = ("torch", "compile")
 
 Engine = Callable[[Tensor], VisionOutput]
 
 
 def check_engine_name(name: str) -> None:
-    """Refuse what is no engine.
+    """Check that an engine exists.
 
     Raises:
-        InputError: with what is accepted.
+        InputError: lists the engines.
     """
     if name not in ENGINES:
-        near = difflib.get_close_matches(name, ENGINES, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise InputError(f"unknown engine {name!r}{hint}; accepted: {', '.join(ENGINES)}")
+        raise InputError(f"unknown engine {name!r}{suggestion(name, ENGINES)}; accepted: {', '.join(ENGINES)}")
 
 
 def check_engine(name: str, device: torch.device, dtype: torch.dtype) -> None:
-    """Refuse what cannot work, before a model is loaded.
+    """Check, before a model is loaded, that an engine runs on a device and in a dtype.
 
     Raises:
         InputError: an unknown engine, or one that does not run on this device or in this dtype.
@@ -47,7 +43,7 @@ def check_engine(name: str, device: torch.device, dtype: torch.dtype) -> None:
     if name in ("openvino", "onnx"):
         if device.type != "cpu":
             raise InputError(
-                f"the engine {name} runs on the CPU here; give device='cpu', or engine='torch' on {device}"
+                f"the engine {name} runs on the CPU only; got the device {device}. Choose the device cpu or the engine torch"
             )
         from talk2dino.engines.runtimes import need
 
@@ -58,10 +54,10 @@ def check_engine(name: str, device: torch.device, dtype: torch.dtype) -> None:
 
         need("openvino", "openvino", "the engine openvino")
         if dtype == torch.float16:
-            raise InputError("the engine openvino computes in float32 or bfloat16 on a CPU; got float16")
+            raise InputError("the engine openvino computes in float32 or bfloat16; got float16")
     if name == "onnx" and dtype != torch.float32:
         raise InputError(
-            f"the engine onnx computes in float32; got {str(dtype).removeprefix('torch.')}: give dtype='float32'"
+            f"the engine onnx computes in float32; got {str(dtype).removeprefix('torch.')}. Choose the dtype float32"
         )
 
 
@@ -73,18 +69,17 @@ def make_engine(
     dtype: torch.dtype,
     cache_dir: Path | None = None,
 ) -> Engine:
-    """The engine of that name for a vision model.
+    """Make an engine for a vision model.
 
     Args:
         name: one of :data:`ENGINES`.
-        vision: the model, on ``device``. "compile" uses it as it is, of ``dtype``; "torch" too, but for bfloat16 on a CPU
-            (:mod:`talk2dino.models.fused`). The others export it once as ONNX, which is kept in the cache folder by what
-            its weights are: give it in float32, whatever ``dtype`` is, so that one file serves every dtype and nothing
-            is rounded twice.
-        cache_dir: instead of ``talk2dino.io.cache.cache_folder()``.
+        vision: the model, on ``device``. "torch" and "compile" run it in ``dtype``; "torch" fuses its layers in bfloat16 on
+            a CPU (:mod:`talk2dino.models.fused`). The other engines export it as ONNX, in a file of the cache folder that
+            is named after the weights. Give them a float32 model whatever ``dtype`` is: one file then serves every dtype.
+        cache_dir: used instead of ``talk2dino.io.cache.cache_folder()``.
 
     Raises:
-        InputError, MissingExtraError: see :func:`check_engine`. OutputError: the export does not give what torch gives.
+        InputError, MissingExtraError: see :func:`check_engine`. OutputError: the exported model differs from torch.
     """
     check_engine(name, device, dtype)
     if name == "torch":

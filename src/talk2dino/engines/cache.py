@@ -1,4 +1,4 @@
-"""The exported graph of a model, made once and kept by what its weights are."""
+"""Exported models in the cache folder, named after their weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from talk2dino.io.cache import VARIABLE, cache_folder
 from talk2dino.models.fingerprint import weights_checksum
 from talk2dino.models.vision import VisionModel
 
-#: Goes up when the exported graph changes, so that older files are not taken.
+#: Goes up when the exported graph changes, so that older files are not used.
 GRAPH_VERSION = 2
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Kept:
-    """An exported file, and whether it is there for the next process too."""
+    """An exported file; ``lasting`` if the next process will find it."""
 
     path: Path
     lasting: bool
@@ -34,10 +34,9 @@ class Kept:
 
 @contextlib.contextmanager
 def exported_file(vision: VisionModel, cache_dir: Path | None = None) -> Iterator[Kept]:
-    """The ONNX file of a model, of any picture size; exported if it is not in the cache or is damaged there.
+    """The ONNX file of a model, for any image size; exported if it is missing from the cache or damaged.
 
-    The file is there inside the block; without a cache ($TALK2DINO_CACHE is "off", or the folder cannot be written) it is
-    gone after it.
+    Without a cache ($TALK2DINO_CACHE is "off", or the folder is not writable) the file exists inside the block only.
     """
     folder = cache_dir or cache_folder()
     with contextlib.ExitStack() as stack:
@@ -47,14 +46,14 @@ def exported_file(vision: VisionModel, cache_dir: Path | None = None) -> Iterato
         path = Path(str(folder)) / "engines" / f"{graph_name(vision)}.onnx"
         seal = path.with_suffix(".sha256")
         if not _intact(path, seal):
-            log.warning("exporting the vision model as ONNX%s", f", once: {path}" if lasting else "")
+            log.warning("exporting the vision model as ONNX%s", f" to {path}, once" if lasting else "")
             export_onnx(vision, path)
             write_atomically(seal, _digest(path))
         yield Kept(path, lasting)
 
 
 def _holds(folder: Path, name: str) -> bool:
-    """Whether the folder has the file or could take it; told if not."""
+    """Whether the folder has the file or is writable; a warning if not."""
     try:
         if (folder / f"{name}.onnx").is_file() and (folder / f"{name}.sha256").is_file():
             return True
@@ -63,14 +62,14 @@ def _holds(folder: Path, name: str) -> bool:
             return True
     except OSError as error:
         log.warning(
-            "the exported model is not kept: %s cannot be written (%s); name another cache folder with %s",
+            "the exported model is not cached: %s is not writable (%s); set %s to another folder",
             folder, error.strerror, VARIABLE,
         )  # fmt: skip
         return False
 
 
 def graph_name(vision: VisionModel) -> str:
-    """A name that depends on the weights, the configuration and the exporter, and on nothing else: not on the dtype."""
+    """A name that depends on the weights, the configuration and the exporter alone, not on the dtype."""
     facts = (repr(vision.config), vision.rotary_attention, GRAPH_VERSION, torch.__version__.split("+")[0])
     return f"{weights_checksum(vision, torch.float32)}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:8]}"
 

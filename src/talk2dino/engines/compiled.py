@@ -1,4 +1,4 @@
-"""torch.compile: fused kernels for the price of a wait at the first picture of each new size."""
+"""torch.compile: faster kernels, compiled for the first image of each of the first sizes."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ log = logging.getLogger(__name__)
 
 
 class CompiledEngine:
-    """The model through torch.compile; sizes become symbols after the first two, so that not every one is compiled.
+    """A vision model compiled by torch. After two sizes the compiler handles any further size without compiling again.
 
-    On a CUDA GPU the compiled kernels are replayed as one CUDA graph a size, and outputs are copied out of its memory.
+    On a CUDA GPU the kernels are replayed as one CUDA graph per size, and outputs are copied out of its memory.
     """
 
     def __init__(self, vision: VisionModel) -> None:
         self.vision = vision
         self.graphs = vision.device.type == "cuda"
         self.compiled = torch.compile(vision, mode="reduce-overhead") if self.graphs else torch.compile(vision)
-        # The compiler's guards include torch's number of threads: with another one it compiles anew.
+        # The compiler's guards include torch's number of threads: another number compiles again.
         self.seen: set[tuple[int, ...]] = set()
         self.lock = threading.Lock()  # two threads must not compile at once
 
-    @torch.inference_mode()  # always the same mode: with another one the compiler would start anew
+    @torch.inference_mode()  # always the same mode: another one would compile again
     def __call__(self, pixels: Tensor) -> VisionOutput:
         key = (*pixels.shape, torch.get_num_threads())
         if key in self.seen:
             return self._run(pixels)
         with self.lock:
-            wait = f"torch.compile: compiling for {pixels.shape[2]} x {pixels.shape[3]}, this takes from ten seconds to minutes"
+            wait = f"torch.compile: compiling for {pixels.shape[2]} x {pixels.shape[3]}, which takes ten seconds to minutes"
             started = time.perf_counter()
             if not self.seen:
                 log.warning("%s", wait)
@@ -49,12 +49,12 @@ class CompiledEngine:
                     raise
                 first = next(iter(str(error).strip().splitlines()), "")
                 raise InputError(
-                    f"torch.compile does not work here ({type(error).__name__}: {first}); it needs a C++ compiler on a CPU "
-                    "and Triton on a GPU. Use engine='torch'"
+                    f"torch.compile failed ({type(error).__name__}: {first}); it needs a C++ compiler on a CPU and Triton "
+                    "on a GPU. Choose the engine torch"
                 ) from error
             spent = time.perf_counter() - started
             if spent > 2:
-                log.warning("torch.compile took %.0f s for pictures of %s x %s", spent, *pixels.shape[2:])
+                log.warning("torch.compile took %.0f s for images of %s x %s", spent, *pixels.shape[2:])
             self.seen.add(key)
         return out
 

@@ -1,7 +1,8 @@
-"""The vision model as an ONNX file, compared with torch before it takes its place.
+"""The vision model as an ONNX file, compared with torch before it is put in place.
 
-Input ``pixels`` (B, 3, H, W), float32, ImageNet-normalised RGB; outputs ``patches`` (B, h, w, D), ``attention``
-(B, M, h, w) CLS-row logits and ``cls`` (B, D), as :class:`talk2dino.models.vision.VisionOutput` has them.
+Input: ``pixels`` (B, 3, H, W), float32, ImageNet-normalised RGB. Outputs, as in
+:class:`talk2dino.models.vision.VisionOutput`: ``patches`` (B, h, w, D), ``attention`` (B, M, h, w) CLS-row logits, ``cls``
+(B, D).
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ from talk2dino.io.atomic import atomic_path
 from talk2dino.models.vision import VisionModel
 
 OUTPUTS = ("patches", "attention", "cls")
-#: An ONNX file is one protocol buffer, which ends at 2 GB.
+#: An ONNX file is one protocol buffer, which holds at most 2 GB.
 LARGEST = 2_000_000_000
-#: Largest difference that is accepted, relative to the largest magnitude of that output.
+#: Largest accepted difference, relative to the largest magnitude of the output.
 TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What came out: the file, the sizes (height, width) that it was compared at, and the largest relative difference."""
+    """The file, the sizes (height, width) at which it was compared with torch, and the largest relative difference."""
 
     path: Path
     sizes: tuple[tuple[int, int], ...]
@@ -41,7 +42,7 @@ class Exported:
 
 
 class _Tuple(nn.Module):
-    """The outputs as a tuple, which is what a graph has."""
+    """The outputs as a tuple, as a graph needs them."""
 
     def __init__(self, vision: VisionModel) -> None:
         super().__init__()
@@ -57,13 +58,14 @@ def export_onnx(vision: VisionModel, path: str | Path, *, size: tuple[int, int] 
 
     Args:
         vision: on any device and of any dtype; the file holds float32.
-        path: of the file; its place is taken only when the graph gives what torch gives.
-        size: (height, width) of the pictures in pixels, multiples of the patch size; None: any size. The batch is free in
-            both cases.
+        path: of the file, which is replaced only if the graph agrees with torch.
+        size: (height, width) of the images in pixels, multiples of the patch size; None: any size. The batch size is
+            variable in both cases.
 
     Raises:
-        InputError: a size off the patch grid, or weights beyond ONNX's 2 GB. MissingExtraError: onnx, onnxscript or
-            onnxruntime is not installed. OutputError: the file cannot be written, or the exported graph differs from torch.
+        InputError: a size that is not a multiple of the patch size, or weights beyond ONNX's 2 GB.
+        MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
+        OutputError: the file cannot be written, or the exported graph differs from torch.
     """
     for package in ("onnx", "onnxscript", "onnxruntime"):
         need(package, "onnx", "ONNX export")
@@ -85,7 +87,7 @@ def export_onnx(vision: VisionModel, path: str | Path, *, size: tuple[int, int] 
     free[0] = torch.export.Dim("batch", min=1, max=4096)
     with atomic_path(path) as temporary:
         with torch.inference_mode(False), torch.no_grad(), _quietly():
-            # A batch of one would be taken for a constant.
+            # The exporter takes a batch of one for a constant.
             program: Any = torch.onnx.export(
                 _Tuple(model), (torch.zeros(2, 3, *example),), dynamo=True, dynamic_shapes={"pixels": free},
                 input_names=["pixels"], output_names=list(OUTPUTS), verbose=False,
@@ -102,7 +104,7 @@ def export_onnx(vision: VisionModel, path: str | Path, *, size: tuple[int, int] 
 
 
 def compare(vision: VisionModel, path: Path, sizes: tuple[tuple[int, int], ...]) -> float:
-    """Largest difference between the file in ONNX Runtime and the model in torch, relative to each output's largest value."""
+    """Largest difference between ONNX Runtime and torch, relative to the largest value of each output."""
     onnxruntime = need("onnxruntime", "onnx", "comparing an ONNX file")
     reference = copy.deepcopy(vision).to("cpu", torch.float32)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -121,7 +123,7 @@ def compare(vision: VisionModel, path: Path, sizes: tuple[tuple[int, int], ...])
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the exporter's remarks: on torchvision's operators, which are not used, and on its own deprecations."""
+    """Silence the exporter's messages about torchvision, which is not used, and about its own deprecations."""
     log = logging.getLogger("torch.onnx")
     before = log.level
     log.setLevel(logging.ERROR)

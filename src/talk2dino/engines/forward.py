@@ -1,4 +1,4 @@
-"""The forward pass in as many parts as memory asks for."""
+"""The forward pass in parts that fit the memory."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ log = logging.getLogger(__name__)
 
 
 class InParts:
-    """An engine that halves a batch which does not fit the memory, and remembers how many pictures did.
+    """An engine that halves a batch that does not fit the memory, and remembers how many images did.
 
     Raises:
-        Talk2DinoError: a single picture does not fit.
+        Talk2DinoError: a single image does not fit.
     """
 
     def __init__(self, run: Callable[[Tensor], VisionOutput]) -> None:
         self.run = run
-        self.largest: int | None = None  # pictures at once; None: as many as are given
+        self.largest: int | None = None  # images at once; None: no limit known
 
     def __call__(self, pixels: Tensor) -> VisionOutput:
         count = len(pixels)
@@ -38,8 +38,8 @@ class InParts:
                 if size == 1:
                     height, width = pixels.shape[2:]
                     raise Talk2DinoError(
-                        f"a single picture of {height} x {width} does not fit the memory of {pixels.device}; use "
-                        "dtype='bfloat16', a smaller model, mode='slide' for large or long pictures, or device='cpu'"
+                        f"an image of {height} x {width} does not fit the memory of {pixels.device}; choose the dtype "
+                        "bfloat16, a smaller model, the mode slide for large or long images, or the device cpu"
                     ) from None
             else:
                 break
@@ -47,8 +47,8 @@ class InParts:
             size = -(-size // 2)
             if self.largest is None:
                 log.warning(
-                    "%d pictures at once do not fit the memory of %s: going on with %d or fewer. A smaller batch size "
-                    "avoids the attempt", count, pixels.device, size,
+                    "a batch of %d images does not fit the memory of %s: continuing with %d at a time. A smaller batch size "
+                    "avoids this attempt", count, pixels.device, size,
                 )  # fmt: skip
             self.largest = size
             if pixels.device.type == "cuda":
@@ -61,7 +61,7 @@ class InParts:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory has run out; torch has no class of its own for this on a CPU."""
+    """Whether memory has run out; torch has no exception class for it on a CPU."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)

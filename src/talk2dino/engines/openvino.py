@@ -14,16 +14,16 @@ from talk2dino.engines.export import OUTPUTS
 from talk2dino.engines.runtimes import need
 from talk2dino.models.vision import VisionOutput
 
-#: Left to itself OpenVINO picks bfloat16 wherever the processor has it; which one it is, is the caller's to say.
+#: By default OpenVINO computes in bfloat16 wherever the processor has it; here the caller decides.
 PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
 class OpenVinoEngine:
-    """An exported graph in OpenVINO; may be called from several threads, each with a request of its own.
+    """An exported graph in OpenVINO; may be called from several threads, each of which has its own request.
 
     Args:
         path: of the ONNX file. dtype: float32 or bfloat16.
-        compiled_dir: where OpenVINO keeps what it made of the file, so that the next process loads that; None: nowhere.
+        compiled_dir: where OpenVINO caches the compiled model for the next process; None: nowhere.
     """
 
     def __init__(self, path: Path, dtype: torch.dtype, compiled_dir: Path | None = None) -> None:
@@ -45,5 +45,5 @@ class OpenVinoEngine:
         if not hasattr(self.own, "request"):
             self.own.request = self.model.create_infer_request()
         results = self.own.request.infer({"pixels": np.ascontiguousarray(pixels.float().cpu().numpy())})
-        # The request keeps its buffers for the next picture.
+        # The request reuses its buffers for the next image.
         return VisionOutput(*(torch.from_numpy(np.array(results[name], dtype=np.float32)) for name in OUTPUTS))

@@ -1,7 +1,7 @@
-"""Bicubic resizing of position grids as two matrix products, whose sizes may be symbols: what an exported graph needs.
+"""Bicubic resizing of position grids as two matrix products whose sizes may be symbolic, for exported graphs.
 
-``torch.nn.functional.interpolate`` is frozen to the example's size on export. The same arithmetic written as
-``R grid C^T`` with weights that are computed from the requested size stays dynamic. tests/engines/test_positions.py
+An exported ``torch.nn.functional.interpolate`` keeps the size of the example. The same arithmetic, written as ``R grid C^T``
+with weights computed from the requested size, stays dynamic. tests/engines/test_positions.py
 compares it with ``interpolate``.
 """
 
@@ -30,7 +30,7 @@ def cubic(x: Tensor, a: float) -> Tensor:
 def antialiased_matrix(size: Any, source: int) -> Tensor:
     """(size, source) weights of ``interpolate(size=, mode="bicubic", antialias=True, align_corners=False)``."""
     places = torch.arange(size, dtype=torch.float32)
-    step = source / (places[-1:] + 1)  # source pixels a target pixel
+    step = source / (places[-1:] + 1)  # source pixels per target pixel
     centre = (places + 0.5)[:, None] * step
     taps = torch.arange(source, dtype=torch.float32)[None] + 0.5
     weights = cubic((taps - centre) / step.clamp(min=1), -0.5)
@@ -40,7 +40,7 @@ def antialiased_matrix(size: Any, source: int) -> Tensor:
 def offset_matrix(size: Any, source: int, offset: float = 0.1) -> Tensor:
     """(size, source) weights of ``interpolate(scale_factor=(size + offset) / source, mode="bicubic")``.
 
-    The edge is repeated: weights of taps beyond it fall on the outermost source pixels.
+    The edge is repeated: weights of taps beyond it go to the outermost source pixels.
     """
     places = torch.arange(size, dtype=torch.float32)
     where = (places + 0.5) * (source / (places[-1:] + 1 + offset)) - 0.5
@@ -59,7 +59,7 @@ def resize_positions(matrix: Callable[[Any, int], Tensor], positions: Tensor, ro
     resized = torch.einsum("hy,yxd->hxd", matrix(rows, side), grid)
     resized = torch.einsum("wx,hxd->hwd", matrix(columns, side), resized)
     if matrix is offset_matrix:
-        # Asked for its own size, this model leaves the grid as it is; the formula with its offset would not.
+        # At its own size the model uses the grid unchanged, which the formula with the offset would change.
         height, width = (torch.arange(n).max() + 1 for n in (rows, columns))
         own = (height == side) & (width == side)
         last_row, last_column = torch.arange(rows).clamp(max=side - 1), torch.arange(columns).clamp(max=side - 1)

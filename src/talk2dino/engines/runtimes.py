@@ -1,4 +1,4 @@
-"""Optional packages, imported without the counting and the files that two of them come with."""
+"""Optional packages, imported without telemetry."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from talk2dino.errors import MissingExtraError
 
 
 def need(package: str, extra: str, purpose: str) -> Any:
-    """An optional package, or the error that names the extra it comes with.
+    """Import an optional package.
 
-    ``import onnxruntime`` starts a telemetry session, which leaves files in the user's cache, and ``import openvino``
-    counts its users through ``openvino_telemetry``, which leaves files in the home folder. Neither happens here.
+    ``import onnxruntime`` starts a telemetry session, which writes files to the user's cache, and ``import openvino`` counts
+    users through ``openvino_telemetry``, which writes files to the home folder. Both are prevented here.
+
+    Raises:
+        MissingExtraError: names the extra that installs the package.
     """
-    # Read when onnxruntime starts, which onnxscript may also cause; whoever wants it sets the variable to 0.
+    # onnxruntime reads this when it starts, which onnxscript may also cause. Set it to 0 to allow telemetry.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         with _absent("openvino_telemetry") if package == "openvino" else contextlib.nullcontext():
@@ -29,7 +32,7 @@ def need(package: str, extra: str, purpose: str) -> Any:
 
 @contextlib.contextmanager
 def _absent(module: str) -> Iterator[None]:
-    """As if a module were not installed: openvino then takes the empty stand-in that it brings along."""
+    """Hide a module: openvino then uses its own empty stand-in."""
     before = sys.modules.get(module)
     sys.modules[module] = None  # type: ignore[assignment]
     try:

@@ -15,7 +15,7 @@ from talk2dino.evaluation.journal import ImageRecord, Run
 from talk2dino.evaluation.matching import cluster_classes, final_records, matched_over_benchmark
 from talk2dino.evaluation.metrics import IGNORE
 from talk2dino.evaluation.options import EvaluationOptions
-from talk2dino.evaluation.protocol import Predictor, open_samples, resolved_config
+from talk2dino.evaluation.protocol import Predictor, open_samples
 from talk2dino.io.atomic import save_png
 from talk2dino.io.legend import draw_grid, make_legend, merge_legends
 from talk2dino.io.settings import build_options, differences
@@ -43,11 +43,8 @@ def draw_cases(run: Run, predict: Predictor, folder: Path) -> bool:
 def predictor_of(run: Run, *, data: Path | None = None, device: str | None = None) -> Predictor:
     """What labels further images of a run that was made earlier or elsewhere, from its configuration.
 
-    Args:
-        data: where the data are now; None: where they were.
-
     Raises:
-        Talk2DinoError: the data or the model are missing, or differ from those of the run.
+        Talk2DinoError: the data (``data``, or where they were) or the model are missing, or others than those of the run.
     """
     config = run.config
     values = {name: config[name] for name in EvaluationOptions.model_fields if name in config}
@@ -63,7 +60,7 @@ def predictor_of(run: Run, *, data: Path | None = None, device: str | None = Non
         options.model, projection=options.projection, device=options.device, dtype=options.dtype
     )
     predict = Predictor(segmenter, benchmark, options)
-    now = resolved_config(options, benchmark, predict.segmenter, samples, threshold=predict.threshold)
+    now = predict.config(samples)
     if other := differences({name: config.get(name) for name in now}, now, ignore=("run", "projection", "synonyms")):
         raise InputError(f"the model or the data are not those of the run ({'; '.join(other[:4])})")
     return predict

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -15,8 +15,7 @@ _PAPER, _INK, _FAINT, _LINE = (255, 255, 255), (24, 24, 27), (113, 113, 122), (2
 _BLUE, _ORANGE = (0, 114, 178), (213, 94, 0)
 
 
-@dataclass(frozen=True)
-class Bar:
+class Bar(NamedTuple):
     """One bar: ``share`` from 0 to 1; ``marked`` gives it another colour."""
 
     name: str
@@ -54,8 +53,8 @@ def bar_chart(
 
 def class_chart(metrics: Metrics, title: str) -> Image.Image:
     """The IoU of each class, best first, with the mIoU as a line; classes without a figure are named at the end."""
-    order = [int(i) for i in np.argsort(-np.nan_to_num(metrics.iou, nan=-1), kind="stable")]
-    bars = [Bar(metrics.names[i], float(metrics.iou[i])) for i in order if not np.isnan(metrics.iou[i])]
-    absent = [metrics.names[i] for i in order if np.isnan(metrics.iou[i])]
+    figures = dict(zip(metrics.names, metrics.iou.tolist(), strict=True))
+    absent = [name for name, iou in figures.items() if np.isnan(iou)]
+    bars = sorted((Bar(name, iou) for name, iou in figures.items() if name not in absent), key=lambda bar: -bar.share)
     remark = f"in neither truth nor prediction: {', '.join(absent)}" if absent else ""
     return bar_chart(bars, title, mean=metrics.miou if bars else None, remark=remark)

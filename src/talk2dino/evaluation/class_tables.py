@@ -43,13 +43,11 @@ CITYSCAPES_PALETTE = _palette("""
 #: Cityscapes' label ids of the 19 evaluated classes, in order. All other ids are ignored.
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
-#: All labels of Cityscapes, in the order of their ids. "license plate" (-1) is not in the list.
+#: All labels of Cityscapes, in the order of their ids, without "license plate" (-1).
 CITYSCAPES_LABELS = _names("""
 unlabeled, ego vehicle, rectification border, out of roi, static, dynamic, ground, road, sidewalk, parking, rail track,
 building, wall, fence, guard rail, bridge, tunnel, pole, polegroup, traffic light, traffic sign, vegetation, terrain,
 sky, person, rider, car, truck, bus, caravan, trailer, train, motorcycle, bicycle""")
-#: Labels whose polygons cityscapesScripts does not draw.
-CITYSCAPES_NOT_DRAWN = ("license plate",)
 
 COCO_THINGS = _names("""
 person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign,

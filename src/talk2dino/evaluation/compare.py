@@ -1,7 +1,6 @@
 """What ``talk2dino compare`` does: several systems side by side, on images or in one table of a benchmark.
 
-Systems that first need something built, such as freeda's prototypes, come last: the results of the others are there while
-it is built, once, into the cache.
+Systems that first need something built, such as prototypes, come last: the others' results are there while it is built.
 """
 
 from __future__ import annotations
@@ -59,11 +58,7 @@ class System:
     missing: Preparation | None = None
 
     def build(self, out: Path, progress: ProgressCallback | None, shown: str) -> System:
-        """The system with what it was missing, built once into the cache, else below ``out``.
-
-        Args:
-            shown: what can be seen until then, for the message.
-        """
+        """The system with what it was missing, built once into the cache, else below ``out``; ``shown`` is what is done."""
         if self.missing is None:
             return self
         folder = (cache_folder() or out) / self.missing.folder
@@ -101,22 +96,16 @@ def load_segmenter(options: CompareOptions) -> Segmenter:
     return Segmenter(parts, device=options.device, dtype=options.dtype)
 
 
-# --- images ----------------------------------------------------------------------------------------------------------
-
-
 def compare_images(
     options: CompareOptions, *, segmenter: Segmenter | None = None, progress: ProgressCallback | None = None
 ) -> list[Path]:
-    """Write one grid per image: the image, and the overlay of each system.
+    """Write one grid per image, ``out/NAME.png``: the image, and the overlay of each system.
 
     The grids are written with the systems that are ready and again with those that had to be built. ``options.background``
     is on the scale of the first system and applies to it alone; ``method_options`` hold the thresholds of others.
 
     Args:
         progress: counts the items of what a system needs built.
-
-    Returns:
-        The grids, ``out/NAME.png``.
 
     Raises:
         ImageError: an image cannot be read. InputError: a system refuses an option, or none is left.
@@ -159,9 +148,6 @@ def _segment(
     if facts.matched:
         return f"{system.label} (no prompts)", overlay, None
     return system.label, overlay, overlay_legend(image, result)
-
-
-# --- benchmark -------------------------------------------------------------------------------------------------------
 
 
 def compare_benchmark(
@@ -216,9 +202,6 @@ def _matchings(system: System) -> list[System]:
         return [system]
     own = {**system.options, "matching": "image"}
     return [system, replace(system, label=f"{system.label}:matching=image", options=own)]
-
-
-# --- the result on a benchmark ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -299,11 +282,13 @@ def _cell(value: Any) -> str:
 def write_comparison(comparison: Comparison) -> list[Path]:
     """Write comparison.md, comparison.json, comparison.png and images.png; returns their paths."""
     out, rows = comparison.options.out, comparison.rows
-    bars = []
-    for row in rows:
-        extras = [name for name, on in (("cleaned", row.clean), ("refined", row.refine)) if on]
-        marked = rows[0].report.config["method"] == row.report.config["method"]
-        bars.append(Bar(", ".join([row.title, *extras]), row.report.metrics.miou, marked))
+    bars = [
+        Bar(
+            ", ".join([row.title, *(["cleaned"] * row.clean), *(["refined"] * row.refine)]), row.report.metrics.miou,
+            marked=rows[0].report.config["method"] == row.report.config["method"],
+        )
+        for row in rows
+    ]  # fmt: skip
     return [
         write_atomically(out / "comparison.md", comparison.markdown(exact=True)),
         write_atomically(out / "comparison.json", as_json(comparison.as_dict())),
@@ -315,12 +300,11 @@ def write_comparison(comparison: Comparison) -> list[Path]:
 def draw_first_images(rows: Sequence[Row], count: int = CASES, labels: Sequence[str] | None = None) -> Image.Image:
     """The first images of the benchmark with the labels of each system, without cleaning and refinement."""
     plain = {row.label: row for row in rows if not row.clean and not row.refine}
-    shown = [plain[label] for label in labels or plain]
-    predictions = {}
-    for row in shown:
-        if matched_over_benchmark(row.outcome.config):
-            row.outcome.predict.classes = cluster_classes(row.outcome.matrix)
-        predictions[row.title] = row.outcome.predict
-    first = shown[0].outcome
-    samples = open_samples(first.predict.options, first.benchmark)[:count]
-    return draw_rows(first.benchmark, [(sample.name, sample, predictions) for sample in samples])
+    shown = {plain[label].title: plain[label].outcome for label in labels or plain}
+    for outcome in shown.values():
+        if matched_over_benchmark(outcome.config):
+            outcome.predict.classes = cluster_classes(outcome.matrix)
+    predictions = {title: outcome.predict for title, outcome in shown.items()}
+    first = next(iter(shown.values()))
+    samples = open_samples(first.predict.options, first.predict.benchmark)[:count]
+    return draw_rows(first.predict.benchmark, [(sample.name, sample, predictions) for sample in samples])

@@ -85,7 +85,6 @@ def open_benchmark(name: str, root: str | Path | None = None) -> tuple[Benchmark
     """Find the images and labels of a benchmark on disk.
 
     Args:
-        name: one of :data:`BENCHMARKS`.
         root: mmsegmentation's ``data`` folder, or the folder of the data set. Not needed for "world".
 
     Raises:
@@ -108,11 +107,7 @@ def open_benchmark(name: str, root: str | Path | None = None) -> tuple[Benchmark
 
 
 def get_benchmark(name: str) -> Benchmark:
-    """Look up a benchmark by name.
-
-    Raises:
-        InputError: unknown name; similar names are suggested.
-    """
+    """Look up a benchmark by name; for an unknown one, the error suggests similar names."""
     if name in BENCHMARKS:
         return BENCHMARKS[name]
     near = suggestion(name.replace("_", "-"), BENCHMARKS, cutoff=0.6)

@@ -1,6 +1,6 @@
 """The finished images of an evaluation, written one by one, so that a killed run loses at most one batch.
 
-folder/config.json            the resolved configuration (:mod:`talk2dino.evaluation.provenance`)
+folder/config.json            the resolved configuration (:meth:`talk2dino.evaluation.protocol.Predictor.config`)
 folder/images-1-of-2.jsonl    one line per image: {"name", "counts": [[truth, prediction, pixels], ...], "miou"}
 
 The configuration holds the number of images of the whole run and a hash of their names, so it is known what each shard
@@ -85,21 +85,10 @@ class ShardJournal:
     ) -> None:  # fmt: skip
         folder = Path(folder)
         self.path = folder / f"images-{shard[0]}-of-{shard[1]}.jsonl"
-        self._open_folder(folder, config, shard[1])
-        if not self.path.exists():
-            write_atomically(self.path, "")  # a shard without images counts as finished
-        self._journal = Journal(self.path)
-        if names is not None:
-            first = {line.get("name"): line for line in reversed(self._journal.records)}
-            wanted = {name: first.get(name) for name in names}
-            self._journal.keep(lambda line: wanted.get(line.get("name")) is line)
-        self.records = [ImageRecord.from_json(line, self.path) for line in self._journal.records]
-
-    @staticmethod
-    def _open_folder(folder: Path, config: dict[str, Any], total: int) -> None:
-        """Check the run that the folder holds. One without any record, whose first image failed, is replaced."""
         known, old = folder / "config.json", record_files(folder)
-        if not any(path.stat().st_size for path in old):
+        if not any(
+            path.stat().st_size for path in old
+        ):  # a run without any record, whose first image failed, is replaced
             before = {}
             with contextlib.suppress(DataError):
                 before = read_config(known)
@@ -116,9 +105,17 @@ class ShardJournal:
                     "can be merged and reported but not resumed; choose another --out"
                 )
             check_same_settings(before, config, folder, ignore=_FREE)
-        others = {shards for _, shards in record_files(folder).values()} - {total}
+        others = {shards for _, shards in record_files(folder).values()} - {shard[1]}
         if others:
-            raise InputError(f"{folder} holds a run with {others.pop()} shards, not {total}: choose another --out")
+            raise InputError(f"{folder} holds a run with {others.pop()} shards, not {shard[1]}: choose another --out")
+        if not self.path.exists():
+            write_atomically(self.path, "")  # a shard without images counts as finished
+        self._journal = Journal(self.path)
+        if names is not None:
+            first = {line.get("name"): line for line in reversed(self._journal.records)}
+            wanted: dict[object, Record | None] = {name: first.get(name) for name in names}
+            self._journal.keep(lambda line: wanted.get(line.get("name")) is line)
+        self.records = [ImageRecord.from_json(line, self.path) for line in self._journal.records]
 
     def add(self, record: ImageRecord) -> None:
         """Write the record of one image to the disk."""
@@ -168,8 +165,7 @@ def read_run(folders: Sequence[str | Path]) -> Run:
     """Read all shards of one run from one or several folders.
 
     Raises:
-        DataError: a folder holds no run, or other images than its configuration says.
-        InputError: the folders hold different runs, or the same shard with different records.
+        DataError: a folder holds no run, or other images than its configuration says. InputError: the runs differ.
     """
     config: dict[str, Any] = {}
     shards: dict[tuple[int, int], tuple[Path, list[ImageRecord]]] = {}

@@ -17,13 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from talk2dino.errors import DataError, InputError
-from talk2dino.evaluation.class_tables import (
-    CITYSCAPES_IDS,
-    CITYSCAPES_LABELS,
-    CITYSCAPES_NOT_DRAWN,
-    COCO_STUFF_VALUES,
-    COCO_THING_IDS,
-)
+from talk2dino.evaluation import class_tables as tables
 from talk2dino.evaluation.metrics import IGNORE
 from talk2dino.io.index_png import read_index_png
 from talk2dino.io.rle import decode_rle
@@ -38,15 +32,10 @@ def read_reduced(path: Path) -> np.ndarray:
 
 
 def read_mapped(path: Path, classes: Mapping[int, int]) -> np.ndarray:
-    """Translate a file's values to class indices.
-
-    Raises:
-        DataError: the file holds a value that ``classes`` lacks.
-    """
+    """Translate a file's values to class indices; a value that ``classes`` lacks is refused."""
     values = read_index_png(path)
     table = np.full(max(int(values.max(initial=0)), *classes) + 1, -1, dtype=np.int32)
-    for value, index in classes.items():
-        table[value] = index
+    table[list(classes)] = list(classes.values())
     labels = table[values]
     if (labels < 0).any():
         unknown = np.unique(values[labels < 0])
@@ -54,17 +43,12 @@ def read_mapped(path: Path, classes: Mapping[int, int]) -> np.ndarray:
     return labels
 
 
-# --- COCO-Stuff pixel maps -------------------------------------------------------------------------------------------
-
-_STUFF_TO_CLASS = {value: index for index, value in enumerate(COCO_STUFF_VALUES)} | {IGNORE: IGNORE}
+_STUFF_TO_CLASS = {value: index for index, value in enumerate(tables.COCO_STUFF_VALUES)} | {IGNORE: IGNORE}
 #: As published: things keep their index after the background; stuff and unlabelled pixels become background.
 _STUFF_TO_OBJECT = {value: index + 1 if index < 80 else 0 for value, index in _STUFF_TO_CLASS.items()}
 #: COCO-Stuff's pixel map as the 171 classes, and as COCO-Object: background and 80 things.
 read_stuff_map = partial(read_mapped, classes=_STUFF_TO_CLASS)
 read_stuff_map_as_objects = partial(read_mapped, classes=_STUFF_TO_OBJECT)
-
-
-# --- COCO instances --------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=2)
@@ -87,7 +71,7 @@ def instances_to_objects(path: Path, stem: str) -> np.ndarray:
     if stem not in images:
         raise DataError(f"{path} has no image named {stem}")
     height, width, annotations = images[stem]
-    classes = {category: index + 1 for index, category in enumerate(COCO_THING_IDS)}
+    classes = {category: index + 1 for index, category in enumerate(tables.COCO_THING_IDS)}
     labels = np.zeros((height, width), dtype=np.int32)
     for annotation in sorted(annotations, key=lambda a: (-a.get("iscrowd", 0), -a.get("area", 0))):
         if annotation["category_id"] not in classes:
@@ -123,10 +107,8 @@ def fill_polygon(ring: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.cumsum(crossings[:, :width], axis=1) % 2 == 1
 
 
-# --- Cityscapes ------------------------------------------------------------------------------------------------------
-
 _CITY_TO_CLASS = np.full(256, IGNORE, dtype=np.int32)
-_CITY_TO_CLASS[list(CITYSCAPES_IDS)] = range(len(CITYSCAPES_IDS))
+_CITY_TO_CLASS[list(tables.CITYSCAPES_IDS)] = range(len(tables.CITYSCAPES_IDS))
 
 
 def read_city_ids(path: Path) -> np.ndarray:
@@ -150,12 +132,12 @@ def read_city_polygons(path: Path) -> np.ndarray:
         pen = ImageDraw.Draw(canvas)
         for thing in content["objects"]:
             name = thing["label"]
-            if thing.get("deleted") or name in CITYSCAPES_NOT_DRAWN:
+            if thing.get("deleted") or name == "license plate":
                 continue
-            known = name if name in CITYSCAPES_LABELS else name.removesuffix("group")
-            if known not in CITYSCAPES_LABELS:
+            known = name if name in tables.CITYSCAPES_LABELS else name.removesuffix("group")
+            if known not in tables.CITYSCAPES_LABELS:
                 raise DataError(f"{path} has a label that Cityscapes does not know: {name!r}")
-            index = int(_CITY_TO_CLASS[CITYSCAPES_LABELS.index(known)])
+            index = int(_CITY_TO_CLASS[tables.CITYSCAPES_LABELS.index(known)])
             pen.polygon([(x, y) for x, y in thing["polygon"]], fill=index)
     except DataError:
         raise

@@ -2,11 +2,10 @@
 
 Both ways assign one to one so that as many pixels as possible agree (Hungarian matching):
 
-    benchmark   the segments of up to 200 images, without their labels, are clustered into as many clusters as there are
-                classes. Each segment belongs to its nearest cluster, and clusters get classes once, over the whole run
-    image       the segments of each image get the classes of that image; unmatched segments count as none of the
-                classes. The truth decides which classes are in each image, so this is an upper bound: it measures how
-                well the system divides an image, not how well it recognises anything
+    benchmark   the segments of up to 200 images are clustered into as many clusters as there are classes; each segment
+                belongs to its nearest cluster, and clusters get classes once, over the whole run
+    image       the segments of each image get the classes of that image; unmatched ones count as none of the classes. An
+                upper bound: the truth decides which classes are there, so only the division of the image is measured
 
 Source: Melas-Kyriazi et al., Deep spectral methods, CVPR 2022 (arXiv 2205.07839), for the matching over a benchmark.
 """
@@ -22,8 +21,7 @@ from talk2dino.errors import MissingExtraError
 from talk2dino.evaluation.journal import ImageRecord, add_up
 from talk2dino.evaluation.metrics import IGNORE, ConfusionMatrix, Metrics
 
-#: Images whose segments are clustered for the matching over a benchmark.
-FIT_IMAGES = 200
+FIT_IMAGES = 200  # whose segments are clustered for the matching over a benchmark
 
 
 def assign(agreement: np.ndarray) -> np.ndarray:
@@ -41,14 +39,7 @@ def assign(agreement: np.ndarray) -> np.ndarray:
 
 
 def match_segments(segments: np.ndarray, truth: np.ndarray, class_count: int, *, ignore: int = IGNORE) -> np.ndarray:
-    """Match the segments of one image to its classes.
-
-    Args:
-        segments: (H, W) integers. truth: (H, W) class indices with ``ignore``.
-
-    Returns:
-        (H, W) class indices; -1 where a segment has no class, or only one without a shared pixel.
-    """
+    """(H, W) segments and (H, W) truth of one image to (H, W) class indices; -1 where a segment shares no pixel with its."""
     counted = truth != ignore
     most = int(segments.max(initial=0)) + 1
     pairs = segments[counted].astype(np.int64) * class_count + truth[counted]

@@ -73,9 +73,8 @@ class ConfusionMatrix:
     The last column counts pixels that were predicted as none of the classes (:data:`NONE`).
 
     Args:
-        names: N class names, in label order.
+        names: N class names, in label order. counts: (N, N + 1) int64 to begin with.
         ignore_index: truth value of pixels that do not count.
-        counts: (N, N + 1) int64 to begin with.
     """
 
     def __init__(self, names: Sequence[str], *, ignore_index: int = IGNORE, counts: np.ndarray | None = None) -> None:
@@ -84,11 +83,7 @@ class ConfusionMatrix:
         self.counts = np.zeros((len(names), len(names) + 1), dtype=np.int64) if counts is None else counts
 
     def update(self, prediction: np.ndarray, truth: np.ndarray) -> None:
-        """Count one image.
-
-        Args:
-            prediction: (H, W) integers below N, or NONE.
-            truth: (H, W) integers below N, or ignore_index.
+        """Count one image: (H, W) integers below N, or NONE, and (H, W) integers below N, or ignore_index.
 
         Raises:
             ShapeError: the two differ in size. DataError: a value lies outside the class list.

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from talk2dino.device import check_device_name
 from talk2dino.errors import InputError
 from talk2dino.evaluation.datasets import BENCHMARKS, Benchmark, get_benchmark
-from talk2dino.evaluation.world import PROMPT_VARIANTS
+from talk2dino.evaluation.world import PROMPT_VARIANTS, world_prompts
 from talk2dino.io.settings import build_options, parse_values
 from talk2dino.methods import check_method, check_options, method_facts, method_names, option_names
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 #: What "all" stands for: the eight data sets of the published table.
 ALL = tuple(name for name, benchmark in BENCHMARKS.items() if benchmark.on_disk)
 
-Mode = Literal["slide", "whole", "square"]
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Threshold = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 
 
@@ -44,7 +42,7 @@ class SystemOptions(BaseModel):
 
     model: str = Field("auto", description="a name of 'talk2dino models', a folder, or a hub id")
     projection: Path | None = Field(None, description="projection of the model, or a folder of 'talk2dino train'")
-    mode: Mode | None = Field(None, description="slide, whole or square; None: as published")
+    mode: Literal["slide", "whole", "square"] | None = Field(None, description="None: as published")
     background: Threshold | None = Field(None, description="background threshold; None: the method's default")
     clean: bool | None = Field(None, description="background cleaning; None: as published")
     refine: bool = Field(False, description="refine the masks with PAMR")
@@ -53,7 +51,7 @@ class SystemOptions(BaseModel):
     held_out: Literal["one", "all"] | None = Field(None, description="world: objects in colours training never showed")
     limit: int | None = Field(None, ge=1, description="only the first images")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
-    dtype: Dtype = Field("float32", description="float32: as published; auto: faster on most devices")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("float32", description="float32: as published")
     out: Path | None = None
 
     @model_validator(mode="after")
@@ -80,8 +78,7 @@ class EvaluationOptions(SystemOptions):
         benchmarks = self.benchmarks
         check_options(self.method, self.method_options)
         facts = method_facts(self.method)
-        if self.prompts not in PROMPT_VARIANTS:
-            raise InputError(f"unknown prompt variant {self.prompts!r}; accepted: {', '.join(PROMPT_VARIANTS)}")
+        world_prompts(self.prompts)
         if any(benchmark.on_disk for benchmark in benchmarks) and (self.held_out or self.prompts != "names"):
             raise InputError("held-out colours and prompt variants exist only for the world benchmark; use --synonyms")
         if len(benchmarks) == 1 and self.background is not None and not benchmarks[0].background:
@@ -164,11 +161,7 @@ class CompareOptions(SystemOptions):
 
 
 def parse_system(label: str) -> tuple[str, dict[str, Any]]:
-    """``"freeda:local_weight=1:nearest=5"`` to its method and options; values are read as YAML.
-
-    Raises:
-        InputError: unknown method or option, or not of this form.
-    """
+    """``"freeda:local_weight=1:nearest=5"`` to its method and options, which it must have; values are read as YAML."""
     method, *given = label.split(":")
     options = parse_values(given)
     special = {"background", "matching"} if check_method(method) and method_facts(method).matched else {"background"}

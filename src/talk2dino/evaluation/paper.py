@@ -75,8 +75,5 @@ def published_row(config: Mapping[str, Any]) -> PublishedRow | None:
     chosen = {**config.get("method_options", {}), **config.get("system", {})}
     if config.get("projection") is not None:  # a psi that nobody published
         return None
-    for row in ROWS:
-        same = (row.method, row.model, row.refine) == run and row.options.items() <= chosen.items()
-        if same and config["benchmark"] in row.figures:
-            return row
-    return None
+    same = (row for row in ROWS if (row.method, row.model, row.refine) == run and row.options.items() <= chosen.items())
+    return next((row for row in same if config["benchmark"] in row.figures), None)

@@ -29,7 +29,6 @@ from talk2dino.pipeline import read_thresholds
 from talk2dino.progress import ProgressCallback
 from talk2dino.prompts import read_prompt_file
 from talk2dino.segmenter import Segmenter
-from talk2dino.types import TextFeatures
 
 Loaded = tuple[np.ndarray, np.ndarray]  # (H, W, 3) uint8 RGB and (H, W) class indices
 #: Increases when the protocol changes in a way that changes figures. 0.1.0 had none; 2 resizes as OpenCV does, to the bit.
@@ -37,11 +36,7 @@ PROTOCOL = 2
 
 
 def open_samples(options: EvaluationOptions, benchmark: Benchmark) -> list[Sample]:
-    """The images of a run, all shards together: the first ``limit`` of the benchmark.
-
-    Raises:
-        DataError: a file or folder of the data set is missing.
-    """
+    """The images of a run, all shards together: the first ``limit`` of the benchmark."""
     if not benchmark.on_disk:
         unseen: bool | Literal["all"] = "all" if options.held_out == "all" else options.held_out == "one"
         return world_samples(held_out_seeds(options.limit or SCENE_COUNT), held_out=unseen)
@@ -49,11 +44,7 @@ def open_samples(options: EvaluationOptions, benchmark: Benchmark) -> list[Sampl
 
 
 def benchmark_prompts(benchmark: Benchmark, options: EvaluationOptions) -> dict[str, list[str]]:
-    """Class -> its prompts: the class name, unless a synonym file or a prompt variant replaces it.
-
-    Raises:
-        PromptError: the synonym file names a class that the benchmark lacks.
-    """
+    """Class -> its prompts: the class name, unless a synonym file or a prompt variant replaces it."""
     prompts = {name: [name] for name in benchmark.prompts}
     if not benchmark.on_disk:
         prompts = {name: [word] for name, word in zip(prompts, world_prompts(options.prompts), strict=True)}
@@ -67,19 +58,11 @@ def benchmark_prompts(benchmark: Benchmark, options: EvaluationOptions) -> dict[
 
 
 class Predictor:
-    """Labels images of a benchmark in the benchmark's class order.
-
-    Segments without a class are matched to the truth of each image here, or, over the whole run, later.
-
-    Args:
-        segmenter: brings the models; its method is replaced by the one of the options.
+    """Labels images of a benchmark in its class order; segments without a class are matched here per image, or later.
 
     Attributes:
         threshold: the background threshold; None if there is no background, or the method has none.
         classes: class of each cluster, set after a run was matched, so that its images can be drawn.
-
-    Raises:
-        InputError: a threshold that the method does not accept, or none where the method has no default.
     """
 
     def __init__(self, segmenter: Segmenter, benchmark: Benchmark, options: EvaluationOptions) -> None:
@@ -91,19 +74,17 @@ class Predictor:
         matched = self.segmenter.method.facts.matched
         self.match_each = matched and options.matching == "image"
         prompts = benchmark_prompts(benchmark, options)
-        fitted = matched and not self.match_each
-        self.text = self._fit() if fitted else self.segmenter.encode_text(prompts)
+        if matched and not self.match_each:  # clusters of the segments of the first images, in place of words
+            samples = open_samples(options, benchmark)[:FIT_IMAGES]
+            features = (self.segmenter.encode_image(sample.load()[0], mode=self.mode) for sample in samples)
+            self.text = self.segmenter.method.fit(features, len(benchmark.names))
+        else:
+            self.text = self.segmenter.encode_text(prompts)
         self.threshold: float | None = None
         if benchmark.background and not matched:
             asked = True if options.background is None else options.background
             thresholds = read_thresholds(self.segmenter.method, self.text.names, asked)
             self.threshold = None if thresholds is None else round(float(thresholds[0]), 6)
-
-    def _fit(self) -> TextFeatures:
-        """Clusters of the segments of the first images, in place of words."""
-        samples = open_samples(self.options, self.benchmark)[:FIT_IMAGES]
-        features = (self.segmenter.encode_image(sample.load()[0], mode=self.mode) for sample in samples)
-        return self.segmenter.method.fit(features, len(self.benchmark.names))
 
     def __call__(self, loaded: Sequence[Loaded]) -> list[np.ndarray]:
         """(H, W) labels of each image; -1 stands for none of the classes."""
@@ -119,61 +100,50 @@ class Predictor:
         count = len(self.benchmark.names)
         return [match_segments(one, truth, count) for one, (_, truth) in zip(labels, loaded, strict=True)]
 
+    def config(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """What made a result, with everything resolved, as plain values.
 
-def resolved_config(
-    options: EvaluationOptions, benchmark: Benchmark, segmenter: Segmenter, samples: Sequence[Sample], *,
-    threshold: float | None,
-) -> dict[str, Any]:  # fmt: skip
-    """What made a result, with everything resolved: "auto" may be another model elsewhere, a folder may hold other weights.
+        All but "run" (where things are and what it ran on) decide the figures.
 
-    Args:
-        samples: the images of the whole run, all shards together.
-        threshold: the background threshold used; None if there is no background.
-
-    Returns:
-        Plain values. All but "run" (where things are and what it ran on) decide the result.
-    """
-    config, method = segmenter.config, segmenter.method
-    settings = options.settings_on(benchmark)
-    return settings | {
-        "protocol": PROTOCOL,
-        "model": segmenter.name,
-        "dtype": str(segmenter.dtype).removeprefix("torch."),
-        "background": threshold,
-        "cleaning": config.variant if settings["clean"] else None,
-        "templates": list(segmenter.text.templates),
-        "size": method.size,
-        "system": method.options,
-        "labels": dict(Counter(sample.source for sample in samples if sample.source)),
-        "images": {"count": len(samples), "sha256": hash_names(sample.name for sample in samples)},
-        "fingerprints": _fingerprints(options, segmenter),
-        "run": {
-            "model": options.model,
-            "projection": None if options.projection is None else str(options.projection),
-            "source": config.source,
-            "data": None if options.data is None else str(options.data),
-            "device": str(segmenter.device),
-            "engine": segmenter.engine,
-            "batch_size": options.batch_size,
-            "threshold_source": method.threshold_source if threshold == method.threshold else "set by the caller",
-        },
-    }
-
-
-def _fingerprints(options: EvaluationOptions, segmenter: Segmenter) -> dict[str, str]:
-    """Hashes of the weights and files that decide a result."""
-    method = segmenter.method
-    found = segmenter.towers.checksums(method.facts.towers) | method.fingerprints()
-    if options.synonyms is not None:
-        found["synonyms"] = hashlib.sha256(options.synonyms.read_bytes()).hexdigest()[:16]
-    return found
+        Args:
+            samples: the images of the whole run, all shards together.
+        """
+        options, segmenter, method = self.options, self.segmenter, self.segmenter.method
+        settings = options.settings_on(self.benchmark)
+        fingerprints = segmenter.towers.checksums(method.facts.towers) | method.fingerprints()
+        if options.synonyms is not None:
+            fingerprints["synonyms"] = hashlib.sha256(options.synonyms.read_bytes()).hexdigest()[:16]
+        return settings | {
+            "protocol": PROTOCOL,
+            "model": segmenter.name,
+            "dtype": str(segmenter.dtype).removeprefix("torch."),
+            "background": self.threshold,
+            "cleaning": segmenter.config.variant if settings["clean"] else None,
+            "templates": list(segmenter.text.templates),
+            "size": method.size,
+            "system": method.options,
+            "labels": dict(Counter(sample.source for sample in samples if sample.source)),
+            "images": {"count": len(samples), "sha256": hash_names(sample.name for sample in samples)},
+            "fingerprints": fingerprints,
+            "run": {
+                "model": options.model,
+                "projection": None if options.projection is None else str(options.projection),
+                "source": segmenter.config.source,
+                "data": None if options.data is None else str(options.data),
+                "device": str(segmenter.device),
+                "engine": segmenter.engine,
+                "batch_size": options.batch_size,
+                "threshold_source": "set by the caller"
+                if self.threshold != method.threshold
+                else method.threshold_source,
+            },
+        }
 
 
 @dataclass(frozen=True)
 class Outcome:
     """The result of a run or of one shard; ``predict`` labels further images in the same way."""
 
-    benchmark: Benchmark
     matrix: ConfusionMatrix
     records: Sequence[ImageRecord]
     config: dict[str, Any]
@@ -188,11 +158,7 @@ def run_benchmark(
     segmenter: Segmenter, benchmark: Benchmark, options: EvaluationOptions, *, folder: Path | None = None,
     progress: ProgressCallback | None = None,
 ) -> Outcome:  # fmt: skip
-    """Evaluate a method on one benchmark.
-
-    Args:
-        segmenter: the loaded models.
-        folder: keeps the counts of each image; images that are there already are not evaluated again.
+    """Evaluate a method on one benchmark; images whose counts are in ``folder`` already are not evaluated again.
 
     Raises:
         DataError: an image or label is missing, damaged, of another size, or has values outside the class list.
@@ -201,7 +167,7 @@ def run_benchmark(
     everything = open_samples(options, benchmark)
     samples = everything[options.shard[0] - 1 :: options.shard[1]]
     predict = Predictor(segmenter, benchmark, options)
-    config = resolved_config(options, benchmark, predict.segmenter, everything, threshold=predict.threshold)
+    config = predict.config(everything)
     names = [sample.name for sample in samples]
     journal = None if folder is None else ShardJournal(folder, config, options.shard, names)
     records = [] if journal is None else list(journal.records)
@@ -225,7 +191,7 @@ def run_benchmark(
             raise failure
         if progress is not None:
             progress(len(records), len(samples), f"mIoU {100 * final_metrics(matrix, config).miou:.2f}")
-    return Outcome(benchmark, matrix, records, config, predict)
+    return Outcome(matrix, records, config, predict)
 
 
 def _load(batch: Sequence[Sample]) -> tuple[list[Loaded], Talk2DinoError | None]:

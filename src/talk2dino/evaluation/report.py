@@ -120,9 +120,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-# --- texts -----------------------------------------------------------------------------------------------------------
-
-
 def cell(value: float | None, digits: int = 2) -> str:
     """A figure with its digits; empty if there is none."""
     return "" if value is None else f"{value:.{digits}f}"
@@ -204,9 +201,6 @@ def terminal_table(report: EvaluationReport) -> str:
     return text.get()
 
 
-# --- files -----------------------------------------------------------------------------------------------------------
-
-
 def write_report(report: EvaluationReport, folder: Path, *, not_drawn: str | None = None) -> list[Path]:
     """Write results.json, summary.csv, classes.csv, report.md and classes.png beside images.png; returns their paths.
 
@@ -233,9 +227,6 @@ def write_report(report: EvaluationReport, folder: Path, *, not_drawn: str | Non
         save_png(class_chart(report.metrics, summary_line(report)), folder / "classes.png"),
         *([images] if images.is_file() else []),
     ]
-
-
-# --- several benchmarks ----------------------------------------------------------------------------------------------
 
 
 def summary_rows(reports: Sequence[EvaluationReport]) -> list[dict[str, Any]]:

@@ -35,14 +35,11 @@ def evaluate(
     """Evaluate a method on one or several benchmarks, with the published protocol unless the options change it.
 
     With ``options.out`` the counts of each image are written as it is finished, and the same call resumes a run that was
-    stopped. Several benchmarks get one folder each below it.
+    stopped; the reports are written, too. Several benchmarks get one folder each below it.
 
     Args:
         segmenter: the loaded models; None loads those of the options. Its method is replaced by the one of the options.
         progress: counts the images of all benchmarks.
-
-    Returns:
-        The reports; with ``out`` they are written, too.
 
     Raises:
         DataError: data are missing or damaged; those of all benchmarks are looked up before the first is evaluated.

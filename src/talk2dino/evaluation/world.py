@@ -35,11 +35,7 @@ def held_out_seeds(count: int = SCENE_COUNT) -> range:
 
 
 def world_prompts(variant: str = "names") -> list[str]:
-    """The 16 prompts, in label order.
-
-    Raises:
-        InputError: ``variant`` is not one of :data:`PROMPT_VARIANTS`.
-    """
+    """The 16 prompts, in label order; ``variant`` is one of :data:`PROMPT_VARIANTS`."""
     if variant not in _WORDINGS:
         raise InputError(f"unknown prompt variant {variant!r}; accepted: {', '.join(PROMPT_VARIANTS)}")
     return [_WORDINGS[variant](concept) for concept in CLASSES]

@@ -34,7 +34,9 @@ def folder_lock(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (the error of opening it has its own message)
     except OSError as error:
-        raise OutputError(f"cannot create the folder {readable(folder)}: {error.strerror}") from error
+        raise OutputError(
+            f"cannot write to the folder {readable(folder)} ({error.strerror}): choose another with --out"
+        ) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -11,7 +11,6 @@ Other packages register a method with an entry point in the group ``talk2dino.me
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Iterable
 from functools import cache
@@ -26,24 +25,27 @@ if TYPE_CHECKING:
 
 GROUP = "talk2dino.methods"
 
-#: name -> module:class of the methods in this package, imported when they are asked for.
-_BUILT_IN: dict[str, str] = {
-    "talk2dino": "talk2dino.methods.talk2dino:Talk2Dino",
-    "clip-dense": "talk2dino.methods.clip_dense:ClipDense",
-    "dino-clusters": "talk2dino.methods.dino_clusters:DinoClusters",
-    "freeda": "talk2dino.methods.freeda:FreeDA",
+#: The methods in this package, imported when they are asked for.
+_BUILT_IN = {
+    name: EntryPoint(name, f"talk2dino.methods.{place}", GROUP)
+    for name, place in {
+        "talk2dino": "talk2dino:Talk2Dino",
+        "clip-dense": "clip_dense:ClipDense",
+        "dino-clusters": "dino_clusters:DinoClusters",
+        "freeda": "freeda:FreeDA",
+    }.items()
 }
 
 
 @cache
-def _registered() -> dict[str, EntryPoint]:
-    """Methods of other packages; a name of this package's cannot be taken."""
-    return {point.name: point for point in entry_points(group=GROUP) if point.name not in _BUILT_IN}
+def _known() -> dict[str, EntryPoint]:
+    """All methods; a name of this package's cannot be taken by another package."""
+    return {point.name: point for point in entry_points(group=GROUP)} | _BUILT_IN
 
 
 def method_names() -> tuple[str, ...]:
     """All methods that can be used by name."""
-    return (*_BUILT_IN, *_registered())
+    return tuple(_BUILT_IN | _known())
 
 
 def check_method(name: str) -> str:
@@ -52,7 +54,7 @@ def check_method(name: str) -> str:
     Raises:
         InputError: there is no method of that name.
     """
-    if name not in _BUILT_IN and name not in _registered():
+    if name not in _known():
         raise InputError(f"no method named {name!r}{suggestion(name, method_names(), cutoff=0.4)}; "
                          f"available: {', '.join(method_names())}")  # fmt: skip
     return name
@@ -63,20 +65,15 @@ def method_class(name: str) -> type[Method]:
     """The class of a method.
 
     Raises:
-        InputError: there is no method of that name, or another package's cannot be loaded or is not a ``Method``.
+        InputError: there is no method of that name, or it cannot be loaded or is not a ``Method``.
     """
     from talk2dino.methods.base import Method
 
-    check_method(name)
-    if name in _BUILT_IN:
-        module, _, attribute = _BUILT_IN[name].partition(":")
-        found: object = getattr(importlib.import_module(module), attribute)
-    else:
-        point = _registered()[name]
-        try:
-            found = point.load()
-        except Exception as error:  # whatever another package's import raises
-            raise InputError(f"the method {name} ({point.value}) cannot be loaded: {error}") from error
+    point = _known()[check_method(name)]
+    try:
+        found: object = point.load()
+    except Exception as error:  # whatever another package's import raises
+        raise InputError(f"the method {name} ({point.value}) cannot be loaded: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise InputError(f"the method {name} must be a subclass of talk2dino.methods.base.Method; got {found!r}")
     return found

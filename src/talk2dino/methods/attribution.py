@@ -8,8 +8,6 @@ The map of a token is the mean of P[:, :, t] over denoising steps, per layer and
 and clamped at 0; and averaged over all (layer, head). The middle block is left out. The map of a word is the mean over its
 tokens, resized to the image (bicubic) and scaled by (x - min) / (max - min).
 
-Only the attention processors of diffusers are replaced, and put back afterwards.
-
 Source: DAAM (Tang et al., ACL 2023, arXiv 2210.04885) and its code (castorini/daam, daam/trace.py, daam/heatmap.py and
 daam/hook.py, whose locator leaves the middle block out); FreeDA's paper finds the objects of its captions with it. The stop
 words are our choice.
@@ -19,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,12 +43,12 @@ STOP_WORDS = frozenset(_STOP.split())
 
 
 class RecordingProcessor:
-    """An attention processor that computes cross-attention explicitly and records its probabilities.
+    """An attention processor that also records the probabilities of cross-attention.
 
     diffusers has no types that a checker can follow; hence ``Any`` for its objects in this file.
 
     Args:
-        ordinary: the processor that it replaces; self-attention still goes through it.
+        ordinary: the processor that it stands before.
         recorder: receives the probabilities. layer: the name under which they are added up.
     """
 
@@ -60,18 +59,12 @@ class RecordingProcessor:
         self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None, temb: Tensor | None = None, **kwargs: Any,
     ) -> Tensor:  # fmt: skip
-        if encoder_hidden_states is None:
-            return self.ordinary(attn, hidden_states, None, attention_mask, temb, **kwargs)
-        query = attn.head_to_batch_dim(attn.to_q(hidden_states))  # [B, h*w, D] -> [B*heads, h*w, d]
-        key = attn.head_to_batch_dim(attn.to_k(encoder_hidden_states))
-        value = attn.head_to_batch_dim(attn.to_v(encoder_hidden_states))
-        probabilities = attn.get_attention_scores(query, key, attention_mask)  # [B*heads, h*w, T]
-        self.recorder.add(self.layer, probabilities.unflatten(0, (-1, attn.heads)))
-        out = attn.batch_to_head_dim(torch.bmm(probabilities, value))
-        out = attn.to_out[1](attn.to_out[0](out))
-        if attn.residual_connection:
-            out = out + hidden_states
-        return out / attn.rescale_output_factor
+        if encoder_hidden_states is not None:
+            query = attn.head_to_batch_dim(attn.to_q(hidden_states))  # [B, h*w, D] -> [B*heads, h*w, d]
+            key = attn.head_to_batch_dim(attn.to_k(encoder_hidden_states))
+            probabilities = attn.get_attention_scores(query, key, attention_mask)  # [B*heads, h*w, T]
+            self.recorder.add(self.layer, probabilities.unflatten(0, (-1, attn.heads)))
+        return self.ordinary(attn, hidden_states, encoder_hidden_states, attention_mask, temb, **kwargs)
 
 
 class CrossAttentionRecorder:
@@ -85,15 +78,14 @@ class CrossAttentionRecorder:
     def __init__(self, size: tuple[int, int], *, guided: bool) -> None:
         self.size, self.guided = size, guided
         self.sums: dict[str, Tensor] = {}
-        self.steps: dict[str, int] = {}
+        self.steps: Counter[str] = Counter()
 
     def add(self, layer: str, probabilities: Tensor) -> None:
         """Record the (B, heads, h*w, T) probabilities of one layer at one step."""
         if self.guided:
             probabilities = probabilities[probabilities.shape[0] // 2 :]
-        probabilities = probabilities.float()
-        self.sums[layer] = self.sums[layer] + probabilities if layer in self.sums else probabilities
-        self.steps[layer] = self.steps.get(layer, 0) + 1
+        self.sums[layer] = self.sums.get(layer, 0) + probabilities.float()
+        self.steps[layer] += 1
 
     def maps(self) -> Tensor:
         """(B, T, h, w) maps of the tokens, on the CPU."""
@@ -118,18 +110,13 @@ def _layer_size(positions: int, size: tuple[int, int]) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def recording(
-    unet: Any, size: tuple[int, int], *, guided: bool
-) -> Iterator[CrossAttentionRecorder]:  # fmt: skip
+def recording(unet: Any, size: tuple[int, int], *, guided: bool) -> Iterator[CrossAttentionRecorder]:
     """Record a U-Net's cross-attention inside the block, except that of its middle block."""
     recorder = CrossAttentionRecorder(size, guided=guided)
     before = dict(unet.attn_processors)
-    unet.set_attn_processor(
-        {
-            name: one if name.startswith("mid_block") else RecordingProcessor(one, recorder, name)
-            for name, one in before.items()
-        }
-    )
+    recorded = {name: one for name, one in before.items() if not name.startswith("mid_block")}
+    own = {name: RecordingProcessor(one, recorder, name) for name, one in recorded.items()}
+    unet.set_attn_processor(before | own)
     try:
         yield recorder
     finally:

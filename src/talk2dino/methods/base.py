@@ -79,9 +79,9 @@ class Method(ABC):
     Args:
         towers: the models that it runs on.
         size: short side of the images in pixels, and side of the windows in slide mode; None: the model's own.
+        patch_size: images are resized to multiples of it, in pixels; None: the vision model's patches.
 
     Attributes:
-        patch_size: images are resized to multiples of it, in pixels.
         threshold: default background threshold on the scale of the scores; None: the caller has to choose one.
         threshold_source: where the default threshold comes from.
         threshold_range: lowest and highest accepted threshold.
@@ -93,11 +93,11 @@ class Method(ABC):
     threshold_source: str = ""
     threshold_range: tuple[float, float] = (-1.0, 1.0)
 
-    def __init__(self, towers: Towers, *, size: int | None = None) -> None:
+    def __init__(self, towers: Towers, *, size: int | None = None, patch_size: int | None = None) -> None:
         if size is not None and (not isinstance(size, int) or size < 1):
             raise InputError(f"size must be a positive number of pixels; got {size!r}")
         self.towers = towers
-        self.patch_size = towers.vision.patch_size
+        self.patch_size = patch_size or towers.vision.patch_size
         self.size = (size or towers.config.size) // self.patch_size * self.patch_size or self.patch_size
 
     @abstractmethod
@@ -148,12 +148,9 @@ class Method(ABC):
 
     @torch.inference_mode()
     def encode_text(
-        self,
-        prompts: Prompts | PromptList,
-        *,
-        negative: Prompts | PromptList | None = None,
+        self, prompts: Prompts | PromptList, *, negative: Prompts | PromptList | None = None,
         templates: Sequence[str] | None = None,
-    ) -> TextFeatures:
+    ) -> TextFeatures:  # fmt: skip
         """See :meth:`talk2dino.Segmenter.encode_text`."""
         check_fork()
         wanted = read_prompts(prompts)

@@ -40,12 +40,9 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 def clip_normalise(pixels: Tensor, config: SegmenterConfig) -> Tensor:
     """Normalise (B, 3, H, W) RGB 0..255 with the statistics that the checkpoint's CLIP was trained with."""
-    openai = config.tokenizer == "clip"
-    mean, std = (CLIP_MEAN, CLIP_STD) if openai else (IMAGENET_MEAN, IMAGENET_STD)
-    shape, device = (1, 3, 1, 1), pixels.device
-    return (pixels.float() / 255 - torch.tensor(mean, device=device).view(shape)) / torch.tensor(
-        std, device=device
-    ).view(shape)
+    statistics = (CLIP_MEAN, CLIP_STD) if config.tokenizer == "clip" else (IMAGENET_MEAN, IMAGENET_STD)
+    mean, std = (torch.tensor(values, device=pixels.device).view(1, 3, 1, 1) for values in statistics)
+    return (pixels.float() / 255 - mean) / std
 
 
 def dense_clip_features(clip_vision: VisionTransformer, pixels: Tensor, variant: str = "values") -> Tensor:
@@ -97,11 +94,9 @@ class ClipDense(Method):
     ) -> None:
         if variant not in VARIANTS:
             raise InputError(f"unknown variant of clip-dense {variant!r}; accepted: {', '.join(VARIANTS)}")
-        super().__init__(towers, size=size)
         self.clip_vision = towers.need_clip_vision(self.name)
+        super().__init__(towers, size=size, patch_size=self.clip_vision.config.patch_size)
         self.variant, self.normalise_templates = variant, normalise_templates
-        self.patch_size = self.clip_vision.config.patch_size
-        self.size = (size or towers.config.size) // self.patch_size * self.patch_size or self.patch_size
 
     @property
     def options(self) -> dict[str, object]:

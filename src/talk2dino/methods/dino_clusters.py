@@ -129,7 +129,13 @@ class DinoClusters(Method):
     def score(self, image: ImageFeatures, text: TextFeatures, *, clean: bool) -> Tensor:
         """(K, h, w) cosines with the mean features of the segments; with clusters of :meth:`fit`, one map per cluster."""
         centres, maps = self.cluster(image.patches[0])
-        return self._as_clusters(centres, maps, text.embeddings) if len(text) else maps
+        if not len(text):
+            return maps
+        nearest = (centres @ text.embeddings.T).argmax(1)
+        clusters = maps.new_full((len(text), *maps.shape[1:]), -1.0)  # -1 where a cluster has no segment here
+        for segment, cluster in enumerate(nearest.tolist()):
+            clusters[cluster] = torch.maximum(clusters[cluster], maps[segment])
+        return clusters
 
     @torch.inference_mode()
     def fit(self, images: Iterable[ImageFeatures], count: int) -> TextFeatures:
@@ -145,11 +151,9 @@ class DinoClusters(Method):
     def cluster(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Cluster the (h, w, D) patch features of one image: (K, D) mean features of length 1, (K, h, w) cosines with them."""
         h, w, _ = features.shape
-        coarse = features
-        if h * w > MOST_PATCHES:
-            scale = (MOST_PATCHES / (h * w)) ** 0.5
-            size = (max(1, int(h * scale)), max(1, int(w * scale)))
-            coarse = F.adaptive_avg_pool2d(features.permute(2, 0, 1), size).permute(1, 2, 0)
+        scale = min(1, (MOST_PATCHES / (h * w)) ** 0.5)
+        size = (max(1, int(h * scale)), max(1, int(w * scale)))
+        coarse = F.adaptive_avg_pool2d(features.permute(2, 0, 1), size).permute(1, 2, 0)
         points = F.normalize(coarse.flatten(0, 1), dim=1)
         count = self.segments
         if count is None or self.algorithm == "spectral":
@@ -163,12 +167,3 @@ class DinoClusters(Method):
         count = int(labels.max()) + 1
         centres = F.normalize(torch.zeros(count, points.shape[1]).index_add_(0, labels, points), dim=1)
         return centres, torch.einsum("hwd,kd->khw", F.normalize(features, dim=-1), centres)
-
-    @staticmethod
-    def _as_clusters(centres: Tensor, maps: Tensor, vocabulary: Tensor) -> Tensor:
-        """(K, h, w) maps of segments to (N, h, w) maps of clusters: the maximum over a cluster's segments, -1 without any."""
-        nearest = (centres @ vocabulary.T).argmax(1)
-        clusters = maps.new_full((len(vocabulary), *maps.shape[1:]), -1.0)
-        for segment, cluster in enumerate(nearest.tolist()):
-            clusters[cluster] = torch.maximum(clusters[cluster], maps[segment])
-        return clusters

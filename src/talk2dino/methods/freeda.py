@@ -68,21 +68,18 @@ def superpixel_weights(segments: np.ndarray, grid: tuple[int, int]) -> Tensor:
     """
     height, width = segments.shape
     (top, bottom, down), (left, right, across) = _corners(height, grid[0]), _corners(width, grid[1])
-    weights = torch.zeros(int(segments.max()) + 1, *grid)
+    weights = np.zeros((segments.max() + 1, *grid), np.float32)
     rows, columns = np.indices(grid)
     for r, share_r in ((top, 1 - down), (bottom, down)):
         for c, share_c in ((left, 1 - across), (right, across)):
-            share = torch.from_numpy(share_r[:, None] * share_c[None, :]).float()
-            weights.index_put_(
-                tuple(torch.from_numpy(i) for i in (segments[np.ix_(r, c)], rows, columns)), share, accumulate=True
-            )
-    return weights
+            np.add.at(weights, (segments[np.ix_(r, c)], rows, columns), np.outer(share_r, share_c))
+    return torch.from_numpy(weights)
 
 
 def _corners(length: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Place ``count`` points with aligned corners among ``length`` pixels: lower pixel, upper pixel, weight of the upper."""
-    position = np.linspace(0, length - 1, count) if count > 1 else np.zeros(1)
-    low = np.minimum(np.floor(position).astype(np.int64), length - 1)
+    position = np.linspace(0, length - 1, count)
+    low = position.astype(np.int64)
     return low, np.minimum(low + 1, length - 1), position - low
 
 
@@ -141,10 +138,8 @@ def check_store(store: PrototypeStore, towers: Towers) -> None:
     Raises:
         CheckpointError: other dimensions, or other weights.
     """
-    made_by, advice = (
-        store.meta.get("model", "another model"),
-        "build prototypes with this model (talk2dino freeda build)",
-    )
+    made_by = store.meta.get("model", "another model")
+    advice = "build prototypes with this model (talk2dino freeda build)"
     found, needed = (store.keys.shape[1], store.prototypes.shape[1]), (towers.text.dim, towers.vision.dim)
     if found != needed:
         raise CheckpointError(
@@ -190,7 +185,7 @@ class FreeDA(Method):
     ) -> None:  # fmt: skip
         if prototypes is None:
             raise InputError(
-                "freeda needs a folder of prototypes (--prototypes DIR); make one with: talk2dino freeda build"
+                "freeda needs a folder of prototypes (--prototypes DIR): make one with talk2dino freeda build"
             )
         if (nearest is not None and nearest < 1) or not 0 <= local_weight <= 1:
             raise InputError(f"nearest must be at least 1 and local_weight 0 to 1; got {nearest} and {local_weight}")
@@ -236,15 +231,9 @@ class FreeDA(Method):
     def fingerprints(self) -> dict[str, str]:
         return {"prototypes": self.store.fingerprint()}
 
-    def encode_text(
-        self,
-        prompts: Prompts | PromptList,
-        *,
-        negative: Prompts | PromptList | None = None,
-        templates: Sequence[str] | None = None,
-    ) -> TextFeatures:
-        """Embed the classes with CLIP, and retrieve their prototypes."""
-        text = super().encode_text(prompts, negative=negative, templates=templates)
+    def encode_text(self, prompts: Prompts | PromptList, **options: Any) -> TextFeatures:
+        """Embed the classes with CLIP, and retrieve their prototypes; ``options`` as in the base class."""
+        text = super().encode_text(prompts, **options)
         prototypes = torch.from_numpy(self.store.class_prototypes(text.embeddings.cpu().numpy(), self.nearest))
         return replace(text, embeddings=prototypes, clip=text.embeddings)
 

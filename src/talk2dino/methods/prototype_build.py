@@ -92,12 +92,9 @@ def build_from(
         InputError: the folder was built with other settings, or there is no pipeline.
     """
     lists = {
-        name: None if path is None else read_lines(path, f"list of {name}", keep_empty=name == "names")
-        for name, path in {
-            "names": options.names,
-            "captions": options.captions,
-            "vocabulary": options.vocabulary,
-        }.items()
+        name: read_lines(path, f"list of {name}", keep_empty=name == "names")
+        for name in ("names", "captions", "vocabulary")
+        if (path := getattr(options, name)) is not None
     }
     if towers is None:
         parts = load_parts(options.model, needs_projection=False)
@@ -106,15 +103,15 @@ def build_from(
     return PrototypeStore(options.out)
 
 
-def _open_source(options: PrototypeOptions, lists: dict[str, list[str] | None], towers: Towers) -> Source:
+def _open_source(options: PrototypeOptions, lists: dict[str, list[str]], towers: Towers) -> Source:
     if options.world is not None:
         return world_source(range(options.first_seed, options.first_seed + options.world))
     if options.images is not None and options.masks is not None:
-        return folder_source(options.images, options.masks, lists["names"] or [])
+        return folder_source(options.images, options.masks, lists["names"])
     assert options.captions is not None
     return diffusion_source(
-        partial(load_pipeline, options.pipeline, towers.device), lists["captions"] or [],
-        name=f"{options.captions.name} by {options.pipeline}", vocabulary=lists["vocabulary"], steps=options.steps,
+        partial(load_pipeline, options.pipeline, towers.device), lists["captions"],
+        name=f"{options.captions.name} by {options.pipeline}", vocabulary=lists.get("vocabulary"), steps=options.steps,
         size=options.image_size, guidance=options.guidance, threshold=options.threshold,
     )  # fmt: skip
 

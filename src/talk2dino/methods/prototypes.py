@@ -92,15 +92,14 @@ class PrototypeWriter:
         """Write the items that are still in memory."""
         if not self._items:
             return
-        content = io.BytesIO()
-        np.savez(
-            content,
-            keys=np.array([row.key for row in self._rows], dtype=np.float32),
-            prototypes=np.array([row.feature for row in self._rows], dtype=np.float32),
-            words=np.array([row.word for row in self._rows], dtype=np.str_),
-            items=np.array(self._items, dtype=np.str_),
-        )
-        write_atomically(self.folder / f"shard-{len(_shards(self.folder)):05d}.npz", content.getvalue())
+        with atomic_path(self.folder / f"shard-{len(_shards(self.folder)):05d}.npz") as temporary:
+            np.savez(
+                temporary,
+                keys=np.array([row.key for row in self._rows], dtype=np.float32),
+                prototypes=np.array([row.feature for row in self._rows], dtype=np.float32),
+                words=np.array([row.word for row in self._rows], dtype=np.str_),
+                items=np.array(self._items, dtype=np.str_),
+            )
         self._rows, self._items = [], []
 
     def finish(self) -> int:
@@ -207,9 +206,8 @@ class PrototypeStore:
         self.folder, self.index = Path(folder), index
         files = ("meta.json", "keys.npy", "prototypes.npy", "words.json")
         if missing := [name for name in files if not (self.folder / name).is_file()]:
-            advice = (
-                "run the interrupted build again" if _shards(self.folder) else "make one with: talk2dino freeda build"
-            )
+            again, make = "run the interrupted build again", "make one with: talk2dino freeda build"
+            advice = again if _shards(self.folder) else make
             raise DataError(f"{self.folder} is not a folder of prototypes ({', '.join(missing)} missing): {advice}")
         self.meta = _read_json(self.folder / "meta.json", dict)
         self.words = _read_json(self.folder / "words.json", list)
@@ -218,8 +216,8 @@ class PrototypeStore:
         if not len(keys) == len(self.prototypes) == len(self.words) > 0:
             raise DataError(f"{self.folder} is damaged (its files are empty or differ in length): {_AGAIN}")
         self.keys, which = distinct_rows(keys)
-        ends = np.cumsum(np.bincount(which))
-        self._members = np.split(np.argsort(which, kind="stable"), ends[:-1])
+        self._sizes = np.bincount(which)
+        self._members = np.split(np.argsort(which, kind="stable"), np.cumsum(self._sizes)[:-1])
         self._means: dict[int, np.ndarray] = {}
         self._hnsw = _hnsw_index(self.keys) if index == "hnsw" else None
 
@@ -250,24 +248,21 @@ class PrototypeStore:
             order = self._hnsw.search(queries, min(count, len(self.keys)))[1]  # -1 where it found fewer
         found = []
         for nearest in order:
-            taken: list[tuple[int, int]] = []
-            left = count
-            for key in nearest[nearest >= 0].tolist():
-                taken.append((key, min(left, len(self._members[key]))))
-                left -= taken[-1][1]
-                if left == 0:
-                    break
-            found.append(taken)
+            nearest = nearest[nearest >= 0]
+            sizes = self._sizes[nearest]
+            taken = np.clip(count + sizes - np.cumsum(sizes), 0, sizes)
+            found.append(
+                [(key, number) for key, number in zip(nearest.tolist(), taken.tolist(), strict=True) if number]
+            )
         return found
 
     def class_prototypes(self, queries: np.ndarray, count: int) -> np.ndarray:
         """(Q, D): the mean of the ``count`` nearest prototypes of each query."""
-        return np.stack(
-            [
-                np.average([self._mean(key) for key, _ in taken], axis=0, weights=[number for _, number in taken])
-                for taken in self.search(queries, count)
-            ]
-        ).astype(np.float32)
+        means = []
+        for taken in self.search(queries, count):
+            keys, numbers = zip(*taken, strict=True)
+            means.append(np.average([self._mean(key) for key in keys], axis=0, weights=numbers))
+        return np.stack(means).astype(np.float32)
 
     def _mean(self, key: int) -> np.ndarray:
         """(D,) mean of all prototypes of a key."""

@@ -280,10 +280,7 @@ class TextTransformer(nn.Module):
         self.proj = nn.Linear(config.width, config.output or config.width, bias=False)
 
     def forward(self, tokens: Tensor, ends: Tensor) -> Tensor:
-        """(N, T) token ids and the index of each text's end token to (N, C) embeddings, not normalised.
-
-        T is at most the context; what follows the end token is not read.
-        """
+        """(N, T) token ids, and the index of each text's end token, to (N, C) embeddings, not normalised."""
         x = self.token_embed(tokens) + self.pos_embed[: tokens.shape[1]]
         for block in self.blocks:
             x, _ = block(x, causal=True)

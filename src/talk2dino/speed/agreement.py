@@ -44,7 +44,7 @@ def agreement(plan: Plan) -> Iterator[Figure | Note]:
         except Talk2DinoError as error:
             yield Note("agreement", f"{pair} is skipped: {error}")
             continue
-        plain, refined = (share_of_equal(a, b) for a, b in zip(labels, expected, strict=True))
+        plain, refined = (float(np.mean(np.array(a) == np.array(b))) for a, b in zip(labels, expected, strict=True))
         yield Figure(
             "agreement", f"pixels labelled as on the float32 reference path, {model}", min(plain, refined), "share",
             (">=", GOALS[pair.dtype]), pair.settings,
@@ -56,8 +56,3 @@ def agreement(plan: Plan) -> Iterator[Figure | Note]:
 def labels_of(segmenter: Segmenter, images: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
     """Labels of the images with each of :data:`SETTINGS`."""
     return [[result.labels for result in segmenter.segment_batch(images, CLASS_NAMES, **one)] for one in SETTINGS]
-
-
-def share_of_equal(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> float:
-    """Share of all pixels whose labels are the same."""
-    return sum(int((x == y).sum()) for x, y in zip(a, b, strict=True)) / sum(x.size for x in a)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import statistics
 import sys
 import time
@@ -10,7 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from talk2dino.models.vision import VisionModel
 
@@ -55,20 +57,12 @@ def matmul_rate(dtype: torch.dtype, device: torch.device, turns: int = 7) -> flo
 
 
 def vision_flops(model: VisionModel, height: int, width: int) -> int:
-    """FLOP of the matrix products of a plain vision transformer for one image (a multiply-add counts as 2).
-
-    Linear layers by their shapes, attention 4 T^2 D per block, for T tokens of width D.
-    """
-    config = model.config
-    patches = (height // model.patch_size) * (width // model.patch_size)
-    tokens = patches + 1 + config.registers
-    flops = 0
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            flops += 2 * tokens * module.in_features * module.out_features
-        elif isinstance(module, nn.Conv2d):
-            flops += 2 * patches * module.weight.numel()
-    return flops + 4 * tokens**2 * config.width * config.depth
+    """FLOP of the matrix products of one image, attention included (a multiply-add counts as 2)."""
+    pixels = next(model.parameters()).new_zeros(1, 3, height, width)
+    # Torch does not count what fused attention computes.
+    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(pixels)
+    return counter.get_total_flops()
 
 
 def peak_memory() -> int:
@@ -76,12 +70,9 @@ def peak_memory() -> int:
 
     On Linux this is VmHWM, which starts with the program; ru_maxrss is inherited from the process that started it.
     """
-    try:
-        for entry in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
-            if entry.startswith("VmHWM:"):
-                return 1024 * int(entry.split()[1])
-    except OSError:
-        pass
+    status = Path("/proc/self/status")
+    if status.is_file() and (found := re.search(r"^VmHWM:\s*(\d+)", status.read_text(errors="replace"), re.MULTILINE)):
+        return 1024 * int(found[1])
     try:
         import resource
     except ImportError:  # Windows
@@ -94,17 +85,6 @@ def restart_peak() -> None:
     """Let :func:`peak_memory` start again from what is resident now, where the system can do that (Linux)."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-
-
-def restart_gpu_peak(device: torch.device) -> None:
-    """Let :func:`gpu_peak` start again from what is in use now."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def gpu_peak(device: torch.device) -> int:
-    """Peak bytes of GPU memory in tensors; 0 without a CUDA GPU."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
 
 
 def wait_for(device: torch.device) -> None:

@@ -13,22 +13,19 @@ import torch
 from talk2dino.errors import Talk2DinoError
 from talk2dino.models.preprocess import normalise, to_pixels
 from talk2dino.segmenter import Segmenter
-from talk2dino.speed.clocks import gpu_peak, matmul_rate, ratio, restart_gpu_peak, take_turns, vision_flops
-from talk2dino.speed.figures import Figure, Note, or_note
+from talk2dino.speed.clocks import matmul_rate, ratio, take_turns, vision_flops
+from talk2dino.speed.figures import Figure, Note
 from talk2dino.speed.plan import Pair, Plan
-from talk2dino.speed.workload import class_names, load, photograph, run_vision, write_photographs
+from talk2dino.speed.workload import class_names, measure_each, photograph, run_vision, write_photographs
 
 
 def end_to_end(plan: Plan) -> Iterator[Figure | Note]:
     """Every model of the plan with every pair of dtype and engine, at every batch size."""
-    for model in plan.models:
-        for pair in plan.pairs:
-            yield from or_note("pipeline", f"{model} with {pair}", _one(plan, model, pair))
+    return measure_each(plan, "pipeline", plan.models, _one)
 
 
-def _one(plan: Plan, model: str, pair: Pair) -> Iterator[Figure]:
+def _one(plan: Plan, pair: Pair, segmenter: Segmenter) -> Iterator[Figure]:
     bound = matmul_rate(pair.dtype, plan.device)
-    segmenter = load(model, device=plan.device, dtype=pair.dtype, engine=pair.engine)
     side = segmenter.method.size
     names = class_names(plan.options.classes)
     with tempfile.TemporaryDirectory() as folder:
@@ -40,10 +37,11 @@ def _one(plan: Plan, model: str, pair: Pair) -> Iterator[Figure]:
                 "whole": functools.partial(_segment, segmenter, paths[:batch], names, side, refine=False),
                 "refined": functools.partial(_segment, segmenter, paths[:batch], names, side, refine=True),
             }
-            restart_gpu_peak(plan.device)
+            if plan.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(plan.device)
             times = take_turns(works, plan.options.turns, plan.device)
             flops = vision_flops(segmenter.vision, side, side)
-            yield from _figures(plan, model, pair, batch, times, flops, bound)
+            yield from _figures(plan, segmenter.name, pair, batch, times, flops, bound)
 
 
 def _segment(segmenter: Segmenter, paths: Sequence[Path], names: Sequence[str], side: int, *, refine: bool) -> None:
@@ -78,4 +76,5 @@ def _figures(
         yield Figure("pipeline", "vision model, share of the matrix product's rate", share, "share", None, settings)
         spent = statistics.median(b - a for a, b in zip(times["whole"], times["refined"], strict=True))
         yield Figure("pipeline", "refinement per image", 1000 * spent / batch, "ms", None, settings)
-        yield Figure("pipeline", "peak GPU memory in use", gpu_peak(plan.device) / 1e9, "GB", None, settings)
+        peak = torch.cuda.max_memory_allocated(plan.device)
+        yield Figure("pipeline", "peak GPU memory in use", peak / 1e9, "GB", None, settings)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-
-from talk2dino.errors import Talk2DinoError
 
 
 @dataclass(frozen=True)
@@ -45,11 +42,3 @@ class Note:
     section: str
     text: str
     failed: bool = False
-
-
-def or_note(section: str, what: str, figures: Iterable[Figure]) -> Iterator[Figure | Note]:
-    """The figures of one case; an error becomes a note, so that the other cases of the section are still measured."""
-    try:
-        yield from figures
-    except Talk2DinoError as error:
-        yield Note(section, f"{what}: {error}", failed=True)

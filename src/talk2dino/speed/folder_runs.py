@@ -19,9 +19,9 @@ from talk2dino.pipeline import plan_view
 from talk2dino.prompts import read_prompts
 from talk2dino.segmenter import Segmenter
 from talk2dino.speed.clocks import seconds
-from talk2dino.speed.figures import Figure, Note, or_note
+from talk2dino.speed.figures import Figure, Note
 from talk2dino.speed.plan import Pair, Plan
-from talk2dino.speed.workload import class_names, load, photograph, run_vision, write_photographs
+from talk2dino.speed.workload import class_names, measure_each, photograph, run_vision, write_photographs
 
 TURNS = 3
 #: What is written -> its name in the figure, the share of the folder that is measured, and the goal.
@@ -33,14 +33,11 @@ KINDS: dict[tuple[str, ...], tuple[str, float, tuple[str, float] | None]] = {
 
 def folder_runs(plan: Plan) -> Iterator[Figure | Note]:
     """Every folder model of the plan with every pair of dtype and engine."""
-    for model in plan.folder_models:
-        for pair in plan.pairs:
-            yield from or_note("folder", f"{model} with {pair}", _one(plan, model, pair))
+    return measure_each(plan, "folder", plan.folder_models, _one)
 
 
-def _one(plan: Plan, model: str, pair: Pair) -> Iterator[Figure]:
-    batch = max(plan.batches)
-    segmenter = load(model, device=plan.device, dtype=pair.dtype, engine=pair.engine)
+def _one(plan: Plan, pair: Pair, segmenter: Segmenter) -> Iterator[Figure]:
+    batch, model = max(plan.batches), segmenter.name
     seen = plan_view((480, 640), "whole", segmenter.method).seen
     pixels = normalise(torch.stack([to_pixels(resize_image(photograph(480, 640), seen))] * batch).to(plan.device))
     run_vision(segmenter, pixels)

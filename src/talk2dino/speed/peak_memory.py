@@ -1,14 +1,11 @@
 """Peak memory of a large image and of a long folder, each in a new process, so that nothing else is in the figure.
 
-    python -m talk2dino.speed.peak_memory image random-vitb 4000 6000 150 --device cpu --dtype bfloat16 --engine torch
-    python -m talk2dino.speed.peak_memory folder micro 1000
-
-Prints one line of JSON.
+The new process runs this file; its arguments and its answer are JSON.
 """
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import json
 import signal
 import subprocess
@@ -19,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from talk2dino.errors import Talk2DinoError
@@ -59,14 +55,11 @@ def in_new_process(kind: str, model: str, *numbers: int, options: dict[str, str]
     Raises:
         Talk2DinoError: the process crashed, was killed, or printed something else.
     """
-    flags = [f"--{name}={value}" for name, value in (options or {}).items()]
-    command = [sys.executable, "-m", "talk2dino.speed.peak_memory", kind, model, *map(str, numbers), *flags]
+    command = [sys.executable, "-m", "talk2dino.speed.peak_memory", json.dumps([kind, model, numbers, options or {}])]
     done = subprocess.run(command, capture_output=True, text=True)
-    try:
+    with contextlib.suppress(ValueError, IndexError):
         if done.returncode == 0:
             return json.loads(done.stdout.splitlines()[-1])
-    except (ValueError, IndexError):
-        pass
     if done.returncode < 0:
         why = f"it was stopped by {signal.Signals(-done.returncode).name}; the usual cause is too little memory"
     else:
@@ -88,10 +81,7 @@ def large_image(model: str, height: int, width: int, classes: int, **options: st
         result = segmenter.segment(path, class_names(classes), mode="slide")
         spent = time.perf_counter() - started
     assert result.labels.shape == (height, width)
-    return {
-        "before": before, "loaded": loaded, "peak": peak_memory(), "seconds": spent,
-        "classes_found": len(np.unique(result.labels)), "label_dtype": str(result.labels.dtype),
-    }  # fmt: skip
+    return {"before": before, "loaded": loaded, "peak": peak_memory(), "seconds": spent}
 
 
 def long_folder(model: str, count: int, **options: str) -> dict[str, Any]:
@@ -124,21 +114,14 @@ def growth(peaks: Sequence[int]) -> float:
     return peaks[-1] / max(1, peaks[0])
 
 
-def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("kind", choices=("image", "folder"))
-    parser.add_argument("model")
-    parser.add_argument("numbers", type=int, nargs="+")
-    for name, default in (("device", "auto"), ("dtype", "auto"), ("engine", "torch")):
-        parser.add_argument(f"--{name}", default=default)
-    given = vars(parser.parse_args(arguments))
-    measure = large_image if given.pop("kind") == "image" else long_folder
+def main(arguments: str) -> None:
+    """Print what was measured, or exit with the reason why it failed."""
+    kind, model, numbers, options = json.loads(arguments)
     try:
-        found = measure(given.pop("model"), *given.pop("numbers"), **given)
+        print(json.dumps((large_image if kind == "image" else long_folder)(model, *numbers, **options)))
     except Talk2DinoError as error:
         sys.exit(str(error))
-    print(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.argv[1])

@@ -29,37 +29,27 @@ class BenchOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str = Field(
-        default="random-vitb", description="random-vits, -vitb, -vitl, or as in Segmenter.from_pretrained"
-    )
+    model: str = Field("random-vitb", description="random-vits, -vitb, -vitl, or as in Segmenter.from_pretrained")
     device: str = "auto"
     dtypes: Names = Field(default=("auto",), description="as in Segmenter.from_pretrained")
     engines: Names = Field(default=("torch",), description=", ".join(ENGINES))
     batches: Annotated[tuple[Count, ...], Field(min_length=1)] | None = Field(
-        default=None, description="images per forward pass; None: 1 and 4, on a GPU 1 and 32"
+        None, description="images per forward pass; None: 1 and 4, on a GPU 1 and 32"
     )
     classes: int = Field(default=20, ge=1, le=1000, description="prompts")
     turns: int = Field(default=5, ge=1, le=100, description="repetitions; medians are reported")
     sections: Names = Field(default=SECTIONS, description=", ".join(SECTIONS))
     compared_engines: tuple[str, ...] = Field(default=ENGINES, description="engines of the section 'agreement'")
-    folder_models: Names | None = Field(
-        default=None, description="models of the section 'folder'; None: micro and the model"
-    )
+    folder_models: Names | None = Field(None, description="models of the section 'folder'; None: micro and the model")
     folder_seconds: float = Field(default=10.0, gt=0, description="approximate duration of one folder run, in seconds")
-    plain_classes: tuple[Count, ...] = Field(
-        default=(20, 150),
-        description="numbers of classes at which refinement is compared with its plain formulation (slow)",
-    )
+    plain_classes: tuple[Count, ...] = Field((20, 150), description="classes of the section 'refinement' (slow)")
     refined_size: Count = Field(default=448, description="side of the refined maps, in pixels")
     memory_images: Count = Field(default=1000, description="length of the folder whose memory is measured")
 
     @model_validator(mode="after")
     def _known_sections(self) -> BenchOptions:
-        for name in self.sections:
-            if name not in SECTIONS:
-                raise InputError(
-                    f"unknown section {name!r}{suggestion(name, SECTIONS)}; accepted: {', '.join(SECTIONS)}"
-                )
+        for name in set(self.sections) - set(SECTIONS):
+            raise InputError(f"unknown section {name!r}{suggestion(name, SECTIONS)}; accepted: {', '.join(SECTIONS)}")
         return self
 
 

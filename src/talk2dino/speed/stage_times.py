@@ -14,9 +14,9 @@ from talk2dino.models.preprocess import normalise, resize_image, to_pixels
 from talk2dino.pipeline import plan_view
 from talk2dino.segmenter import Segmenter
 from talk2dino.speed.clocks import take_turns
-from talk2dino.speed.figures import Figure, Note, or_note
+from talk2dino.speed.figures import Figure, Note
 from talk2dino.speed.plan import Pair, Plan
-from talk2dino.speed.workload import class_names, load, photograph, write_photographs
+from talk2dino.speed.workload import class_names, measure_each, photograph, write_photographs
 from talk2dino.stages.background import clean_background
 from talk2dino.stages.refine import refine
 from talk2dino.stages.similarity import cosine_similarity
@@ -26,12 +26,10 @@ from talk2dino.stages.windows import average_windows
 
 def stage_times(plan: Plan) -> Iterator[Figure | Note]:
     """Milliseconds of each stage, for every pair of dtype and engine."""
-    for pair in plan.pairs:
-        yield from or_note("stages", str(pair), _one(plan, pair))
+    return measure_each(plan, "stages", [plan.options.model], _one)
 
 
-def _one(plan: Plan, pair: Pair) -> Iterator[Figure]:
-    segmenter = load(plan.options.model, device=plan.device, dtype=pair.dtype, engine=pair.engine)
+def _one(plan: Plan, pair: Pair, segmenter: Segmenter) -> Iterator[Figure]:
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         works = _works(segmenter, class_names(plan.options.classes), Path(folder))
         times = take_turns(works, max(5, plan.options.turns), plan.device)
@@ -50,7 +48,7 @@ def _works(segmenter: Segmenter, names: list[str], folder: Path) -> dict[str, Ca
     assert pixels is not None
     assert attention is not None
     inputs = normalise(pixels)
-    psi = segmenter.vision_projection
+    psi = segmenter.towers.vision_projection
     patches = image.patches if psi is None else psi(image.patches.float())
     scores = cosine_similarity(patches, text.embeddings)
     seen = (image.grid[0] * segmenter.vision.patch_size, image.grid[1] * segmenter.vision.patch_size)

@@ -29,12 +29,9 @@ Measure: TypeAlias = Callable[[Plan], "Iterator[Figure] | Iterator[Figure | Note
 
 
 def run_bench(
-    options: BenchOptions,
-    *,
-    out: Path | None = None,
-    on_result: Callable[[Figure | Note], None] | None = None,
+    options: BenchOptions, *, out: Path | None = None, on_result: Callable[[Figure | Note], None] | None = None,
     progress: ProgressCallback | None = None,
-) -> Results:
+) -> Results:  # fmt: skip
     """Measure. If a section fails, its error becomes a note and the remaining sections still run.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -61,8 +62,8 @@ class Results:
         """All figures and notes as text, by section."""
         lines = []
         for section in SECTIONS:
-            everything: list[Figure | Note] = [*self.figures, *self.notes]
-            found = [one for one in everything if one.section == section]
+            found: list[Figure | Note] = [one for one in self.figures if one.section == section]
+            found += [one for one in self.notes if one.section == section]
             lines += [section, *map(line, found)] if found else []
         return "\n".join(lines)
 
@@ -70,8 +71,7 @@ class Results:
 def machine_facts(device: torch.device) -> dict[str, Any]:
     """What the figures depend on."""
     cpu = Path("/proc/cpuinfo")
-    lines = cpu.read_text().splitlines() if cpu.is_file() else []
-    names = [one.split(":", 1)[1].strip() for one in lines if one.startswith("model name")]
+    names = re.findall(r"^model name\s*: (.*)$", cpu.read_text(), re.MULTILINE) if cpu.is_file() else []
     return {
         "device": str(device), "threads": torch.get_num_threads(), **versions(),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,

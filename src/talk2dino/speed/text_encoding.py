@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import statistics
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from unittest.mock import patch
 
 from talk2dino.io.cache import VARIABLE
 from talk2dino.models.text import PUBLISHED_TEMPLATES, TextEncoder
@@ -24,7 +23,7 @@ def text_encoding(plan: Plan) -> Iterator[Figure]:
     classes = [[name] for name in class_names(20)]
     times: dict[str, list[float]] = {"first": [], "memory": [], "disk": []}
     for _ in range(3):
-        with tempfile.TemporaryDirectory() as folder, _cache_in(Path(folder)):
+        with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, {VARIABLE: folder}):
             encoder = _new_encoder(given)
             for name, one in (("first", encoder), ("memory", encoder), ("disk", _new_encoder(given))):
                 times[name].append(seconds(functools.partial(one.embed_classes, classes), plan.device))
@@ -41,17 +40,3 @@ def _new_encoder(given: TextEncoder) -> TextEncoder:
     encoder = TextEncoder(given.model, given.tokenizer, PUBLISHED_TEMPLATES, disk_cache=True)
     encoder.embed(["warm up"])
     return encoder
-
-
-@contextlib.contextmanager
-def _cache_in(folder: Path) -> Iterator[None]:
-    """Use another cache folder within the block."""
-    before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = str(folder)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[VARIABLE]
-        else:
-            os.environ[VARIABLE] = before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from talk2dino.errors import Talk2DinoError
 from talk2dino.models.config import SegmenterConfig
 from talk2dino.models.loading import Parts, load_parts
 from talk2dino.models.projection import Projection
@@ -17,6 +19,8 @@ from talk2dino.models.tokenizer import TextTokenizer
 from talk2dino.models.vision import VisionModel
 from talk2dino.models.vit import TextTransformer, VisionTransformer, clip_text, dinov2_registers, randomise
 from talk2dino.segmenter import Segmenter
+from talk2dino.speed.figures import Figure, Note
+from talk2dino.speed.plan import Pair, Plan
 
 #: name -> (width, blocks, heads). Speed does not depend on the weights.
 RANDOM_MODELS = {"random-vits": (384, 12, 6), "random-vitb": (768, 12, 12), "random-vitl": (1024, 24, 16)}
@@ -46,6 +50,18 @@ def check_model(model: str) -> None:
     """Raise now, not after minutes, if a model cannot be loaded."""
     if model not in RANDOM_MODELS:
         load_parts(model)
+
+
+def measure_each(
+    plan: Plan, section: str, models: Iterable[str], measure: Callable[[Plan, Pair, Segmenter], Iterable[Figure]]
+) -> Iterator[Figure | Note]:
+    """The figures of each model with each pair of dtype and engine; an error becomes a note, and the others are measured."""
+    for model in models:
+        for pair in plan.pairs:
+            try:
+                yield from measure(plan, pair, load(model, device=plan.device, dtype=pair.dtype, engine=pair.engine))
+            except Talk2DinoError as error:
+                yield Note(section, f"{model} with {pair}: {error}", failed=True)
 
 
 def load(model: str, **options: Any) -> Segmenter:

@@ -1,9 +1,9 @@
 """Tables with one row per caption: which rows belong to the same image.
 
-Grouping is written by hand. ``pyarrow.dataset`` with ``group_by`` is faster (0.3 to 0.7 s against 4.5 s for 500,000 rows of
-100,000 images), but it keeps 271 MB where this module keeps 63 MB. It cannot compare image bytes without loading all of
-them, cannot compare lists of captions, loses a whole file to one damaged page, and would make metadata.jsonl and
-metadata.csv depend on pyarrow.
+Grouping is written by hand. ``pyarrow.dataset`` with ``group_by`` is faster (0.3 to 0.7 s against 4.5 s for 500,000
+rows of 100,000 images), but it keeps 271 MB where this module keeps about 75 MB. It cannot compare image bytes without
+loading all of them, cannot compare lists of captions, loses a whole file to one damaged page, and would make
+metadata.jsonl and metadata.csv depend on pyarrow.
 """
 
 from __future__ import annotations

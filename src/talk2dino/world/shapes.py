@@ -15,7 +15,7 @@ Outline: TypeAlias = Callable[[Array, Array], Array]  # from x and y, (H, W) eac
 
 
 class Layer:
-    """The union of some outlines and its paint: the object's "own" colour, its "dark" or "pale" companion, or RGB, 0..1.
+    """The union of some outlines, and its paint: the object's "own" colour, a "dark" or "pale" companion, or RGB.
 
     Half of the scenes draw the ``alternative`` instead of the outlines, if there is one.
     """

@@ -7,7 +7,6 @@ import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from talk2dino.models.preprocess import normalise
 from talk2dino.progress import ProgressCallback
 from talk2dino.stages.pooling import pooled_features
 
+_Image = tuple[Record, Tensor]  # pixels (3, size, size) uint8
 #: Records that must have been seen before their skipped share can stop a run.
 ENOUGH_TO_JUDGE = 100
 
@@ -36,7 +36,7 @@ def extract(
     encoders: Encoders | None = None,
     progress: ProgressCallback | None = None,
 ) -> Manifest:
-    """Create a feature store, or resume one that was interrupted.
+    """Create a feature store in ``options.folder``, or resume one that was interrupted.
 
     Memory holds up to two shards, a few batches of images and the index of the source, however many images there are.
     What should be known about the source, and damaged shards that are made again, are reported as warnings.
@@ -45,9 +45,6 @@ def extract(
         source: image-caption records to use instead of ``options.sources``.
         encoders: models to use instead of loading ``options.model``.
         progress: called once at the start and after each batch, with the number of records.
-
-    Returns:
-        The manifest of the finished store in ``options.folder``.
 
     Raises:
         InputError: no source, or a size that the vision model cannot take.
@@ -100,13 +97,6 @@ def extract(
         if options.shard[1] == 1 and not manifest.images:
             raise DataError(f"none of the {len(source)} records can be used; see {writer.skipped.path}")
         return writer.finish()
-
-
-class _Image(NamedTuple):
-    """An image ready for the vision model: pixels (3, size, size) uint8."""
-
-    record: Record
-    pixels: Tensor
 
 
 class _Extraction:
@@ -174,18 +164,17 @@ class _Extraction:
     def _encode(self, batch: list[_Image], contents: ShardContents) -> None:
         """Run the models on a batch and put its features into the shard."""
         if batch:
-            out = self.encoders.vision(normalise(torch.stack([image.pixels for image in batch])))
+            records, pixels = zip(*batch, strict=True)
+            out = self.encoders.vision(normalise(torch.stack(pixels)))
             pooled = pooled_features(out.patches.float(), out.attention.float(), out.cls.float())
             features = {name: pooled[name].half().cpu() for name in self.options.features}
-            texts = [text for image in batch for text in image.record.captions]
-            embeddings = self._embed(texts)
+            embeddings = self._embed([text for record in records for text in record.captions])
             for name, value in (*features.items(), ("captions", embeddings)):
                 if not bool(torch.isfinite(value).all()):
                     raise DataError(
-                        f"the model returned values that float16 cannot hold ('{name}', images {batch[0].record.key} to "
-                        f"{batch[-1].record.key}): extract with --dtype float32, or check the weights"
+                        f"the model returned values that float16 cannot hold ('{name}', images {records[0].key} to "
+                        f"{records[-1].key}): extract with --dtype float32, or check the weights"
                     )
-            records = [image.record for image in batch]
             contents.add(features, [r.key for r in records], [r.captions for r in records], embeddings)
         self.judge_skipped()
         self._report()
@@ -224,7 +213,7 @@ def _decode(record: Record | Skipped, size: int, crop: str) -> _Image | Skipped:
     if isinstance(record, Skipped):
         return record
     try:
-        return _Image(record, preprocess(read_image(record.read()).array, size, crop))
+        return record, preprocess(read_image(record.read()).array, size, crop)
     except FileNotFoundError:
         return Skipped(record.key, "no such image")
     except Exception as error:  # decoders raise errors of any kind; one image must not end a long run

@@ -48,8 +48,7 @@ class FeatureStore:
         """A store in memory.
 
         Args:
-            images: (K, M, D) head embeddings, or several features by name (``heads``, ``average``, ``cls``,
-                ``patch_mean``), each (K, ...).
+            images: (K, M, D) head embeddings, or several features by name, each (K, ...).
             captions: (L, C) raw text embeddings.
             caption_image: (L,) the image of each caption, 0..K-1.
 
@@ -71,10 +70,7 @@ class FeatureStore:
 
     @classmethod
     def open(cls, folders: str | Path | Sequence[str | Path], *, verify: bool = False) -> FeatureStore:
-        """Map one store into memory, or several as one.
-
-        Args:
-            verify: compare the checksum of every shard; otherwise only sizes are compared.
+        """Map one store into memory, or several as one. Compares sizes of shards, and with ``verify`` checksums.
 
         Raises:
             DataError: not a store, a missing or corrupted shard, or stores that do not belong together.

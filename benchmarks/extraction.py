@@ -29,7 +29,6 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from talk2dino.captions import CaptionSource, FirstRecords, open_source
 from talk2dino.features.encoders import Encoders, load_encoders
@@ -37,7 +36,7 @@ from talk2dino.features.extraction import extract
 from talk2dino.features.options import ExtractOptions
 from talk2dino.models.text import TextEncoder
 from talk2dino.models.tokenizer import TextTokenizer
-from talk2dino.models.vision import VisionModel, build_backbone
+from talk2dino.speed.workload import random_parts
 
 COCO_IMAGES = 82_783
 GOAL = 0.85  # of the bare backbone
@@ -83,13 +82,9 @@ def photographs(folder: Path, count: int, size: tuple[int, int] = (640, 480)) ->
 
 def random_encoders(dtype: torch.dtype) -> Encoders:
     """DINOv2 ViT-B/14 with registers and CLIP ViT-B/16's text tower, with random weights."""
-    torch.manual_seed(0)
-    backbone = build_backbone(
-        "dinov2-registers", hidden_size=768, num_hidden_layers=12, num_attention_heads=12, patch_size=14, image_size=518
-    )
-    vision = VisionModel(backbone).to(dtype)
-    text = CLIPTextModelWithProjection(CLIPTextConfig(projection_dim=512, eos_token_id=49407))
-    text = TextEncoder(text, TextTokenizer.clip(), cache_size=0)
+    parts = random_parts("random-vitb")
+    vision = parts.vision.to(dtype)
+    text = TextEncoder(parts.text.model, TextTokenizer.clip(), cache_size=0)
     return Encoders(vision, lambda lines: text.embed(lines, truncate=True), 12, 768, 512, 448, 14, {"name": "random"})
 
 

@@ -18,8 +18,7 @@ from pathlib import Path
 
 import torch
 
-from talk2dino.evaluation.compare import compare_benchmark
-from talk2dino.evaluation.comparison import draw_first_images
+from talk2dino.evaluation.compare import compare_benchmark, draw_first_images
 from talk2dino.evaluation.options import CompareOptions
 from talk2dino.evaluation.report import versions
 from talk2dino.evaluation.world import SCENE_COUNT

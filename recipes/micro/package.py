@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from transformers import CLIPModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection, Dinov2WithRegistersModel
 
 from talk2dino import Segmenter
 from talk2dino.models.config import SegmenterConfig
+from talk2dino.models.hub_towers import clip_image_from_hub, clip_text_from_hub, vision_from_hub
 from talk2dino.models.loading import Parts
 from talk2dino.models.projection import load_projection
 from talk2dino.models.text import TextEncoder
@@ -27,23 +27,15 @@ TEMPLATES = ("{}",)
 
 def load_towers(work: Path) -> Parts:
     """The trained towers with their tokenizer, without psi."""
-    clip = CLIPModel.from_pretrained(work / "clip")
-    text = CLIPTextModelWithProjection(clip.config.text_config)
-    text.load_state_dict(
-        {k: v for k, v in clip.state_dict().items() if k.startswith(("text_model.", "text_projection."))}
-    )
-    visual = CLIPVisionModelWithProjection(clip.config.vision_config)
-    visual.load_state_dict(
-        {k: v for k, v in clip.state_dict().items() if k.startswith(("vision_model.", "visual_projection."))}
-    )
-    context = clip.config.text_config.max_position_embeddings
+    text = clip_text_from_hub("clip", (work / "clip").joinpath)
+    image = clip_image_from_hub("clip", (work / "clip").joinpath)
+    vision = VisionModel(vision_from_hub("vision", (work / "vision").joinpath))
     config = SegmenterConfig(
         "micro", size=128, threshold=None, templates=TEMPLATES, heads=6, text_heads=3, clip_vision_heads=5,
         text_activation="gelu", tokenizer="tokenizer.json", source={"embedded": "trained by recipes/micro on procedural scenes"},
     )  # fmt: skip
-    tokenizer = TextTokenizer.from_file(work / "tokenizer.json", context)
-    vision = VisionModel(Dinov2WithRegistersModel.from_pretrained(work / "vision"))
-    return Parts(vision, TextEncoder(text, tokenizer, TEMPLATES), None, config, visual.eval().requires_grad_(False))
+    tokenizer = TextTokenizer.from_file(work / "tokenizer.json", text.config.context)
+    return Parts(vision, TextEncoder(text, tokenizer, TEMPLATES), None, config, image)
 
 
 def main() -> None:

@@ -24,13 +24,7 @@ _SEPARATORS = ",，、;；\n"  # between classes, in Latin and Chinese typing
 
 @dataclass(frozen=True)
 class PromptList:
-    """Checked prompts.
-
-    Attributes:
-        names: what labels are called.
-        synonyms: for each name, the texts whose embeddings are averaged.
-        notes: what was changed, such as a duplicate that was dropped.
-    """
+    """Checked prompts: class names, the texts whose embeddings are averaged for each, and notes on what was changed."""
 
     names: tuple[str, ...]
     synonyms: tuple[tuple[str, ...], ...]
@@ -56,9 +50,9 @@ def read_prompts(prompts: Prompts | PromptList) -> PromptList:
     if isinstance(prompts, str):
         return parse_prompts(prompts)
     if isinstance(prompts, Mapping):
-        return _collect((name, _synonyms(name, words)) for name, words in prompts.items())
+        return _collect(prompts.items())
     if isinstance(prompts, Iterable) and not isinstance(prompts, bytes):
-        return _collect((name, ()) for name in prompts)
+        return _collect((name, None) for name in prompts)
     raise PromptError(f"prompts must be a list of names or a mapping, got {type(prompts).__name__}")
 
 
@@ -108,10 +102,8 @@ def read_prompt_file(path: str | Path) -> PromptList:
     except InputError as error:
         raise PromptError(str(error)) from None
     commas = [name for name in found.names if re.search(rf"[{_SEPARATORS}]", name)]
-    if not commas:
-        return found
-    note = f"{commas[0][:60]!r} is one class: a prompt file has one class per line"
-    return PromptList(found.names, found.synonyms, (*found.notes, note))
+    notes = [f"{name[:60]!r} is one class: a prompt file has one class per line" for name in commas[:1]]
+    return PromptList(found.names, found.synonyms, (*found.notes, *notes))
 
 
 def _name_and_synonyms(entry: str) -> tuple[str, list[str]]:
@@ -126,26 +118,22 @@ def _name_and_synonyms(entry: str) -> tuple[str, list[str]]:
     return name, [word for word in words.split("|") if word.strip()]
 
 
-def _synonyms(name: object, words: object) -> Sequence[object]:
-    if words is None:
-        return ()
-    if isinstance(words, str):
-        return (words,)
-    if isinstance(words, Iterable) and not isinstance(words, Mapping | bytes):
-        return tuple(words)
-    raise PromptError(
-        f"the synonyms of {str(name)[:60]!r} must be a text or a list of texts, got {type(words).__name__}; classes cannot be nested"
-    )
-
-
-def _collect(classes: Iterable[tuple[object, Sequence[object]]]) -> PromptList:
+def _collect(classes: Iterable[tuple[object, object]]) -> PromptList:
+    """Check (name, synonyms) pairs; the synonyms are one text, several, or None."""
     unique: dict[str, tuple[str, ...]] = {}
     repeated: dict[str, None] = {}
     for given, words in classes:
+        if isinstance(words, str) or words is None:
+            words = () if words is None else (words,)
+        if not isinstance(words, Iterable) or isinstance(words, Mapping | bytes):
+            raise PromptError(
+                f"the synonyms of {str(given)[:60]!r} must be a text or a list of texts, got {type(words).__name__}; "
+                "classes cannot be nested"
+            )
         name = _check(given)
         if name in unique:
             repeated[name] = None
-        unique.setdefault(name, tuple(_check(word) for word in words) or (name,))
+        unique.setdefault(name, tuple(map(_check, words)) or (name,))
     if not unique:
         raise PromptError('no prompts were given; name at least one class, for example "sky, grass"')
     if len(unique) > MOST_PROMPTS:

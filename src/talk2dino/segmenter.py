@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
 
 from talk2dino import pipeline
 from talk2dino.device import choose_device, choose_dtype
@@ -32,6 +31,7 @@ from talk2dino.models.preprocess import check_mode
 from talk2dino.models.projection import Projection
 from talk2dino.models.text import TextEncoder
 from talk2dino.models.vision import VisionModel
+from talk2dino.models.vit import VisionTransformer
 from talk2dino.pipeline import Background
 from talk2dino.prompts import PromptList, Prompts
 from talk2dino.towers import Towers
@@ -159,7 +159,7 @@ class Segmenter:
         return self.towers.vision_projection
 
     @property
-    def clip_vision(self) -> nn.Module | None:
+    def clip_vision(self) -> VisionTransformer | None:
         """CLIP's image tower, loaded on first use; None if the checkpoint has none."""
         return self.towers.clip_vision
 

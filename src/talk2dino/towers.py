@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from talk2dino.device import choose_device, choose_dtype
 from talk2dino.engines import IN_TORCH, Engine, make_engine
@@ -16,6 +16,7 @@ from talk2dino.models.fingerprint import quick_fingerprint, weights_checksum
 from talk2dino.models.loading import Parts
 from talk2dino.models.preprocess import normalise
 from talk2dino.models.vision import VisionOutput
+from talk2dino.models.vit import VisionTransformer
 
 
 class Towers:
@@ -60,13 +61,13 @@ class Towers:
         return self.config.name
 
     @property
-    def clip_vision(self) -> nn.Module | None:
+    def clip_vision(self) -> VisionTransformer | None:
         """CLIP's image tower in float32, loaded on first use; None if the checkpoint has none."""
         if self._clip_vision is None and self._load_clip_vision is not None:
             self._clip_vision = self._load_clip_vision()
         return self._clip_vision
 
-    def need_clip_vision(self, method: str) -> nn.Module:
+    def need_clip_vision(self, method: str) -> VisionTransformer:
         """CLIP's image tower on the device.
 
         Raises:
@@ -78,7 +79,7 @@ class Towers:
                 f"{method} needs CLIP's image tower, which the model {self.name} does not include: use micro, a whole "
                 "published model such as vitb, or a backbone such as dinov2-reg-base or freeda-vitl"
             )
-        return tower.to(self.device).eval()
+        return tower.to(self.device)
 
     def encode(self, pixels: Tensor) -> VisionOutput:
         """Run the vision model on (B, 3, H, W) RGB 0..255, H and W multiples of the patch size."""

@@ -1,8 +1,8 @@
-"""Frozen values that pass between the stages. Shapes are checked when a value is built."""
+"""Frozen values that pass between the stages. Building one with shapes that do not fit together is a ShapeError."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class ImageFeatures:
-    """The encoded form of images of one size, or of the windows of one image: computed once, decoded as often as needed.
+    """The encoded form of images of one size, or of the windows of one image.
 
     Attributes:
         patches: (B, h, w, D) patch features that words are compared with.
@@ -40,9 +40,6 @@ class ImageFeatures:
         boxes: in slide mode, (top, left, bottom, right) of each window; the batch then holds the windows of one image.
         canvas: in slide mode, (height, width) of the resized image that the boxes refer to.
         notes: what happened on the way in, such as a rotation that was undone.
-
-    Raises:
-        ShapeError: shapes that do not fit together.
     """
 
     patches: Tensor
@@ -61,9 +58,7 @@ class ImageFeatures:
         if self.patches.ndim != 4:
             raise ShapeError(f"patches must be (B, h, w, D); got {tuple(self.patches.shape)}")
         b, h, w, _ = self.patches.shape
-        if self.attention is not None and (
-            self.attention.ndim != 4 or (self.attention.shape[0], *self.attention.shape[2:]) != (b, h, w)
-        ):
+        if self.attention is not None and (self.attention.shape[:1], self.attention.shape[2:]) != ((b,), (h, w)):
             raise ShapeError(
                 f"attention must be (B, M, h, w) with B={b}, h={h}, w={w}; got {tuple(self.attention.shape)}"
             )
@@ -81,11 +76,7 @@ class ImageFeatures:
         return self.patches.shape[1], self.patches.shape[2]
 
     def __getitem__(self, index: int) -> ImageFeatures:
-        """The features of one image, as a batch of one.
-
-        Raises:
-            ShapeError: the batch holds the windows of one image; see :meth:`window`.
-        """
+        """The features of one image, as a batch of one; for windows of one image (ShapeError), see :meth:`window`."""
         if self.boxes is not None:
             raise ShapeError(
                 "features of slide mode hold the windows of one image and cannot be indexed; use window(i)"
@@ -96,44 +87,30 @@ class ImageFeatures:
         """One image or window, as a batch of one without boxes; ``image_size`` becomes the window's size."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} of a batch of {len(self)}")
-        rows = slice(index % len(self), index % len(self) + 1)
         size = self.image_size
         if self.boxes is not None:
             top, left, bottom, right = self.boxes[index]
             size = (bottom - top, right - left)
-        return self._each(lambda tensor: tensor[rows], image_size=size, boxes=None, canvas=None)
+        own = {name: tensor[index : index + 1 or None] for name, tensor in self._tensors().items()}
+        return replace(self, **own, image_size=size, boxes=None, canvas=None)
 
     @classmethod
     def stack(cls, several: Sequence[ImageFeatures]) -> ImageFeatures:
         """One batch of the features of several images or windows of one size; everything else is the first one's."""
         import torch
 
-        def joined(tensors: list[Tensor | None]) -> Tensor | None:
-            found = [tensor for tensor in tensors if tensor is not None]
-            return torch.cat(found) if found else None
-
-        return replace(
-            several[0],
-            patches=torch.cat([one.patches for one in several]),
-            pixels=joined([one.pixels for one in several]),
-            attention=joined([one.attention for one in several]),
-            cls=joined([one.cls for one in several]),
-        )
+        each = [features._tensors() for features in several]
+        joined: dict[str, Any] = {name: torch.cat([tensors[name] for tensors in each]) for name in each[0]}
+        return replace(several[0], **joined)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> ImageFeatures:
         """Move the features; ``dtype`` applies to everything but the pixels."""
-        moved = self._each(lambda tensor: tensor.to(device, dtype))
-        return replace(moved, pixels=None if self.pixels is None else self.pixels.to(device))
+        moved = {n: tensor.to(device, None if n == "pixels" else dtype) for n, tensor in self._tensors().items()}
+        return replace(self, **moved)
 
-    def _each(self, change: Callable[[Tensor], Tensor], **others: Any) -> ImageFeatures:
-        return replace(
-            self,
-            patches=change(self.patches),
-            pixels=None if self.pixels is None else change(self.pixels),
-            attention=None if self.attention is None else change(self.attention),
-            cls=None if self.cls is None else change(self.cls),
-            **others,
-        )
+    def _tensors(self) -> dict[str, Any]:
+        given = {name: getattr(self, name) for name in ("patches", "pixels", "attention", "cls")}
+        return {name: tensor for name, tensor in given.items() if tensor is not None}
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,16 +118,13 @@ class TextFeatures:
     """Class names and the embeddings that patches are compared with.
 
     Attributes:
-        names: N class names as given.
+        names: N class names.
         embeddings: (N, D) float32, L2-normalised.
         negative: how many of the last names are negative prompts: pixels that they win become background.
         model: name of the model that made the embeddings.
         space: fingerprint of the weights that decide which images fit these words; empty if unknown.
         clip: (N, C) CLIP text embeddings, for methods that also compare with CLIP's image embedding.
         notes: what was changed on the way in, such as a duplicate that was dropped.
-
-    Raises:
-        ShapeError: the number of names and embeddings differs.
     """
 
     names: tuple[str, ...]
@@ -176,9 +150,7 @@ class TextFeatures:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Segmentation:
-    """A label for every pixel of one image.
-
-    Two segmentations are equal if all their fields are; arrays are compared by value. They are not hashable.
+    """A label for every pixel of one image. Equality compares all fields by value.
 
     Attributes:
         labels: (H, W) integer array; value i stands for ``names[i]``.
@@ -211,11 +183,10 @@ class Segmentation:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Segmentation):
             return NotImplemented
-        plain = [(s.names, s.background, s.model, s.info, s.scores is None) for s in (self, other)]
-        arrays = [(self.labels, other.labels), (self.palette, other.palette)]
-        if self.scores is not None and other.scores is not None:
-            arrays.append((self.scores, other.scores))
-        return plain[0] == plain[1] and all(np.array_equal(mine, theirs) for mine, theirs in arrays)
+        mine, theirs = ((s.names, s.background, s.model, s.info, s.scores is None) for s in (self, other))
+        return mine == theirs and all(
+            np.array_equal(getattr(self, name), getattr(other, name)) for name in ("labels", "palette", "scores")
+        )
 
     def __hash__(self) -> int:
         raise TypeError(
@@ -227,9 +198,9 @@ class Segmentation:
         if len(shares) > 6:
             shares[6:] = [f"{len(shares) - 6} more"]
         background = "no background" if self.background is None else f"background={self.names[self.background]!r}"
-        parts = [f"{self.size[0]} x {self.size[1]} (height x width)", f"{len(self.names)} names", background]
-        parts += ["with scores"] if self.scores is not None else []
-        return f"<Segmentation {', '.join(parts)}: {', '.join(shares)}>"
+        size = f"{self.size[0]} x {self.size[1]} (height x width), {len(self.names)} names"
+        scores = "" if self.scores is None else ", with scores"
+        return f"<Segmentation {size}, {background}{scores}: {', '.join(shares)}>"
 
     @classmethod
     def load(cls, path: str | Path) -> Segmentation:
@@ -238,7 +209,7 @@ class Segmentation:
         Raises:
             ImageError: no such file. DataError: the file is damaged or holds no segmentation.
         """
-        return cls(*read_segmentation(path))
+        return cls(**read_segmentation(path))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -273,15 +244,7 @@ class Segmentation:
         self, image: ImageSource, *, opacity: float = 0.55, legend: bool = True, contours: bool = True,
         max_size: int | None = None,
     ) -> Image.Image:  # fmt: skip
-        """Draw the classes over the image; see :func:`talk2dino.io.overlay.draw_overlay`.
-
-        Args:
-            image: the segmented image: a path, PIL image, array, ...
-            opacity: 0 (the image) .. 1 (plain colours).
-            legend: add a panel with names and area shares.
-            contours: draw lines between regions.
-            max_size: longest side of the drawn image in pixels, without its legend; by default that of the image.
-        """
+        """Draw the classes over the image; the arguments are those of :func:`talk2dino.io.overlay.draw_overlay`."""
         return draw_overlay(image, self, opacity=opacity, legend=legend, contours=contours, max_size=max_size)
 
     def to_coco(self, image_id: int = 0, *, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:

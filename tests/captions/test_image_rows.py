@@ -2,6 +2,7 @@ from array import array
 
 import pytest
 
+from talk2dino.captions import Record
 from talk2dino.captions.image_rows import ImageRows
 
 
@@ -19,12 +20,12 @@ def grouped(rows):
 
 
 def records(groups, rows):
-    """(number, row, captions or None for a repeated row) of each row with a number."""
-    return [
-        (groups.number(row), row, None if groups.is_repeated(row) else groups.captions(row, rows[row][1]))
-        for row in range(len(rows))
-        if groups.is_wanted(row, lambda number: True)
-    ]
+    """(number, row, captions or the reason for skipping) of each row with a number."""
+    found = []
+    for row in groups.wanted_rows(lambda number: True).nonzero()[0].tolist():
+        record = groups.record(row, str(row), rows[row][1], bytes)
+        found.append((groups.number(row), row, record.captions if isinstance(record, Record) else record.reason))
+    return found
 
 
 def test_rows_of_one_image_are_one_record():
@@ -43,12 +44,12 @@ def test_rows_of_one_image_are_one_record():
     groups, asked = grouped(rows)
     assert asked == [0, 1, 2, 4, 5, 8, 9]
     assert records(groups, rows) == [
-        (0, 0, ["a", "d", "f"]),
-        (1, 1, ["b", "c", "g"]),
-        (2, 3, "e"),
-        (3, 4, None),
-        (4, 6, None),
-        (5, 7, "e"),
+        (0, 0, ("a", "d", "f")),
+        (1, 1, ("b", "c", "g")),
+        (2, 3, ("e",)),
+        (3, 4, "repeats the image and captions of an earlier row"),
+        (4, 6, "no caption that is not empty"),
+        (5, 7, ("e",)),
     ]
     assert len(groups) == 6
     assert [groups.number(row) for row in (2, 5, 8, 9)] == [2, 4, 6, 6]  # further rows: that of the next numbered row
@@ -57,17 +58,17 @@ def test_rows_of_one_image_are_one_record():
 def test_equal_captions_of_other_images_are_not_repeated():
     rows = [(5, "a"), (3, "a"), (5, "b"), (3, "b")]
     groups, _ = grouped(rows)
-    assert records(groups, rows) == [(0, 0, ["a", "b"]), (1, 1, ["a", "b"])]
+    assert records(groups, rows) == [(0, 0, ("a", "b")), (1, 1, ("a", "b"))]
 
 
 @pytest.mark.parametrize("rows", [[], [(5, "a")], [(5, "a"), (3, "a"), (0, "b"), (0, "b")]])
 def test_captions_are_not_read_without_shared_images(rows):
     groups, asked = grouped(rows)
     assert (asked, len(groups)) == ([], len(rows))
-    assert records(groups, rows) == [(row, row, captions) for row, (_, captions) in enumerate(rows)]
+    assert records(groups, rows) == [(row, row, (captions,)) for row, (_, captions) in enumerate(rows)]
 
 
 def test_only_wanted_numbers():
     rows = [(5, "a"), (5, "b"), (3, "c"), (2, "d")]
     groups, _ = grouped(rows)
-    assert [row for row in range(4) if groups.is_wanted(row, lambda number: number == 1)] == [2]
+    assert groups.wanted_rows(lambda number: number == 1).tolist() == [False, False, True, False]

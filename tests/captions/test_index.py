@@ -1,21 +1,32 @@
 import hashlib
 from array import array
 
+import numpy as np
 import pytest
 
-from talk2dino.captions.index import TextList, first_places, hash64, is_repeated, is_shared
+from talk2dino.captions.index import TextGroups, TextList, first_places, hash64, is_repeated, is_shared
 
 
 def test_text_list():
     given = ["", "one", "汽车", "", "half \ud800", "x" * 1000]
-    texts = TextList(given[:2])
-    for text in given[2:]:
+    texts = TextList()
+    for text in given:
         texts.append(text)
-    assert list(texts) == given
-    assert texts[1:5:2] == given[1:5:2]
-    for place in (6, -1):
-        with pytest.raises(IndexError):
-            texts[place]
+    assert (len(texts), list(texts)) == (6, given)
+    assert [texts[place] for place in (5, 2, 0)] == [given[place] for place in (5, 2, 0)]
+    with pytest.raises(IndexError):
+        texts[6]
+
+
+def test_text_groups():
+    """Texts of interleaved owners keep their order; owners take all 64 bits."""
+    texts = TextList()
+    for text in "abcdefg":
+        texts.append(text)
+    owners = array("Q", [2**64 - 1, 3, 2**64 - 1, 2**63 + 1, 3, 2**64 - 1, 3])
+    groups = TextGroups(texts, owners, np.array([True, True, False, True, True, True, True]))
+    found = {owner: groups[owner] for owner in (3, 2**63, 2**63 + 1, 2**64 - 1)}
+    assert found == {3: ["b", "e", "g"], 2**63: [], 2**63 + 1: ["d"], 2**64 - 1: ["a", "f"]}
 
 
 def test_equal_hashes():

@@ -26,7 +26,7 @@ def test_metadata_jsonl(tmp_path):
     assert found[:3] == [
         (0, "a.jpg", ("one",)),
         (1, "b.jpg", ("one", "two")),
-        (2, "a.jpg", "repeats the file name and captions of an earlier line"),
+        (2, "a.jpg", "repeats the image and captions of an earlier row"),
     ]
     assert [reason for _, _, reason in found[3:6]] == [
         "not JSON",
@@ -88,7 +88,7 @@ def test_one_line_per_caption(tmp_path, ending):
         text = "".join(json.dumps({"file_name": name, "text": caption}) + "\n" for name, caption in ROWS_PER_CAPTION)
     (tmp_path / f"metadata.{ending}").write_text(text)
     source = open_source(tmp_path)
-    assert listed(source) == [*RECORDS, (3, "a.jpg", "repeats the file name and captions of an earlier line")]
+    assert listed(source) == [*RECORDS, (3, "a.jpg", "repeats the image and captions of an earlier row")]
     assert len(source) == 4
     assert listed(source, lambda number: number == 2) == RECORDS[2:]
 

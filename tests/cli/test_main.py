@@ -155,3 +155,19 @@ def test_warnings_are_one_line_without_the_source(main, capfd):
 
     main(["models"], lambda *_, **__: warnings.warn("not for photographs", Unsuitable, stacklevel=1))
     assert capfd.readouterr().err == "talk2dino: WARNING: not for photographs\n"
+
+
+def test_threads_are_decided_before_torch_is_loaded(tmp_path):
+    report = "lambda: print(os.environ['OMP_NUM_THREADS'], os.environ['OMP_WAIT_POLICY'], file=sys.stderr)"
+    code = (
+        f"import atexit, os, sys; atexit.register({report}); from talk2dino import cli; "
+        "sys.argv = ['talk2dino', '--threads', '1', 'models', '--json']; cli.main()"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_", "KMP_"))}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stderr.split()[-2:] == ["1", "passive"]
+    kept = subprocess.run(
+        [sys.executable, "-c", code.replace("'--threads', '1', ", "")], capture_output=True, text=True, check=True,
+        env=environment | {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "active"},
+    )  # fmt: skip
+    assert kept.stderr.split()[-2:] == ["2", "active"]

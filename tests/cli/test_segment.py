@@ -147,20 +147,7 @@ def test_an_interrupted_folder_is_resumed(capsys, tmp_path, number):
     folder.mkdir()
     for i in range(150):
         Image.fromarray(render(sample_scene(i), 16, supersample=1).image).save(folder / f"{i}.png")
-    arguments = [
-        "segment",
-        folder,
-        "-p",
-        "sky,grass",
-        "-m",
-        "micro",
-        "-o",
-        out,
-        "--batch-size",
-        "1",
-        "--save",
-        "palette",
-    ]
+    arguments = ["segment", folder, "-p", "sky,grass", "-m", "micro", "-o", out, "--batch-size", 1, "--save", "palette"]
     # A shell's background jobs ignore SIGINT and hand that down; a person's terminal does not.
     listen = lambda: signal.signal(number, signal.SIG_DFL)  # noqa: E731
     if number == signal.SIGINT:
@@ -200,20 +187,8 @@ def test_other_methods_by_name(capsys, image, tmp_path):
 
 
 def test_an_image_from_standard_input(image, tmp_path):
-    call = [
-        sys.executable,
-        "-m",
-        "talk2dino",
-        "segment",
-        "-",
-        "-p",
-        "sky",
-        "-m",
-        "micro",
-        "-o",
-        str(tmp_path),
-        "--json",
-    ]
+    arguments = ("segment", "-", "-p", "sky", "-m", "micro", "-o", str(tmp_path), "--json")
+    call = [sys.executable, "-m", "talk2dino", *arguments]
     done = subprocess.run(call, input=image.read_bytes(), capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["size"] == [120, 120]

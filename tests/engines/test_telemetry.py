@@ -15,11 +15,13 @@ import sys
 from pathlib import Path
 import torch
 from talk2dino.engines import check_engine, make_engine
-from talk2dino.models.vision import VisionModel, build_backbone
+from talk2dino.models.vision import VisionModel
+from talk2dino.models.vit import VisionTransformer, dinov2_registers, randomise
 
 cache, *names = sys.argv[1:]
-sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 14, "image_size": 70}
-vision = VisionModel(build_backbone("dinov2-registers", **sizes))
+backbone = VisionTransformer(dinov2_registers(32, 1, 2, 128, grid=5))
+randomise(backbone)
+vision = VisionModel(backbone)
 for name in names:
     check_engine(name, torch.device("cpu"), torch.float32)
     run = make_engine(name, vision, device=torch.device("cpu"), dtype=torch.float32, cache_dir=Path(cache))

@@ -12,8 +12,7 @@ from talk2dino.evaluation.journal import ImageRecord
 from talk2dino.evaluation.metrics import ConfusionMatrix
 from talk2dino.evaluation.options import EvaluationOptions
 from talk2dino.evaluation.paper import published_results, published_row
-from talk2dino.evaluation.report import make_report, terminal_table, write_report
-from talk2dino.evaluation.summary import summary_rows, write_summary
+from talk2dino.evaluation.report import make_report, summary_rows, terminal_table, write_report, write_summary
 
 
 def config(benchmark, **values):

@@ -18,7 +18,7 @@ SOURCE = ROOT / "src" / "talk2dino"
 #: Library -> the only folders or modules of the package that may import it.
 HOMES = {
     "typer": ("cli",), "tqdm": ("cli",), "rich": ("cli", "evaluation"),
-    "transformers": ("models", "methods"), "huggingface_hub": ("models",), "tokenizers": ("models",),
+    "transformers": ("methods",), "huggingface_hub": ("models",), "tokenizers": ("models",),
     "sqlite3": ("models",), "openvino": ("engines",), "onnx": ("engines",), "onnxruntime": ("engines",),
     "pyarrow": ("captions",), "numba": ("stages",), "llvmlite": ("stages",), "triton": ("stages",),
     "faiss": ("methods",), "diffusers": ("methods",), "skimage": ("methods",), "scipy": ("methods", "evaluation"),

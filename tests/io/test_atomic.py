@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import time
 from pathlib import Path
 
 import pytest
@@ -120,15 +119,6 @@ def test_what_a_killed_run_left_is_removed_and_nothing_else(tmp_path):
         (tmp_path / name).write_text("x")
     remove_leftovers(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
-
-
-def test_without_a_lock_only_old_leftovers_are_removed(tmp_path):
-    for name, age in ((".old.0123abcd.tmp.png", 4000), (".new.0123abcd.tmp.png", 5)):
-        (tmp_path / name).write_text("x")
-        os.utime(tmp_path / name, (time.time() - age,) * 2)
-    assert remove_leftovers(tmp_path, older_than=3600) == 1
-    assert [path.name for path in tmp_path.iterdir()] == [".new.0123abcd.tmp.png"]
-    assert remove_leftovers(tmp_path) == 1
 
 
 def test_a_librarys_words_for_a_full_disk():

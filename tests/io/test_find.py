@@ -13,15 +13,8 @@ from talk2dino.io.find import STDIN, find_images, search_images
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in (
-        "shot10.png",
-        "shot2.PNG",
-        "Shot1.jpg",
-        "notes.txt",
-        ".hidden.png",
-        "sub/天空 🐈.webp",
-        "sub/deep/x.gif",
-    ):
+    here = ("shot10.png", "shot2.PNG", "Shot1.jpg", "notes.txt", ".hidden.png")
+    for name in (*here, "sub/天空 🐈.webp", "sub/deep/x.gif"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")
@@ -37,18 +30,12 @@ def test_a_folder_in_natural_order_without_hidden_and_foreign_files(folder):
 
 
 def test_recursion_only_when_asked(folder):
-    assert names(find_images([folder], recursive=True)) == [
-        "Shot1.jpg",
-        "shot2.PNG",
-        "shot10.png",
-        "x.gif",
-        "天空 🐈.webp",
-    ]
+    found = names(find_images([folder], recursive=True))
+    assert found == ["Shot1.jpg", "shot2.PNG", "shot10.png", "x.gif", "天空 🐈.webp"]
 
 
 def test_what_was_passed_over_is_counted(folder):
     found = search_images([folder])
-    assert (found.others, found.hidden, found.folders) == (1, 1, 1)
     assert found.note == "passed over 1 other file, 1 hidden entry, 1 subfolder (--recursive searches subfolders)"
     (folder / "sub" / "._x.jpg").write_bytes(b"")
     found = search_images([folder], recursive=True)
@@ -64,7 +51,7 @@ def test_pipes_are_passed_over_and_any_name_is_found(folder):
     found = search_images([folder])
     assert odd in found.paths
     assert folder / "pipe.jpg" not in found.paths
-    assert found.others == 2
+    assert found.note.startswith("passed over 2 other files")
     with pytest.raises(ImageError, match=r"no such file: .*caf\\xe8\.jpg; did you mean caf\\xe9\.jpg\?"):
         find_images([os.fsdecode(os.fsencode(folder) + b"/caf\xe8.jpg")])
 

@@ -57,13 +57,8 @@ def test_differences_are_named_by_their_path():
         "folder": Path("x"),
         "run": {"device": "cpu"},
     }
-    now = {
-        "model": {"weights": "b", "name": "micro"},
-        "sizes": [1, 2],
-        "folder": "x",
-        "run": {"device": "cuda"},
-        "new": 3,
-    }
+    now = {"model": {"weights": "b", "name": "micro"}, "sizes": [1, 2], "folder": "x", "run": {"device": "cuda"}}
+    now["new"] = 3
     found = differences(before, now, ignore=("run",))
     assert found == ['model.weights: "a" before, "b" now', "new: unset before, 3 now"]
     assert differences(before, before) == []

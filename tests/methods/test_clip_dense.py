@@ -20,30 +20,29 @@ def pixels():
 
 def test_patches_are_those_of_an_ordinary_forward_pass(micro, pixels):
     tower = micro.clip_vision
-    out = tower.vision_model(pixels, interpolate_pos_encoding=True).last_hidden_state[:, 1:]
-    expected = tower.visual_projection(tower.vision_model.post_layernorm(out)).reshape(2, 5, 7, -1)
+    out = tower(pixels)[0][:, 1:]
+    expected = tower.proj(out).reshape(2, 5, 7, -1)
     torch.testing.assert_close(dense_clip_features(tower, pixels, "patches"), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("variant", ["values", "residual"])
 def test_values_by_hand(micro, pixels, variant):
     """Weights taken out and multiplied by hand: W_o W_v LN(x), with LN_post and the projection after it."""
-    model = micro.clip_vision.vision_model
-    states = model(pixels, interpolate_pos_encoding=True, output_hidden_states=True).hidden_states
-    before, last = states[-2], model.encoder.layers[-1]
+    model = micro.clip_vision
+    before, last = model.tokens_before_last(pixels), model.blocks[-1]
 
     def norm(layer, x):
         centred = x - x.mean(-1, keepdim=True)
         return centred / (centred.pow(2).mean(-1, keepdim=True) + layer.eps).sqrt() * layer.weight + layer.bias
 
-    attention = last.self_attn
-    values = norm(last.layer_norm1, before) @ attention.v_proj.weight.T + attention.v_proj.bias
-    out = values @ attention.out_proj.weight.T + attention.out_proj.bias
+    attention = last.attn
+    values = norm(last.norm1, before) @ attention.qkv.weight[320:].T + attention.qkv.bias[320:]  # q, k and v: 160 each
+    out = values @ attention.proj.weight.T + attention.proj.bias
     if variant == "residual":
         out = before + out
-        hidden = norm(last.layer_norm2, out) @ last.mlp.fc1.weight.T + last.mlp.fc1.bias
+        hidden = norm(last.norm2, out) @ last.mlp.fc1.weight.T + last.mlp.fc1.bias
         out = out + F.gelu(hidden) @ last.mlp.fc2.weight.T + last.mlp.fc2.bias
-    expected = norm(model.post_layernorm, out)[:, 1:] @ micro.clip_vision.visual_projection.weight.T
+    expected = norm(model.norm, out)[:, 1:] @ model.proj.weight.T
     found = dense_clip_features(micro.clip_vision, pixels, variant)
     torch.testing.assert_close(found.flatten(1, 2), expected, atol=1e-5, rtol=0)
 

@@ -76,7 +76,7 @@ def test_score_is_the_published_mixture(micro, folder, picture):
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     normalised = (pixels / 255 - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
     with torch.no_grad():
-        image = micro.clip_vision(pixel_values=normalised).image_embeds
+        image = micro.clip_vision.embed_image(normalised)
     text = F.normalize(micro.text.embed_classes([[word] for word in WORDS]), dim=-1)
     everywhere = F.normalize(image, dim=-1) @ text.T
     found, own = (one.method.score(one.method.encode_pixels(pixels), classes, clean=False) for one in (both, local))

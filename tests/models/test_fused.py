@@ -5,20 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 
-from talk2dino.models import fused
-from talk2dino.models.fused import FusedVision, fuse
-from talk2dino.models.vision import VisionModel, build_backbone
+from talk2dino.models import fused, vit
+from talk2dino.models.fused import FusedLinear, FusedVision, computes_transposed, fuse
+from talk2dino.models.vision import VisionModel
+from talk2dino.models.vit import VisionTransformer, randomise
 
-COMMON = {"hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 3}
-SIZES = {
-    "dinov2": {**COMMON, "image_size": 42, "patch_size": 14},
-    "dinov2-registers": {**COMMON, "image_size": 42, "patch_size": 14, "num_register_tokens": 2},
-    "dinov2-registers gated": {**COMMON, "image_size": 42, "patch_size": 14, "use_swiglu_ffn": True},
-    "dinov3": {**COMMON, "image_size": 48, "patch_size": 16, "num_register_tokens": 4, "intermediate_size": 160},
-    "dinov3 gated": {**COMMON, "image_size": 48, "patch_size": 16, "intermediate_size": 160, "use_gated_mlp": True},
+CONFIGS = {
+    "dinov2": vit.dinov2(96, 3, 3, 384, grid=3),
+    "dinov2-registers": vit.dinov2_registers(96, 3, 3, 384, grid=3, registers=2),
+    "dinov2-registers gated": vit.dinov2_registers(96, 3, 3, 256, grid=3, registers=2, activation="swiglu"),
+    "dinov3": vit.dinov3(96, 3, 3, 160),
+    "dinov3 gated": vit.dinov3(96, 3, 3, 160, registers=0, activation="swiglu"),
 }
 
-pytestmark = pytest.mark.skipif(bool(fused._cannot_pack()), reason=f"no packed layers: {fused._cannot_pack()}")
+pytestmark = pytest.mark.skipif(bool(fused.why_not()), reason=f"no fused layers: {fused.why_not()}")
 
 
 def models(kind: str) -> tuple[VisionModel, VisionModel]:
@@ -26,16 +26,20 @@ def models(kind: str) -> tuple[VisionModel, VisionModel]:
     pair = []
     for dtype in (torch.float32, torch.bfloat16):
         torch.manual_seed(5)
-        backbone = build_backbone(kind.split()[0], **SIZES[kind])
+        backbone = VisionTransformer(CONFIGS[kind])
+        randomise(backbone, std=0.1)
         for name, parameter in backbone.named_parameters():
-            torch.nn.init.normal_(parameter, std=0.7 if "lambda" in name else 0.1)
-        # float32 too has the rounded weights, so that only the arithmetic differs
+            if "gamma" in name:
+                torch.nn.init.normal_(parameter, std=0.7)
+        # float32 has the rounded weights too, so that only the arithmetic differs
         pair.append(VisionModel(backbone.to(torch.bfloat16).to(dtype)))
     return pair[0], pair[1]
 
 
-@pytest.mark.parametrize("kind", list(SIZES))
-def test_no_farther_from_float32_than_plain_bfloat16(kind):
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("kind", list(CONFIGS))
+def test_no_farther_from_float32_than_plain_bfloat16(kind, transposed, monkeypatch):
+    monkeypatch.setattr(fused, "computes_transposed", lambda *_: transposed)
     exact, plain = models(kind)
     fast = fuse(plain)
     assert fast is not None
@@ -48,6 +52,29 @@ def test_no_farther_from_float32_than_plain_bfloat16(kind):
         usual = (getattr(rounded, name).float() - truth).square().mean().sqrt() / truth.square().mean().sqrt()
         assert off < 1.3 * usual, name
         assert usual < 0.05
+
+
+def test_the_form_of_a_layer_follows_from_its_sizes(monkeypatch):
+    """One image of 448 x 448: narrow layers transposed, q, k, v in one product and batches of four not."""
+    assert computes_transposed(1029, 768, 768)
+    assert computes_transposed(1029, 768, 3072)
+    assert not computes_transposed(1029, 2304, 768)
+    assert not computes_transposed(4116, 768, 3072)
+    forms = []
+    monkeypatch.setattr(fused, "computes_transposed", lambda *sizes: forms.append(sizes) or False)
+    fast = FusedVision(models("dinov2-registers")[1])
+    fast(torch.randn(2, 3, 28, 42))
+    assert forms[:3] == [(18, 288, 96), (18, 96, 96), (18, 96, 384)]  # 2 x (1 + 2 + 6) tokens; fc1 has a GELU
+
+
+def test_a_layer_keeps_only_the_forms_that_it_used():
+    layer = FusedLinear(torch.nn.Linear(64, 64, dtype=torch.bfloat16))
+    with torch.inference_mode():
+        transposed = layer(torch.ones(1, 300, 64).bfloat16())
+        assert layer.packed is None
+        packed = layer(torch.ones(1, 20, 64).bfloat16())
+    assert layer.packed is not None
+    torch.testing.assert_close(transposed[:, :20], packed, atol=0.02, rtol=0.02)
 
 
 def test_pieces_equal_the_whole(monkeypatch):
@@ -71,9 +98,10 @@ def test_the_model_itself_is_left_as_it_is():
     plain = models("dinov2-registers")[1]
     before = {name: value.clone() for name, value in plain.state_dict().items()}
     fast = FusedVision(plain)
+    fast(torch.randn(1, 3, 28, 42))
     assert plain.state_dict().keys() == before.keys()
     assert all(torch.equal(value, before[name]) for name, value in plain.state_dict().items())
-    assert fast.vision.backbone.embeddings.cls_token is plain.backbone.embeddings.cls_token
+    assert fast.vision.backbone.cls_token is plain.backbone.cls_token
 
 
 def test_only_where_it_helps():
@@ -84,20 +112,5 @@ def test_only_where_it_helps():
 
 def test_a_torch_without_the_operators(monkeypatch):
     plain = models("dinov2")[1]
-    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda *_: torch.zeros(3, 32), raising=False)
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda *_: torch.zeros(3, 64), raising=False)
     assert fuse(plain) is None
-
-
-@pytest.mark.parametrize("kind", ["dinov2", "dinov2-registers"])
-def test_positions_are_resized_once_a_size(kind, monkeypatch):
-    plain = models(kind)[1]
-    embeddings = type(plain.backbone.embeddings)
-    resized = []
-    resize = embeddings.interpolate_pos_encoding
-    monkeypatch.setattr(embeddings, "interpolate_pos_encoding", lambda *a: resized.append(a[2:]) or resize(*a))
-    fast = FusedVision(plain)
-    sizes = [(28, 42), (42, 28), (28, 42), (42, 28), (42, 42)]
-    results = [fast(torch.ones(1, 3, *size)) for size in sizes]
-    assert resized == [(28, 42), (42, 28), (42, 42)]
-    for size, result in zip(sizes, results, strict=True):
-        assert torch.equal(result.patches, FusedVision(plain)(torch.ones(1, 3, *size)).patches)

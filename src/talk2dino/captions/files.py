@@ -1,7 +1,8 @@
-"""Read the files that a caption source names."""
+"""Read the files that a caption source names, and recognise a source whose captions or images have changed."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -34,3 +35,33 @@ def file_reader(folder: Path, name: str) -> Callable[[], bytes]:
 def printable(name: str) -> str:
     r"""A file name as valid Unicode: bytes that are not UTF-8 are written as ``\udcXX``."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+class Fingerprint:
+    """16 hexadecimal digits for the content of a source: captions by content, images by name and size.
+
+    Times and folders do not count, so a copy on another machine has the same fingerprint. Feature stores hold the
+    fingerprint of their source; do not change how it is computed.
+    """
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, *values: object) -> None:
+        self._digest.update(repr(values).encode("utf-8", "surrogatepass"))
+
+    def add_file(self, path: Path) -> None:
+        """Add the content of a file."""
+        with open(path, "rb") as file:
+            while piece := file.read(1 << 20):
+                self._digest.update(piece)
+
+    def add_size(self, folder: Path, name: str) -> None:
+        """Add the name and size of a file, or the name alone if there is no such file."""
+        try:
+            self.add(name, os.stat(os.path.join(folder, name)).st_size)
+        except (OSError, ValueError):
+            self.add(name, None)
+
+    def __str__(self) -> str:
+        return self._digest.hexdigest()[:16]

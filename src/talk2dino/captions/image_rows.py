@@ -1,9 +1,9 @@
 """Tables with one row per caption: which rows belong to the same image.
 
-Grouping is written by hand. ``pyarrow.dataset`` with ``group_by`` is faster, but it holds the whole columns in memory:
-for 500,000 rows of 100,000 images it keeps 271 MB and takes 0.3 to 0.7 s; this module keeps 63 MB and takes 4.5 s. It cannot
-compare image bytes without loading all of them, cannot compare lists of captions, loses a whole file to one damaged
-page, and would make metadata.jsonl and metadata.csv depend on pyarrow.
+Grouping is written by hand. ``pyarrow.dataset`` with ``group_by`` is faster (0.3 to 0.7 s against 4.5 s for 500,000 rows of
+100,000 images), but it keeps 271 MB where this module keeps 63 MB. It cannot compare image bytes without loading all of
+them, cannot compare lists of captions, loses a whole file to one damaged page, and would make metadata.jsonl and
+metadata.csv depend on pyarrow.
 """
 
 from __future__ import annotations
@@ -14,11 +14,8 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from talk2dino.captions.index import TextList, first_places, hash64, is_repeated, is_shared
-from talk2dino.captions.source import Wanted
-
-#: Captions of some rows: from a mask (N,) of the rows to (row, captions) of each of them, in order.
-ReadCaptions = Callable[[np.ndarray], Iterable[tuple[int, object]]]
+from talk2dino.captions.index import TextGroups, TextList, first_places, hash64, is_repeated, is_shared
+from talk2dino.captions.source import Record, Skipped, Wanted, make_record
 
 
 class ImageRows:
@@ -31,27 +28,24 @@ class ImageRows:
 
     Args:
         images: (N,) a 64-bit hash of each row's image; a row with 0 is an image of its own.
-        read_captions: called once, with the rows whose image has more than one row, if there are any.
+        read_captions: from a mask (N,) of rows to (row, captions) of each of them, in order. Called once, with the rows
+            whose image has more than one row, if there are any.
     """
 
-    def __init__(self, images: array, read_captions: ReadCaptions) -> None:
+    def __init__(self, images: array, read_captions: Callable[[np.ndarray], Iterable[tuple[int, object]]]) -> None:
         first, later = first_places(images), is_repeated(images)
-        self._repeated = np.zeros(len(first), dtype=bool)
-        self._texts = TextList()  # the captions of each later row, as JSON
+        contents = array("Q", bytes(8 * len(images)))
+        texts = TextList()  # the captions of each later row, as JSON
         if later.any():
-            contents = array("Q", bytes(8 * len(first)))
             for row, captions in read_captions(is_shared(images)):
                 contents[row] = hash64(repr((images[row], captions)))
                 if later[row]:
-                    self._texts.append(json.dumps(_as_list(captions), default=repr))
-            self._repeated = is_repeated(contents)
+                    texts.append(json.dumps(_as_list(captions), default=repr))
+        self._repeated = is_repeated(contents)
         further = later & ~self._repeated
+        self._texts = TextGroups(texts, first[later], further[later])
         self._numbers = np.zeros(len(first) + 1, dtype=np.uint32)  # of each row: how many numbered rows precede it
         np.cumsum(~further, out=self._numbers[1:])
-        owners = first[further]
-        order = np.argsort(owners, kind="stable")
-        self._owners = owners[order]  # the first row of each further row, ascending
-        self._places = np.flatnonzero(further[later])[order].astype(np.uint32)  # in self._texts
 
     def __len__(self) -> int:
         """How many rows have a number."""
@@ -61,24 +55,18 @@ class ImageRows:
         """The record number of a row; for a further row, that of the next numbered one."""
         return int(self._numbers[row])
 
-    def is_wanted(self, row: int, wanted: Wanted) -> bool:
-        """Whether a row has a number, and it is wanted."""
-        number, after = self._numbers[row : row + 2].tolist()
-        return number < after and wanted(number)
+    def wanted_rows(self, wanted: Wanted) -> np.ndarray:
+        """(N,) bool: whether a row has a number, and it is wanted."""
+        flags = np.array([*map(wanted, range(len(self))), False], dtype=bool)
+        return (self._numbers[1:] > self._numbers[:-1]) & flags[self._numbers[:-1]]
 
-    def is_repeated(self, row: int) -> bool:
-        return bool(self._repeated[row])
-
-    def captions(self, row: int, own: object) -> object:
-        """The captions of a first row, followed by those of all further rows of its image."""
-        left, right = np.searchsorted(self._owners, np.array([row, row + 1], dtype=np.uint32))
-        if left == right:
-            return own
-        more = (caption for place in self._places[left:right].tolist() for caption in json.loads(self._texts[place]))
-        return [*_as_list(own), *more]
+    def record(self, row: int, key: str, captions: object, read: Callable[[], bytes]) -> Record | Skipped:
+        """The record of a numbered row: with its own captions, then those of all further rows of its image."""
+        if self._repeated[row]:
+            return Skipped(key, "repeats the image and captions of an earlier row")
+        more = [caption for text in self._texts[row] for caption in json.loads(text)]
+        return make_record(key, [*_as_list(captions), *more], read)
 
 
 def _as_list(captions: object) -> list[object]:
-    if captions is None:
-        return []
     return list(captions) if isinstance(captions, list | tuple) else [captions]

@@ -23,13 +23,10 @@ _DELIMITERS = frozenset(" \t\n\r,:]}")
 
 
 def json_entries(file: Path, lists: Collection[str], found: set[str]) -> Iterator[tuple[str, Any]]:
-    """Yield (list name, entry) for each entry of some lists of a JSON object, in the order of the file.
+    """Yield (list name, entry) for each entry of the named lists of a JSON object, in the order of the file.
 
-    Only one entry is in memory at a time. Nothing is yielded if the file holds another value than an object.
-
-    Args:
-        lists: names of the lists to read.
-        found: receives the names of the lists that exist, also of empty ones.
+    Only one entry is in memory at a time. Nothing is yielded if the file holds another value than an object. ``found``
+    receives the names of the lists that exist, also of empty ones.
 
     Raises:
         DataError: the file is not UTF-8 or not JSON.
@@ -54,7 +51,6 @@ class _JsonReader:
         self.parse = json.JSONDecoder().raw_decode
 
     def read_on(self) -> bool:
-        """Read another piece; False at the end of the file."""
         piece = self.file.read(max(PIECE, len(self.text) - self.place))  # doubles for an entry that is longer
         self.text, self.place = self.text[self.place :] + piece, 0
         return bool(piece)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from talk2dino.captions.coco import CocoSource, find_coco_images
@@ -16,23 +16,21 @@ from talk2dino.errors import DataError
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 DEFAULT_SPLIT = "train"
-#: Names of splits in file and folder names.
-_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
-_SPLITS = {name: split for split, names in _NAMES.items() for name in names}
+#: The split that a word in a file or folder name stands for.
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_READERS: dict[str, Callable[[Path], CaptionSource]] = {
+    ".jsonl": MetadataSource, ".csv": MetadataSource, ".tar": WebDatasetSource, ".parquet": ParquetSource,
+}  # fmt: skip
 
 
 def open_sources(
-    paths: Sequence[str | Path],
-    *,
-    images: Path | None = None,
-    split: str = DEFAULT_SPLIT,
-    limit: int | None = None,
+    paths: Sequence[str | Path], *, images: Path | None = None, split: str = DEFAULT_SPLIT, limit: int | None = None
 ) -> CaptionSource:
-    """Open several paths as one source, see :func:`open_source`.
-
-    Args:
-        limit: only the first so many records of all of them.
-    """
+    """Open several paths as one source, see :func:`open_source`, or only the first ``limit`` records of it."""
     opened = [open_source(path, images=images, split=split) for path in paths]
     source = opened[0] if len(opened) == 1 else JoinedSources(opened)
     return source if limit is None else FirstRecords(source, limit)
@@ -57,7 +55,11 @@ def open_source(path: str | Path, *, images: Path | None = None, split: str = DE
         raise DataError(f"no caption source at {path}")
     if path.is_dir():
         return _open_folder(path, images, split)
-    source = _open_file(path, images)
+    if path.suffix != ".json" and path.suffix not in _READERS:
+        advice = "; 'talk2dino store convert' reads published feature files" if path.suffix == ".pth" else ""
+        expected = "expected .json, .jsonl, .csv, .tar, .parquet or a folder"
+        raise DataError(f"{path} is not a caption source: {expected}{advice}")
+    source = CocoSource(path, images) if path.suffix == ".json" else _READERS[path.suffix](path)
     if split != DEFAULT_SPLIT:
         source.notes = [
             *source.notes,
@@ -66,28 +68,18 @@ def open_source(path: str | Path, *, images: Path | None = None, split: str = DE
     return source
 
 
-def _open_file(path: Path, images: Path | None) -> CaptionSource:
-    if path.suffix == ".json":
-        return CocoSource(path, images)
-    if path.suffix in (".jsonl", ".csv"):
-        return MetadataSource(path)
-    if path.suffix == ".tar":
-        return WebDatasetSource([path])
-    if path.suffix == ".parquet":
-        return ParquetSource([path])
-    advice = "; 'talk2dino store convert' reads published feature files" if path.suffix == ".pth" else ""
-    raise DataError(f"{path} is not a caption source: expected .json, .jsonl, .csv, .tar, .parquet or a folder{advice}")
-
-
 def _open_folder(path: Path, images: Path | None, split: str) -> CaptionSource:
     if file := _coco_file(path, images, split):
         return CocoSource(file, images)
-    if file := _metadata_file(path, split):
-        return MetadataSource(file)
+    if name := next((name for name in METADATA if (path / name).is_file()), None):
+        _refuse_split(path, f"a folder with {name}", split)
+        return MetadataSource(path / name)
+    if files := _visible(file for name in METADATA for file in path.glob(f"*/{name}")):
+        return MetadataSource(_files_of_split(path, files, split)[0])
     if files := _visible(path.glob("*.tar")):
-        return WebDatasetSource(_files_of_split(path, files, split))
+        return WebDatasetSource(*_files_of_split(path, files, split))
     if files := _visible(path.rglob("*.parquet")):
-        return ParquetSource(_files_of_split(path, files, split))
+        return ParquetSource(*_files_of_split(path, files, split))
     source = TextFileSource(path)
     if not len(source) or not next(path.rglob("*.txt"), None):
         raise DataError(
@@ -110,22 +102,9 @@ def _coco_file(path: Path, images: Path | None, split: str) -> Path | None:
     if len(files) > 1 and images is None:
         files = [file for file in files if find_coco_images(file)] or files
     if len(files) > 1:
-        names = [file.stem.removeprefix("captions_") for file in files]
-        raise DataError(
-            f"{path} holds {' and '.join(file.name for file in files)}: choose one with --split "
-            f"{' or --split '.join(names)}"
-        )
+        choices = " or ".join(f"--split {file.stem.removeprefix('captions_')}" for file in files)
+        raise DataError(f"{path} holds {' and '.join(file.name for file in files)}: choose one with {choices}")
     return files[0] if files else None
-
-
-def _metadata_file(path: Path, split: str) -> Path | None:
-    """metadata.jsonl or metadata.csv of a folder, or of its subfolder that is named after the split."""
-    for name in METADATA:
-        if (path / name).is_file():
-            _refuse_split(path, f"a folder with {name}", split)
-            return path / name
-    below = _visible(file for name in METADATA for file in path.glob(f"*/{name}"))
-    return _files_of_split(path, below, split)[0] if below else None
 
 
 def _files_of_split(folder: Path, files: list[Path], split: str) -> list[Path]:
@@ -134,22 +113,19 @@ def _files_of_split(folder: Path, files: list[Path], split: str) -> list[Path]:
     Raises:
         DataError: the files name splits, but not this one; or none, and a split other than the default was asked for.
     """
-    splits = {file: _split_in(file.relative_to(folder).with_suffix(""), split) for file in files}
-    present = sorted({name for name in splits.values() if name})
+
+    def split_of(file: Path) -> str | None:
+        words = re.split(r"[^0-9a-z]+", file.relative_to(folder).with_suffix("").as_posix().lower())
+        return next((_SPLITS.get(word, word) for word in words if word in _SPLITS or word == split), None)
+
+    present = sorted({name for name in map(split_of, files) if name})
     if not present:
         _refuse_split(folder, f"a folder of {files[0].suffix} files", split)
         return files
     wanted = _SPLITS.get(split, split)
     if wanted not in present:
         raise DataError(f"{folder} holds the splits {', '.join(present)}, not {split}: choose one with --split")
-    return [file for file in files if splits[file] == wanted]
-
-
-def _split_in(name: Path, split: str) -> str | None:
-    for word in re.split(r"[^0-9a-z]+", name.as_posix().lower()):
-        if word in _SPLITS or word == split:
-            return _SPLITS.get(word, word)
-    return None
+    return [file for file in files if split_of(file) == wanted]
 
 
 def _refuse_split(folder: Path, layout: str, split: str) -> None:

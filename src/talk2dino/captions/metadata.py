@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import json
-import re
+import string
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import numpy as np
-
-from talk2dino.captions.files import file_reader, printable
-from talk2dino.captions.fingerprint import Fingerprint
+from talk2dino.captions.files import Fingerprint, file_reader, printable
 from talk2dino.captions.image_rows import ImageRows
 from talk2dino.captions.index import hash64
-from talk2dino.captions.source import (
-    CAPTION_FIELDS,
-    CaptionSource,
-    Numbered,
-    Skipped,
-    Wanted,
-    always,
-    find_captions,
-    make_record,
-)
+from talk2dino.captions.source import CAPTION_FIELDS, CaptionSource, Numbered, Skipped, Wanted, always, find_captions
 from talk2dino.errors import DataError
+from talk2dino.io.names import SURROGATE
 
 FILE_FIELDS = ("file_name", "filename", "image", "path", "filepath")
 
@@ -49,47 +37,43 @@ class MetadataSource(CaptionSource):
             if isinstance(name, str):
                 content.add_size(file.parent, name)
             images.append(hash64(name) if isinstance(name, str) else 0)
-        self._groups = ImageRows(images, self._captions)
-        self.description = {
-            "kind": file.suffix[1:],
-            "folder": printable(file.parent.name),
-            "records": len(self),
-            "content": str(content),
-        }
+        self._groups = ImageRows(
+            images, lambda rows: ((row, captions) for row, (_, captions) in enumerate(self._rows()) if rows[row])
+        )
+        self.describe(file.suffix[1:], content, folder=printable(file.parent.name))
 
     def __len__(self) -> int:
         return len(self._groups)
 
-    def _captions(self, rows: np.ndarray) -> Iterator[tuple[int, object]]:
-        return ((row, captions) for row, (_, captions) in enumerate(self._rows()) if rows[row])
-
     def records(self, wanted: Wanted = always) -> Numbered:
+        rows = self._groups.wanted_rows(wanted)
         for row, (name, captions) in enumerate(self._rows()):
-            if not self._groups.is_wanted(row, wanted):
-                continue
-            number = self._groups.number(row)
-            if isinstance(name, Skipped):
-                yield number, name
-            elif self._groups.is_repeated(row):
-                yield number, Skipped(name, "repeats the file name and captions of an earlier line")
-            else:
-                captions = self._groups.captions(row, captions)
-                yield number, make_record(name, captions, file_reader(self._file.parent, name))
+            if rows[row]:
+                read = file_reader(self._file.parent, str(name))
+                record = self._groups.record(row, name, captions, read) if isinstance(name, str) else name
+                yield self._groups.number(row), record
 
     def _rows(self) -> Iterator[tuple[str | Skipped, object]]:
         """Yield (file name, captions) per line, or (Skipped, None) for a line that cannot be used."""
-        lines = _json_lines(self._file) if self._file.suffix == ".jsonl" else _csv_lines(self._file)
-        for number, entry in enumerate(lines, start=1):
-            key = f"{printable(self._file.name)}:{number}"
-            if isinstance(entry, str):
-                yield Skipped(key, entry), None
-                continue
-            name = next((entry[field] for field in FILE_FIELDS if isinstance(entry.get(field), str)), None)
-            yield name or Skipped(key, f"no field {', '.join(FILE_FIELDS)}"), find_captions(entry)
+        with _open(self._file) as opened:
+            lines = _json_lines(opened) if self._file.suffix == ".jsonl" else _csv_lines(opened)
+            for number, entry in enumerate(lines, start=1):
+                key = f"{printable(self._file.name)}:{number}"
+                if isinstance(entry, str):
+                    yield Skipped(key, entry), None
+                    continue
+                name = next((entry[field] for field in FILE_FIELDS if isinstance(entry.get(field), str)), None)
+                yield name or Skipped(key, f"no field {', '.join(FILE_FIELDS)}"), find_captions(entry)
+
+
+def _open(file: Path) -> IO[str]:
+    """Bytes that are not UTF-8 become halves of surrogate pairs."""
+    newline = "" if file.suffix == ".csv" else "\n"
+    return open(file, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
 
 
 def _check_columns(file: Path) -> None:
-    with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as opened:
+    with _open(file) as opened:
         try:
             columns = next(csv.reader(opened), [])
         except csv.Error as error:
@@ -102,33 +86,27 @@ def _check_columns(file: Path) -> None:
         )
 
 
-def _json_lines(file: Path) -> Iterator[dict[str, Any] | str]:
+def _json_lines(opened: IO[str]) -> Iterator[dict[str, Any] | str]:
     """Yield the object of each line that is not empty, or why there is none."""
-    with open(file, "rb") as opened:
-        for number, line in enumerate(opened):
-            line = line.removeprefix(codecs.BOM_UTF8) if number == 0 else line
-            if not line.strip():
-                continue
+    for line in opened:
+        if SURROGATE.search(line):
+            yield "not UTF-8"
+        elif line.strip(string.whitespace):
             try:
-                entry = json.loads(line.decode("utf-8"))
+                entry = json.loads(line)
                 yield entry if isinstance(entry, dict) else "not a JSON object"
-            except UnicodeDecodeError:
-                yield "not UTF-8"
             except (ValueError, RecursionError):
                 yield "not JSON"
 
 
-def _csv_lines(file: Path) -> Iterator[dict[str, Any] | str]:
+def _csv_lines(opened: IO[str]) -> Iterator[dict[str, Any] | str]:
     """Yield the fields of each line, or why it cannot be used."""
-    with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as opened:
-        rows = csv.DictReader(opened)
-        while True:
-            try:
-                row = next(rows)
-            except StopIteration:
-                return
-            except csv.Error as error:  # the reader continues with the next line
-                yield f"not CSV ({error})"
-                continue
-            text = "".join(str(value) for value in row.values())
-            yield "not UTF-8" if re.search("[\udc80-\udcff]", text) else row
+    rows = csv.DictReader(opened)
+    while True:
+        try:
+            row = next(rows)
+            yield "not UTF-8" if any(SURROGATE.search(str(value)) for value in row.values()) else row
+        except StopIteration:
+            return
+        except csv.Error as error:  # the reader continues with the next line
+            yield f"not CSV ({error})"

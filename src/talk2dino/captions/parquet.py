@@ -5,34 +5,28 @@ from __future__ import annotations
 import hashlib
 import os
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from talk2dino.captions.files import printable
-from talk2dino.captions.fingerprint import Fingerprint
+from talk2dino.captions.files import Fingerprint, printable
 from talk2dino.captions.image_rows import ImageRows
 from talk2dino.captions.index import hash64, is_shared
-from talk2dino.captions.source import (
-    CAPTION_FIELDS,
-    CaptionSource,
-    Numbered,
-    Record,
-    Skipped,
-    Wanted,
-    always,
-    make_record,
-)
+from talk2dino.captions.source import CAPTION_FIELDS, CaptionSource, Numbered, Record, Skipped, Wanted, always
 from talk2dino.errors import DataError, MissingExtraError
 
 if TYPE_CHECKING:
     import pyarrow
-    import pyarrow.parquet
 
 IMAGE_COLUMNS = ("image", "jpg", "image_bytes", "bytes", "png", "content")
 ID_COLUMNS = ("image_id", "file_name", "filename", "image_path", "filepath")
+
+#: Some columns of one row, or the error that reading them raised.
+Cells: TypeAlias = list[object] | Exception
 
 
 class ParquetSource(CaptionSource):
@@ -42,21 +36,17 @@ class ParquetSource(CaptionSource):
     the struct are one record only if their bytes are equal too, because the path is often a name without its folder.
     """
 
-    def __init__(self, files: Sequence[Path]) -> None:
-        self._tables = [_Table(file) for file in files]
-        starts = np.cumsum([0, *(table.rows for table in self._tables)]).tolist()
-        self._starts, self._rows = starts[:-1], starts[-1]
+    def __init__(self, *files: Path) -> None:
+        self._tables: list[_Table] = []
+        self._rows, content = 0, Fingerprint()
+        for file in files:
+            table = _Table(file, self._rows)
+            self._tables.append(table)
+            self._rows = table.end
+            content.add_size(file.parent, file.name)
+            content.add(_footer(file))
         self._groups = self._group()
-        content = Fingerprint()
-        for table in self._tables:
-            content.add_size(table.path.parent, table.path.name)
-            content.add(table.footer())
-        self.description = {
-            "kind": "parquet",
-            "files": [printable(file.name) for file in files],
-            "records": len(self),
-            "content": str(content),
-        }
+        self.describe("parquet", content, files=[printable(file.name) for file in files])
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -66,138 +56,108 @@ class ParquetSource(CaptionSource):
         images = array("Q", bytes(8 * self._rows))
         for row, value in self._values(lambda table: table.identity, np.ones(self._rows, dtype=bool)):
             images[row] = hash64(repr(value)) if value is not None else 0
-        by_path = [table for table in self._tables if table.identity == f"{table.image}.path"]
-        if by_path:
-            shared = is_shared(images)
-            for row, value in self._values(lambda table: table.image if table in by_path else None, shared):
-                if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
-                    digest = hashlib.blake2b(value["bytes"], digest_size=8).hexdigest()
-                    images[row] = hash64(f"{images[row]} {digest}")
+        for row, value in self._values(lambda table: table.compared, is_shared(images)):
+            if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
+                digest = hashlib.blake2b(value["bytes"], digest_size=8).hexdigest()
+                images[row] = hash64(f"{images[row]} {digest}")
         return ImageRows(images, lambda shared: self._values(lambda table: table.captions, shared))
 
     def _values(self, column: Callable[[_Table], str | None], rows: np.ndarray) -> Iterator[tuple[int, object]]:
         """Yield (row, value) of one column for the rows of a mask; the value is None where the file is damaged."""
-        for table, start in zip(self._tables, self._starts, strict=True):
-            name = column(table)
-            if name is None:
-                continue
-            _, _, inner = name.partition(".")
-            for row, cells in table.read([name], rows[start : start + table.rows]):
-                value = None if isinstance(cells, Exception) else _value(cells[0])
-                yield start + row, value.get(inner) if inner and isinstance(value, dict) else value
+        for table in self._tables:
+            if name := column(table):
+                _, _, inner = name.partition(".")
+                for row, cells in table.read([name], rows):
+                    value = None if isinstance(cells, Exception) else cells[0]
+                    yield row, value.get(inner) if inner and isinstance(value, dict) else value
 
     def records(self, wanted: Wanted = always) -> Numbered:
-        for table, start in zip(self._tables, self._starts, strict=True):
-            mask = np.fromiter((self._groups.is_wanted(start + row, wanted) for row in range(table.rows)), bool)
-            for row, cells in table.read([table.image, table.captions], mask):
-                yield self._groups.number(start + row), self._record(table, start + row, cells)
+        rows = self._groups.wanted_rows(wanted)
+        for table in self._tables:
+            for row, cells in table.read([table.image, table.captions], rows):
+                yield self._groups.number(row), self._record(f"{printable(table.path.name)}:{row}", row, cells)
 
-    def _record(self, table: _Table, row: int, cells: Cells) -> Record | Skipped:
-        key = f"{printable(table.path.name)}:{row}"
-        if self._groups.is_repeated(row):
-            return Skipped(key, "repeats the image and captions of an earlier row")
-        if isinstance(cells, Exception):
-            return Skipped(key, f"its part of {table.path.name} is damaged ({' '.join(str(cells).split())})")
-        try:
-            image, captions = (cell.as_py() for cell in cells)
-        except UnicodeDecodeError:
+    def _record(self, key: str, row: int, cells: Cells) -> Record | Skipped:
+        if isinstance(cells, UnicodeDecodeError):
             return Skipped(key, "its captions are not UTF-8")
+        if isinstance(cells, Exception):
+            part = key.rpartition(":")[0]
+            return Skipped(key, f"its part of {part} is damaged ({' '.join(str(cells).split())})")
+        image, captions = cells
         content = image.get("bytes") if isinstance(image, dict) else image
         if not isinstance(content, bytes):
             return Skipped(key, "no image bytes in its row")
-        return make_record(key, self._groups.captions(row, captions), lambda: content)
+        return self._groups.record(row, key, captions, lambda: content)
 
 
 class _Table:
-    """One parquet file: its columns and row counts.
+    """One parquet file: its columns, and its rows ``start`` to ``end`` among those of all files.
 
     Attributes:
         identity: the column that names a row's image, "image.path" for the path in a struct, or None.
+        compared: the column that is compared besides the path in a struct, or None.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, start: int) -> None:
         try:
-            import pyarrow.parquet
+            from pyarrow.parquet import ParquetFile
         except ImportError:
             raise MissingExtraError.of("pyarrow", "parquet", "reading parquet files") from None
-        self.path = path
+        self.path, self._open = path, ParquetFile
         try:
-            with pyarrow.parquet.ParquetFile(path) as opened:
-                schema, metadata = opened.schema_arrow, opened.metadata
+            with ParquetFile(path) as opened:
+                names, metadata = opened.schema_arrow.names, opened.metadata
         except (OSError, ValueError) as error:
             raise DataError(f"{path} cannot be read as parquet: {error}") from error
-        image = next((name for name in IMAGE_COLUMNS if name in schema.names), None)
-        captions = next((name for name in CAPTION_FIELDS if name in schema.names), None)
+        image, captions = _first(IMAGE_COLUMNS, names), _first(CAPTION_FIELDS, names)
         if image is None or captions is None:
             raise DataError(
-                f"{path} has the columns {', '.join(schema.names)}; expected one of {', '.join(IMAGE_COLUMNS)} with "
+                f"{path} has the columns {', '.join(names)}; expected one of {', '.join(IMAGE_COLUMNS)} with "
                 f"the bytes of the image and one of {', '.join(CAPTION_FIELDS)}"
             )
         self.image, self.captions = image, captions
-        self.identity = _identity(schema, image)
-        self._group_rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-        self.rows = sum(self._group_rows)
-
-    def footer(self) -> bytes:
-        """The metadata at the end: place, size, smallest and largest value of each column of each row group."""
-        with open(self.path, "rb") as opened:
-            opened.seek(-8, os.SEEK_END)
-            length = int.from_bytes(opened.read(4), "little")
-            opened.seek(-8 - length, os.SEEK_END)
-            return opened.read(length)
+        in_struct = f"{image}.path" in (metadata.schema.column(n).path for n in range(metadata.num_columns))
+        self.identity = _first(ID_COLUMNS, names) or (f"{image}.path" if in_struct else None)
+        self.compared = image if self.identity == f"{image}.path" else None
+        groups = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        self._starts = list(accumulate(groups, initial=start))
+        self.end = self._starts[-1]
 
     def read(self, columns: list[str], mask: np.ndarray) -> Iterator[tuple[int, Cells]]:
-        """Yield (row, cells of the columns) for the rows of a mask (N,), a row group at a time.
+        """Yield (row, cells of the columns) for the rows of a mask over the rows of all files.
 
         The cells are an exception for rows from a damaged page to the end of its row group.
         """
-        import pyarrow.parquet
-
-        first = 0
-        if not mask.any():
+        if not mask[self._starts[0] : self.end].any():
             return
-        with pyarrow.parquet.ParquetFile(self.path) as opened:
-            for group, count in enumerate(self._group_rows):
-                rows = np.flatnonzero(mask[first : first + count])
-                for row, cells in _read_group(opened, group, columns, rows):
-                    yield first + row, cells
-                first += count
+        with self._open(self.path) as opened:
+            for group, (first, end) in enumerate(pairwise(self._starts)):
+                rows = deque((first + np.flatnonzero(mask[first:end])).tolist())
+                try:
+                    for batch in opened.iter_batches(64, row_groups=[group], columns=columns) if rows else ():
+                        while rows and rows[0] < first + batch.num_rows:
+                            yield rows[0], _cells(batch, columns, rows[0] - first)
+                            rows.popleft()
+                        first += batch.num_rows
+                except (OSError, ValueError) as error:  # pyarrow's errors for a damaged page
+                    yield from ((row, error) for row in rows)
 
 
-if TYPE_CHECKING:
-    Cells = list[pyarrow.Scalar] | Exception
+def _footer(file: Path) -> bytes:
+    """The metadata at the end: place, size, smallest and largest value of each column of each row group."""
+    with open(file, "rb") as opened:
+        opened.seek(-8, os.SEEK_END)
+        length = int.from_bytes(opened.read(4), "little")
+        opened.seek(-8 - length, os.SEEK_END)
+        return opened.read(length)
 
 
-def _read_group(
-    opened: pyarrow.parquet.ParquetFile, group: int, columns: list[str], rows: np.ndarray
-) -> Iterator[tuple[int, Cells]]:
-    if not len(rows):
-        return
-    first = done = 0
+def _cells(batch: pyarrow.RecordBatch, columns: list[str], row: int) -> Cells:
     try:
-        for batch in opened.iter_batches(64, row_groups=[group], columns=columns):
-            held = [batch.column(name.partition(".")[0]) for name in columns]
-            while done < len(rows) and rows[done] < first + batch.num_rows:
-                row = int(rows[done])
-                yield row, [column[row - first] for column in held]
-                done += 1
-            first += batch.num_rows
-    except (OSError, ValueError) as error:  # pyarrow's errors for a damaged page
-        for row in rows[done:].tolist():
-            yield row, error
+        return [batch.column(name.partition(".")[0])[row].as_py() for name in columns]
+    except UnicodeDecodeError as error:
+        return error
 
 
-def _identity(schema: pyarrow.Schema, image: str) -> str | None:
-    import pyarrow
-
-    if named := next((name for name in ID_COLUMNS if name in schema.names), None):
-        return named
-    kind = schema.field(image).type
-    return f"{image}.path" if pyarrow.types.is_struct(kind) and kind.get_field_index("path") >= 0 else None
-
-
-def _value(cell: pyarrow.Scalar) -> object:
-    try:
-        return cell.as_py()
-    except UnicodeDecodeError:
-        return None
+def _first(candidates: Iterable[str], names: Collection[str]) -> str | None:
+    return next((name for name in candidates if name in names), None)

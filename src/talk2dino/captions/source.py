@@ -6,14 +6,14 @@ alone decides which shard of a feature store a record belongs to.
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeAlias
 
-from talk2dino.captions.fingerprint import Fingerprint
+from talk2dino.captions.files import Fingerprint
+from talk2dino.io.names import SURROGATE
 
 #: Names of the JSON field or table column that holds captions, the preferred one first.
 CAPTION_FIELDS = ("captions", "caption", "text", "sentences", "txt")
@@ -50,7 +50,7 @@ class CaptionSource(ABC):
 
     Attributes:
         description: stored in a feature store's manifest. Its "content" is a
-            :class:`~talk2dino.captions.fingerprint.Fingerprint`: a store is only continued with equal content.
+            :class:`~talk2dino.captions.files.Fingerprint`: a store is only continued with equal content.
         notes: one sentence per problem found while the source was opened.
     """
 
@@ -63,6 +63,19 @@ class CaptionSource(ABC):
     @abstractmethod
     def records(self, wanted: Wanted = always) -> Numbered:
         """Yield (number, record) for each wanted number, in order. Other records cost next to nothing."""
+
+    def describe(self, kind: str, content: Fingerprint, **names: str | list[str]) -> None:
+        self.description = {"kind": kind, **names, "records": len(self), "content": str(content)}
+
+
+class IndexedSource(CaptionSource):
+    """A source that can read any record by its number."""
+
+    @abstractmethod
+    def record(self, number: int) -> Record | Skipped: ...
+
+    def records(self, wanted: Wanted = always) -> Numbered:
+        return ((number, self.record(number)) for number in range(len(self)) if wanted(number))
 
 
 class JoinedSources(CaptionSource):
@@ -116,9 +129,5 @@ def make_record(key: str, captions: object, read: Callable[[], bytes]) -> Record
         captions = [captions]
     elif not isinstance(captions, Iterable) or isinstance(captions, Mapping):
         captions = []
-    kept = tuple(" ".join(c.split()) for c in captions if isinstance(c, str) and c.strip() and _is_unicode(c))
+    kept = tuple(" ".join(c.split()) for c in captions if isinstance(c, str) and c.strip() and not SURROGATE.search(c))
     return Record(key, kept, read) if kept else Skipped(key, "no caption that is not empty")
-
-
-def _is_unicode(text: str) -> bool:
-    return text.isascii() or not re.search("[\ud800-\udfff]", text)

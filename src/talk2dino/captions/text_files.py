@@ -5,49 +5,37 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from talk2dino.captions.files import file_reader, printable, read_file
-from talk2dino.captions.fingerprint import Fingerprint
+from talk2dino.captions.files import Fingerprint, file_reader, printable, read_file
 from talk2dino.captions.index import TextList
-from talk2dino.captions.source import CaptionSource, Numbered, Record, Skipped, Wanted, always, make_record
+from talk2dino.captions.source import IndexedSource, Record, Skipped, make_record
 from talk2dino.errors import DataError
-from talk2dino.io.images import IMAGE_ENDINGS
+from talk2dino.io.find import IMAGE_ENDINGS
 
 
-class TextFileSource(CaptionSource):
+class TextFileSource(IndexedSource):
     """A folder of images at any depth, each with a .txt file of the same name: one caption per line.
 
     Hidden files are left out.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._names = TextList(
-            sorted(
-                os.path.relpath(os.path.join(place, name), folder)
-                for place, _, names in os.walk(folder)
-                for name in names
-                if os.path.splitext(name)[1].lower() in IMAGE_ENDINGS and not name.startswith(".")
-            )
-        )
-        content = Fingerprint()
-        for name in self._names:
+        self._folder, self._names, content = folder, TextList(), Fingerprint()
+        for name in sorted(
+            os.path.relpath(os.path.join(place, name), folder)
+            for place, _, names in os.walk(folder)
+            for name in names
+            if os.path.splitext(name)[1].lower() in IMAGE_ENDINGS and not name.startswith(".")
+        ):
+            self._names.append(name)
             content.add_size(folder, name)
             content.add_size(folder, os.path.splitext(name)[0] + ".txt")
-        self.description = {
-            "kind": "txt",
-            "folder": printable(folder.name),
-            "records": len(self),
-            "content": str(content),
-        }
+        self.describe("txt", content, folder=printable(folder.name))
 
     def __len__(self) -> int:
         return len(self._names)
 
-    def records(self, wanted: Wanted = always) -> Numbered:
-        for number in filter(wanted, range(len(self))):
-            yield number, self._record(self._names[number])
-
-    def _record(self, name: str) -> Record | Skipped:
+    def record(self, number: int) -> Record | Skipped:
+        name = self._names[number]
         key = printable(name)
         try:
             text = read_file((self._folder / name).with_suffix(".txt")).decode("utf-8-sig")

@@ -51,6 +51,8 @@ def build_app(only: str | None = None) -> typer.Typer:
     """The Typer application with every verb, or with one of them, so that the others are not imported."""
     import typer
 
+    from talk2dino.threads import prepare
+
     app = typer.Typer(
         name="talk2dino",
         help="Open-vocabulary segmentation: an image and words in, a label for every pixel out.",
@@ -63,7 +65,11 @@ def build_app(only: str | None = None) -> typer.Typer:
     )
 
     @app.callback(invoke_without_command=True)
-    def root(version: bool = typer.Option(False, "--version", "-V", help="Print the version and exit.")) -> None:
+    def root(
+        version: bool = typer.Option(False, "--version", "-V", help="Print the version and exit."),
+        threads: int | None = typer.Option(None, min=1, help="CPU threads. [default: by the cores available]"),
+    ) -> None:
+        prepare(threads)  # before torch is loaded
         if version:
             from talk2dino import __version__
 

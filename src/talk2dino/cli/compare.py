@@ -21,11 +21,12 @@ _HELD_OUT = "world: one object per scene, or all, in colours that training never
 
 
 def compare(
+    context: typer.Context,
     images: Annotated[list[Path] | None, typer.Argument(metavar="IMAGE", help="Images.", show_default=False)] = None,
     prompts: Annotated[str | None, typer.Option("--prompts", "-p", help='Images: classes, "sky, grass, car".')] = None,
     benchmark: Annotated[str | None, typer.Option("--benchmark", "-b", help=_BENCHMARK)] = None,
     data: Annotated[Path | None, typer.Option(help="Benchmark: mmsegmentation's data folder.")] = None,
-    methods: Annotated[str | None, typer.Option(help=_METHODS)] = None,
+    systems: Annotated[str | None, typer.Option("--methods", help=_METHODS)] = None,
     model: Annotated[str, typer.Option("--model", "-m", help="The model that all systems share.")] = "auto",
     projection: Annotated[Path | None, typer.Option(help="Your own psi, as in 'talk2dino segment'.")] = None,
     mode: Annotated[str | None, typer.Option(help=_MODE)] = None,
@@ -64,15 +65,10 @@ def compare(
     from talk2dino.io.settings import build_options
     from talk2dino.prompts import parse_prompts
 
-    values = {
-        "images": images or (), "prompts": prompts, "benchmark": benchmark, "data": data, "model": model,
-        "projection": projection, "mode": mode, "synonyms": synonyms, "prototype_scenes": prototype_scenes,
-        "method_options": _method_options(option), "prototypes": prototypes, "background": background, "clean": clean,
-        "refine": refine, "plain": plain, "held_out": held_out, "limit": limit, "out": out, "device": device,
-        "dtype": dtype, **({} if methods is None else {"systems": methods}),
-    }  # fmt: skip
+    fields = CompareOptions.model_fields
+    values = {name: value for name, value in context.params.items() if name in fields and value is not None}
     with usage():
-        options = build_options(CompareOptions, values)
+        options = build_options(CompareOptions, {**values, "method_options": _method_options(option)})
         if prompts is not None:
             parse_prompts(prompts)
     if options.benchmark is None:

@@ -35,6 +35,7 @@ _DTYPE = "float32, bfloat16, float16, or auto (bfloat16 where the hardware has i
 
 
 def evaluate(
+    context: typer.Context,
     benchmark: Annotated[list[str] | None, typer.Option("--benchmark", "-b", help=_BENCHMARK)] = None,
     data: Annotated[Path | None, typer.Option(help=_DATA)] = None,
     method: Annotated[str | None, typer.Option(help=_METHOD)] = None,
@@ -81,15 +82,12 @@ def evaluate(
 
     if merge:
         return _show(merge_runs(merge, out=out, data=data, device=device), as_json)
-    flags = {
-        "benchmark": benchmark, "data": data, "method": method, "model": model, "projection": projection, "out": out,
-        "mode": mode, "background": background, "clean": clean, "refine": refine, "synonyms": synonyms,
-        "prompts": prompts, "held_out": held_out, "matching": matching, "limit": limit, "device": device,
-        "dtype": dtype, "batch_size": batch_size,
-    }  # fmt: skip
+    fields = EvaluationOptions.model_fields
     with usage():
         values = read_yaml(config) if config else {}
-        values |= {name: value for name, value in flags.items() if value is not None}
+        values |= {
+            name: value for name, value in context.params.items() if name in fields and value not in (None, [], ())
+        }
         own = values.get("method_options") or {}
         if not isinstance(own, dict):
             raise typer.BadParameter("method_options must be 'name: value' lines", param_hint="--config")
@@ -106,8 +104,7 @@ def evaluate(
 def _show(result: EvaluationResult, as_json: bool) -> None:
     """One report, or the table of several, on stdout; the files on stderr."""
     from talk2dino.cli.console import message
-    from talk2dino.evaluation.report import summary_line, terminal_table
-    from talk2dino.evaluation.summary import summary_dict, summary_markdown
+    from talk2dino.evaluation.report import summary_dict, summary_line, summary_markdown, terminal_table
     from talk2dino.io.console import print_json
 
     first, *others = result.reports

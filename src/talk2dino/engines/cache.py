@@ -19,7 +19,7 @@ from talk2dino.models.fingerprint import weights_checksum
 from talk2dino.models.vision import VisionModel
 
 #: Goes up when the exported graph changes, so that older files are not taken.
-GRAPH_VERSION = 1
+GRAPH_VERSION = 2
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +71,7 @@ def _holds(folder: Path, name: str) -> bool:
 
 def graph_name(vision: VisionModel) -> str:
     """A name that depends on the weights, the configuration and the exporter, and on nothing else: not on the dtype."""
-    config = {name: value for name, value in vision.backbone.config.to_dict().items() if "dtype" not in name}
-    facts = (repr(sorted(config.items())), vision.rotary_attention, GRAPH_VERSION, torch.__version__.split("+")[0])
+    facts = (repr(vision.config), vision.rotary_attention, GRAPH_VERSION, torch.__version__.split("+")[0])
     return f"{weights_checksum(vision, torch.float32)}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:8]}"
 
 

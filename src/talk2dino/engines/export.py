@@ -76,7 +76,7 @@ def export_onnx(vision: VisionModel, path: str | Path, *, size: tuple[int, int] 
     model = copy.deepcopy(vision).to("cpu", torch.float32).eval()
     example = size or (5 * patch, 7 * patch)
     if size is None:
-        make_dynamic(model.backbone.embeddings, model.family)
+        make_dynamic(model.backbone)
         free: dict[int, Any] = {
             i: patch * torch.export.Dim(n, min=2, max=4096 // patch) for i, n in ((2, "rows"), (3, "columns"))
         }

@@ -35,8 +35,9 @@ class OpenVinoEngine:
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
         self.dtype = dtype
-        if compiled_dir is not None:  # a damaged or unwritable one is as good as none to OpenVINO
-            settings["CACHE_DIR"] = str(compiled_dir)
+        if compiled_dir is not None:  # OpenVINO goes on without a folder that is damaged or not writable
+            # One folder per precision: OpenVINO 2026.4 takes parts of a float32 model for a bfloat16 one, and gives NaN.
+            settings["CACHE_DIR"] = str(compiled_dir / PRECISIONS[dtype])
         self.model = core.compile_model(path, "CPU", settings)
         self.own = threading.local()
 

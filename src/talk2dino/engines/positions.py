@@ -11,7 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from talk2dino.models.vit import VisionTransformer
 
 
 def cubic(x: Tensor, a: float) -> Tensor:
@@ -65,16 +67,15 @@ def resize_positions(matrix: Callable[[Any, int], Tensor], positions: Tensor, ro
     return torch.cat([positions[:, :1], resized.flatten(0, 1)[None]], dim=1)
 
 
-def make_dynamic(embeddings: nn.Module, family: str) -> None:
-    """Let a DINOv2's embeddings resize their positions with the matrices above; DINOv3 has none to resize."""
-    if family == "dinov3":
-        return
-    matrix = antialiased_matrix if family == "dinov2-registers" else offset_matrix
-    size: Any = embeddings.patch_size
-    patch = int(size[0] if isinstance(size, (tuple, list)) else size)
+MATRICES = {"antialiased": antialiased_matrix, "offset": offset_matrix}
 
-    def interpolate(tokens: Tensor, height: Any, width: Any) -> Tensor:
-        positions: Any = embeddings.position_embeddings
-        return resize_positions(matrix, positions, height // patch, width // patch)
 
-    embeddings.interpolate_pos_encoding = interpolate  # type: ignore[assignment]
+def make_dynamic(backbone: VisionTransformer) -> None:
+    """Let an image tower resize its positions with the matrices above; DINOv3 has none to resize."""
+    if backbone.config.positions != "rotary":
+        matrix = MATRICES[backbone.config.positions]
+
+        def positions(rows: Any, columns: Any) -> Tensor:
+            return resize_positions(matrix, backbone.pos_embed, rows, columns)
+
+        backbone.positions = positions  # type: ignore[method-assign]

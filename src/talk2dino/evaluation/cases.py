@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,7 @@ from talk2dino.evaluation.journal import ImageRecord, Run
 from talk2dino.evaluation.matching import cluster_classes, final_records, matched_over_benchmark
 from talk2dino.evaluation.metrics import IGNORE
 from talk2dino.evaluation.options import EvaluationOptions
-from talk2dino.evaluation.protocol import Predictor, open_samples
-from talk2dino.evaluation.provenance import resolved_config
+from talk2dino.evaluation.protocol import Predictor, open_samples, resolved_config
 from talk2dino.io.atomic import save_png
 from talk2dino.io.legend import draw_grid, make_legend, merge_legends
 from talk2dino.io.settings import build_options, differences
@@ -31,11 +30,11 @@ def draw_cases(run: Run, predict: Predictor, folder: Path) -> bool:
     if matched_over_benchmark(run.config):
         predict.classes = cluster_classes(matrix)
     by_name = {sample.name: sample for sample in open_samples(predict.options, predict.benchmark)}
-    rows = []
-    for kind, record in extreme_cases(final_records(run.records, matrix, run.config)):
-        if record.name in by_name:
-            title = f"prediction, mIoU {100 * (record.miou or 0):.1f}"
-            rows.append(CaseRow(f"{kind}: {record.name}", by_name[record.name], {title: predict}))
+    rows: list[CaseRow] = [
+        (f"{kind}: {record.name}", by_name[record.name], {f"prediction, mIoU {100 * (record.miou or 0):.1f}": predict})
+        for kind, record in extreme_cases(final_records(run.records, matrix, run.config))
+        if record.name in by_name
+    ]
     if rows:
         save_png(draw_rows(predict.benchmark, rows), folder / "images.png")
     return bool(rows)
@@ -65,8 +64,7 @@ def predictor_of(run: Run, *, data: Path | None = None, device: str | None = Non
     )
     predict = Predictor(segmenter, benchmark, options)
     now = resolved_config(options, benchmark, predict.segmenter, samples, threshold=predict.threshold)
-    other = differences({name: config.get(name) for name in now}, now, ignore=("run", "projection", "synonyms"))
-    if other:
+    if other := differences({name: config.get(name) for name in now}, now, ignore=("run", "projection", "synonyms")):
         raise InputError(f"the model or the data are not those of the run ({'; '.join(other[:4])})")
     return predict
 
@@ -79,28 +77,23 @@ def extreme_cases(records: Sequence[ImageRecord], count: int = 3) -> list[tuple[
     return [("worst", r) for r in worst] + [("best", r) for r in best]
 
 
-@dataclass(frozen=True)
-class CaseRow:
-    """One row of a grid: an image and what labels it, by the title of the prediction."""
-
-    title: str
-    sample: Sample
-    predictions: Mapping[str, Predictor]
+#: One row of a grid: its title, an image, and what labels it, by the title of the prediction.
+CaseRow = tuple[str, Sample, Mapping[str, Predictor]]
 
 
 def draw_rows(benchmark: Benchmark, rows: Sequence[CaseRow]) -> Image.Image:
     """Each row: the image, its truth and the predictions; one legend of the classes in them for the whole grid."""
     tiles, legends = [], []
     colours = np.asarray(benchmark.palette)
-    for row in rows:
-        image, truth = row.sample.load()
-        labels = {"truth": truth, **{name: predict([(image, truth)])[0] for name, predict in row.predictions.items()}}
-        tiles.append((row.title, enlarge(Image.fromarray(image))))
+    for title, sample, predictions in rows:
+        image, truth = sample.load()
+        labels = {"truth": truth, **{name: predict([(image, truth)])[0] for name, predict in predictions.items()}}
+        tiles.append((title, enlarge(Image.fromarray(image))))
         for name, one in labels.items():
             tiles.append((name, enlarge(paint_labels(one, benchmark.palette), smooth=False)))
             legends.append(make_legend(one, benchmark.names, colours))
     legend = replace(merge_legends(legends), absent=())
-    return draw_grid(tiles, columns=2 + len(rows[0].predictions), legend=legend)
+    return draw_grid(tiles, columns=2 + len(rows[0][2]), legend=legend)
 
 
 def paint_labels(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> Image.Image:

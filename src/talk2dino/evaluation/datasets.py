@@ -6,7 +6,7 @@ Class names, palettes and ignored values are mmsegmentation's; see :mod:`talk2di
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from talk2dino.evaluation.world import held_out_seeds
 from talk2dino.io.images import read_image
 from talk2dino.io.index_png import read_index_png
 from talk2dino.io.palette import class_palette
+from talk2dino.io.settings import read_lines
 from talk2dino.world import CLASS_NAMES as WORLD_NAMES
 from talk2dino.world import render, sample_scene
 
@@ -34,7 +35,7 @@ class Sample:
     Attributes:
         name: unique within the benchmark.
         load: reads (H, W, 3) uint8 RGB and (H, W) class indices, 255 ignored.
-        source: what kind of file the label comes from, such as "NAME_labelTrainIds.png" or "instances_val2017.json".
+        source: the kind of file that the label comes from, such as "NAME_labelTrainIds.png".
     """
 
     name: str
@@ -56,7 +57,6 @@ class Benchmark:
     """
 
     name: str
-    title: str
     names: tuple[str, ...]
     palette: tables.Palette
     folders: tuple[str, ...]
@@ -100,8 +100,8 @@ def open_benchmark(name: str, root: str | Path | None = None) -> tuple[Benchmark
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"no folder at {root}; the benchmark {name} expects\n{benchmark.tree}")
-    places = [root / folder for folder in benchmark.folders if (root / folder).is_dir()]
-    samples = benchmark.list_samples(benchmark, places[0] if places else root)
+    places = (root / folder for folder in benchmark.folders if (root / folder).is_dir())
+    samples = benchmark.list_samples(benchmark, next(places, root))
     if not samples:
         raise _incomplete(benchmark, "no images")
     return benchmark, samples
@@ -123,18 +123,15 @@ def _incomplete(benchmark: Benchmark, what: str) -> DataError:
     return DataError(f"benchmark {benchmark.name}: {what}; expected below ROOT\n{benchmark.tree}")
 
 
-def _load(
-    image: Path, read_label: Callable[[], np.ndarray], class_count: int, first: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _load(image: Path, read_label: Callable[[], np.ndarray], classes: int, first: int) -> tuple[np.ndarray, np.ndarray]:
     """``first``: the value of class 0 in the label file."""
-    truth = read_label()
-    pixels = read_image(image).array
+    truth, pixels = read_label(), read_image(image).array
     if pixels.shape[:2] != truth.shape:
         raise DataError(f"{image} is {pixels.shape[:2]}, but its label is {truth.shape} (height, width)")
-    outside = np.unique(truth[(truth != IGNORE) & ((truth < 0) | (truth >= class_count))])
+    outside = np.unique(truth[(truth != IGNORE) & ((truth < 0) | (truth >= classes))])
     if outside.size:
         raise DataError(
-            f"the label of {image} has values outside the class list {first}..{class_count - 1 + first}: "
+            f"the label of {image} has values outside the class list {first}..{classes - 1 + first}: "
             f"{', '.join(str(value + first) for value in outside[:8])}"
         )
     return pixels, truth
@@ -166,71 +163,30 @@ def _split_file(benchmark: Benchmark, folder: Path, *, split: str, labels: str, 
     """Pascal VOC and Pascal Context: a text file lists the images."""
     listing = folder / "ImageSets" / split / "val.txt"
     _require(benchmark, folder / "JPEGImages", folder / labels, listing)
-    try:
-        stems = [line.strip() for line in listing.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {listing} as UTF-8 text with one name per line: {error}") from None
     samples = []
-    for stem in dict.fromkeys(filter(None, stems)):  # a repeated name counts once
+    for stem in dict.fromkeys(read_lines(listing, "list of images")):  # a repeated name counts once
         image, label = folder / "JPEGImages" / f"{stem}.jpg", folder / labels / f"{stem}.png"
         _require(benchmark, image, label)
         samples.append(_sample(benchmark, stem, image, label, read))
     return samples
 
 
-def _coco(benchmark: Benchmark, folder: Path, *, suffix: str, read_raw: LabelReader) -> list[Sample]:
-    """COCO-Stuff and COCO-Object: converted labels, else COCO-Stuff's pixel maps, else (objects) instances JSON."""
-    images, labels = folder / "images" / "val2017", folder / "annotations" / "val2017"
-    instances = folder / "annotations" / "instances_val2017.json"
-    objects = benchmark.background
-    _require(benchmark, images)
-    if not (objects and instances.is_file()):
-        _require(benchmark, labels)
+def _paired_folders(
+    benchmark: Benchmark, folder: Path, *, images: str, labels: str, ending: str, kinds: Mapping[str, LabelReader],
+    instances: str = "", short_names: bool = False,
+) -> list[Sample]:  # fmt: skip
+    """The others: the label of an image is the first of ``kinds`` (ending -> reader) that exists, else ``instances``."""
+    drawn = bool(instances) and (folder / instances).is_file()
+    _require(benchmark, folder / images, *([] if drawn else [folder / labels]))
     samples = []
-    for name, image in _list_images(images, ".jpg"):
-        converted, raw = labels / f"{name}{suffix}", labels / f"{name}.png"
-        if converted.is_file():
-            samples.append(_sample(benchmark, name, image, converted, read_index_png))
-        elif raw.is_file() or not (objects and instances.is_file()):
-            _require(benchmark, raw)
-            samples.append(_sample(benchmark, name, image, raw, read_raw))
-        else:
-            read = partial(formats.instances_to_objects, stem=image.stem)
-            samples.append(_sample(benchmark, name, image, instances, read))
-    return samples
-
-
-_CITY_LABELS: tuple[tuple[str, LabelReader], ...] = (
-    ("labelTrainIds.png", read_index_png),
-    ("labelIds.png", formats.read_city_ids),
-    ("instanceIds.png", formats.read_city_ids),
-    ("polygons.json", formats.read_city_polygons),
-)
-
-
-def _cityscapes(benchmark: Benchmark, folder: Path) -> list[Sample]:
-    images, labels = folder / "leftImg8bit" / "val", folder / "gtFine" / "val"
-    _require(benchmark, images, labels)
-    samples = []
-    for name, image in _list_images(images, "_leftImg8bit.png"):
-        for ending, read in _CITY_LABELS:
-            label = labels / f"{name}_gtFine_{ending}"
-            if label.is_file():
-                samples.append(_sample(benchmark, Path(name).name, image, label, read))
-                break
-        else:
-            raise _incomplete(benchmark, f"no label for {image} in {(labels / name).parent}")
-    return samples
-
-
-def _ade20k(benchmark: Benchmark, folder: Path) -> list[Sample]:
-    images, labels = folder / "images" / "validation", folder / "annotations" / "validation"
-    _require(benchmark, images, labels)
-    samples = []
-    for name, image in _list_images(images, ".jpg"):
-        label = labels / f"{name}.png"
-        _require(benchmark, label)
-        samples.append(_sample(benchmark, name, image, label, formats.read_reduced))
+    for name, image in _list_images(folder / images, ending):
+        given = ((folder / labels / f"{name}{end}", read) for end, read in kinds.items())
+        found = next(((label, read) for label, read in given if label.is_file()), None)
+        if found is None and drawn:
+            found = folder / instances, partial(formats.instances_to_objects, stem=image.stem)
+        if found is None:
+            raise _incomplete(benchmark, f"no label for {image} in {(folder / labels / name).parent}")
+        samples.append(_sample(benchmark, Path(name).name if short_names else name, image, *found))
     return samples
 
 
@@ -244,14 +200,6 @@ def world_samples(
         return drawn.image, drawn.labels
 
     return [Sample(str(seed), partial(draw, seed)) for seed in seeds]
-
-
-def _world(benchmark: Benchmark, folder: Path) -> list[Sample]:
-    return world_samples(held_out_seeds())
-
-
-def _world_palette() -> tables.Palette:
-    return tuple((int(r), int(g), int(b)) for r, g, b in class_palette(WORLD_NAMES))
 
 
 _VOC_TREE = """\
@@ -280,33 +228,45 @@ _ADE_TREE = """\
 
 _VOC = ("VOCdevkit/VOC2012", "VOC2012")
 _CONTEXT = ("VOCdevkit/VOC2010", "VOC2010")
-_COCO_FOLDERS = ("coco_stuff164k", "coco")
+_COCO = ("coco_stuff164k", "coco")
 _voc = partial(_split_file, split="Segmentation", labels="SegmentationClass")
 _context = partial(_split_file, split="SegmentationContext", labels="SegmentationClassContext")
+_coco = partial(_paired_folders, images="images/val2017", labels="annotations/val2017", ending=".jpg")
+_cityscapes = partial(
+    _paired_folders, images="leftImg8bit/val", labels="gtFine/val", ending="_leftImg8bit.png", short_names=True, kinds={
+        "_gtFine_labelTrainIds.png": read_index_png, "_gtFine_labelIds.png": formats.read_city_ids,
+        "_gtFine_instanceIds.png": formats.read_city_ids, "_gtFine_polygons.json": formats.read_city_polygons,
+    },
+)  # fmt: skip
+_ade20k = partial(
+    _paired_folders, images="images/validation", labels="annotations/validation", ending=".jpg",
+    kinds={".png": formats.read_reduced},
+)  # fmt: skip
 
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
     for benchmark in (
-        Benchmark("voc21", "Pascal VOC 2012, 20 classes and background", tables.VOC21_NAMES, tables.VOC21_PALETTE, _VOC,
-                  _VOC_TREE, partial(_voc, read=read_index_png), clean=True),
-        Benchmark("voc20", "Pascal VOC 2012, background ignored", tables.VOC20_NAMES, tables.VOC20_PALETTE, _VOC,
-                  _VOC_TREE, partial(_voc, read=formats.read_reduced)),
-        Benchmark("context60", "Pascal Context, 59 classes and background", tables.CONTEXT60_NAMES,
-                  tables.CONTEXT60_PALETTE, _CONTEXT, _CONTEXT_TREE, partial(_context, read=read_index_png)),
-        Benchmark("context59", "Pascal Context, background ignored", tables.CONTEXT59_NAMES, tables.CONTEXT59_PALETTE,
-                  _CONTEXT, _CONTEXT_TREE, partial(_context, read=formats.read_reduced)),
-        Benchmark("coco-stuff", "COCO-Stuff 164k, 171 classes", tables.COCO_STUFF_NAMES, tables.COCO_STUFF_PALETTE,
-                  _COCO_FOLDERS, _COCO_TREE.format(suffix="_labelTrainIds.png", more=""),
-                  partial(_coco, suffix="_labelTrainIds.png", read_raw=formats.read_stuff_map)),
-        Benchmark("coco-object", "COCO-Object, 80 things and background", tables.COCO_OBJECT_NAMES,
-                  tables.COCO_OBJECT_PALETTE, _COCO_FOLDERS,
-                  _COCO_TREE.format(suffix="_instanceTrainIds.png", more=_COCO_INSTANCES),
-                  partial(_coco, suffix="_instanceTrainIds.png", read_raw=formats.read_stuff_map_as_objects),
+        Benchmark("voc21", tables.VOC21_NAMES, tables.VOC21_PALETTE, _VOC, _VOC_TREE, partial(_voc, read=read_index_png),
                   clean=True),
-        Benchmark("cityscapes", "Cityscapes, 19 classes", tables.CITYSCAPES_NAMES, tables.CITYSCAPES_PALETTE,
-                  ("cityscapes",), _CITY_TREE, _cityscapes),
-        Benchmark("ade20k", "ADE20K, 150 classes", tables.ADE20K_NAMES, tables.ADE20K_PALETTE,
+        Benchmark("voc20", tables.VOC20_NAMES, tables.VOC20_PALETTE, _VOC, _VOC_TREE,
+                  partial(_voc, read=formats.read_reduced)),
+        Benchmark("context60", tables.CONTEXT60_NAMES, tables.CONTEXT60_PALETTE, _CONTEXT, _CONTEXT_TREE,
+                  partial(_context, read=read_index_png)),
+        Benchmark("context59", tables.CONTEXT59_NAMES, tables.CONTEXT59_PALETTE, _CONTEXT, _CONTEXT_TREE,
+                  partial(_context, read=formats.read_reduced)),
+        Benchmark("coco-stuff", tables.COCO_STUFF_NAMES, tables.COCO_STUFF_PALETTE, _COCO,
+                  _COCO_TREE.format(suffix="_labelTrainIds.png", more=""),
+                  partial(_coco, kinds={"_labelTrainIds.png": read_index_png, ".png": formats.read_stuff_map})),
+        Benchmark("coco-object", tables.COCO_OBJECT_NAMES, tables.COCO_OBJECT_PALETTE, _COCO,
+                  _COCO_TREE.format(suffix="_instanceTrainIds.png", more=_COCO_INSTANCES),
+                  partial(_coco, instances="annotations/instances_val2017.json",
+                          kinds={"_instanceTrainIds.png": read_index_png, ".png": formats.read_stuff_map_as_objects}),
+                  clean=True),
+        Benchmark("cityscapes", tables.CITYSCAPES_NAMES, tables.CITYSCAPES_PALETTE, ("cityscapes",), _CITY_TREE,
+                  _cityscapes),
+        Benchmark("ade20k", tables.ADE20K_NAMES, tables.ADE20K_PALETTE,
                   ("ade/ADEChallengeData2016", "ADEChallengeData2016"), _ADE_TREE, _ade20k),
-        Benchmark("world", "procedural scenes, 16 classes", WORLD_NAMES, _world_palette(), (), "", _world, mode="whole"),
+        Benchmark("world", WORLD_NAMES, tuple(map(tuple, class_palette(WORLD_NAMES).tolist())), (), "",
+                  lambda benchmark, folder: world_samples(held_out_seeds()), mode="whole"),
     )
 }  # fmt: skip

@@ -9,6 +9,7 @@ must contain. Runs of version 0.1.0 (pictures-1-of-2.jsonl) can be merged and re
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -51,18 +52,16 @@ class ImageRecord:
         try:
             return cls(line["name"], np.array(line["counts"], dtype=np.int64).reshape(-1, 3), line["miou"])
         except (ValueError, KeyError, TypeError):
-            name = line.get("name")
-            raise DataError(
-                f"{path}: the record of {name!r} is damaged: remove its line to evaluate it again"
-            ) from None
+            what = f"{path}: the record of {line.get('name')!r} is damaged"
+            raise DataError(f"{what}: remove its line to evaluate it again") from None
 
     def as_json(self) -> Record:
         return {"name": self.name, "counts": self.counts.tolist(), "miou": self.miou}
 
 
-def add_up(names: Iterable[str], records: Iterable[ImageRecord]) -> ConfusionMatrix:
+def add_up(names: Sequence[str], records: Iterable[ImageRecord]) -> ConfusionMatrix:
     """The confusion matrix of all records."""
-    matrix = ConfusionMatrix(tuple(names))
+    matrix = ConfusionMatrix(names)
     for record in records:
         np.add.at(matrix.counts, (record.counts[:, 0], record.counts[:, 1]), record.counts[:, 2])
     return matrix
@@ -72,14 +71,12 @@ class ShardJournal:
     """The records of one shard of a run.
 
     Args:
-        folder: where config.json and the records are.
         config: what decides the results. It must agree with the config.json of the folder if that has any record.
         shard: (number, how many), from 1.
         names: the images of the shard. Records of other images, and repeated ones, are dropped.
 
     Raises:
-        DataError: config.json or a record is damaged or missing.
-        InputError: the folder holds another run, or one with another number of shards.
+        DataError: config.json or a record is damaged or missing. InputError: the folder holds another run.
     """
 
     def __init__(
@@ -93,9 +90,9 @@ class ShardJournal:
             write_atomically(self.path, "")  # a shard without images counts as finished
         self._journal = Journal(self.path)
         if names is not None:
-            wanted = set(names)
-            seen: set[str] = set()
-            self._journal.keep(lambda line: line.get("name") in wanted and not _seen(line["name"], seen))
+            first = {line.get("name"): line for line in reversed(self._journal.records)}
+            wanted = {name: first.get(name) for name in names}
+            self._journal.keep(lambda line: wanted.get(line.get("name")) is line)
         self.records = [ImageRecord.from_json(line, self.path) for line in self._journal.records]
 
     @staticmethod
@@ -103,8 +100,10 @@ class ShardJournal:
         """Check the run that the folder holds. One without any record, whose first image failed, is replaced."""
         known, old = folder / "config.json", record_files(folder)
         if not any(path.stat().st_size for path in old):
-            differs = known.is_file() and bool(differences(_read_or_empty(known), config, ignore=_FREE))
-            for path in old if differs else {}:
+            before = {}
+            with contextlib.suppress(DataError):
+                before = read_config(known)
+            for path in old if differences(before, config, ignore=_FREE) else {}:
                 path.unlink()
             write_atomically(known, json.dumps(config, indent=1, ensure_ascii=False))
         elif not known.is_file():
@@ -122,19 +121,9 @@ class ShardJournal:
             raise InputError(f"{folder} holds a run with {others.pop()} shards, not {total}: choose another --out")
 
     def add(self, record: ImageRecord) -> None:
-        """Write the record of one image to the disk.
-
-        Raises:
-            OutputError: the file cannot be written.
-        """
+        """Write the record of one image to the disk."""
         self._journal.add(record.as_json())
         self.records.append(record)
-
-
-def _seen(name: str, seen: set[str]) -> bool:
-    before = name in seen
-    seen.add(name)
-    return before
 
 
 def record_files(folder: Path) -> dict[Path, tuple[int, int]]:
@@ -143,19 +132,8 @@ def record_files(folder: Path) -> dict[Path, tuple[int, int]]:
     return {path: (int(match[1]), int(match[2])) for path, match in found.items() if match}
 
 
-def _read_or_empty(path: Path) -> dict[str, Any]:
-    try:
-        return read_config(path)
-    except DataError:
-        return {}
-
-
 def read_config(path: Path) -> dict[str, Any]:
-    """The configuration of a run; one of version 0.1.0 is brought to today's names.
-
-    Raises:
-        DataError: it is damaged.
-    """
+    """The configuration of a run; one of version 0.1.0 is brought to today's names."""
     try:
         config = read_json(path, "configuration")
         if "pictures" in config:
@@ -193,8 +171,8 @@ def read_run(folders: Sequence[str | Path]) -> Run:
         DataError: a folder holds no run, or other images than its configuration says.
         InputError: the folders hold different runs, or the same shard with different records.
     """
-    config: dict[str, Any] | None = None
-    shards: dict[tuple[int, int], tuple[Path, dict[str, ImageRecord]]] = {}
+    config: dict[str, Any] = {}
+    shards: dict[tuple[int, int], tuple[Path, list[ImageRecord]]] = {}
     for folder in map(Path, folders):
         files = record_files(folder)
         if not files or not (folder / "config.json").is_file():
@@ -204,30 +182,21 @@ def read_run(folders: Sequence[str | Path]) -> Run:
         if other := differences(config, found, ignore=_FREE):
             raise InputError(f"{folder} and {folders[0]} belong to different runs ({'; '.join(other[:4])})")
         for path, shard in files.items():
-            read = (ImageRecord.from_json(line, path) for line in read_journal(path))
-            records = {record.name: record for record in read}
-            if shard in shards and not _equal(shards[shard][1], records):
-                raise InputError(
-                    f"{shards[shard][0]} and {path} are the same shard with different records: pass only one of them"
-                )
-            shards[shard] = (path, records)
-    if config is None:
-        raise InputError("no folder to merge")
-    totals = {total for _, total in shards}
+            read = [ImageRecord.from_json(line, path) for line in read_journal(path)]
+            records = list({record.name: record for record in read}.values())
+            first, before = shards.setdefault(shard, (path, records))
+            one, two = ({r.name: r.counts.tolist() for r in records} for records in (before, records))
+            if one != two:
+                raise InputError(f"{first} and {path} are the same shard with different records: pass only one of them")
+    totals = sorted({total for _, total in shards})
     if len(totals) != 1:
-        raise InputError(
-            f"the folders hold runs with different numbers of shards: {', '.join(map(str, sorted(totals)))}"
-        )
-    found_records = {number: records for (number, _), (_, records) in sorted(shards.items())}
-    missing = _missing(config, found_records, totals.pop())
-    return Run(config, [record for records in found_records.values() for record in records.values()], missing)
+        raise InputError(f"the folders hold runs with different numbers of shards: {', '.join(map(str, totals))}")
+    numbered = {number: records for (number, _), (_, records) in sorted(shards.items(), key=lambda item: item[0])}
+    missing = _missing(config, numbered, totals[0])
+    return Run(config, [record for records in numbered.values() for record in records], missing)
 
 
-def _equal(one: dict[str, ImageRecord], other: dict[str, ImageRecord]) -> bool:
-    return one.keys() == other.keys() and all(np.array_equal(one[name].counts, other[name].counts) for name in one)
-
-
-def _missing(config: dict[str, Any], shards: dict[int, dict[str, ImageRecord]], total: int) -> str | None:
+def _missing(config: dict[str, Any], shards: dict[int, list[ImageRecord]], total: int) -> str | None:
     """What a merge lacks; shards with other images than the run's are refused."""
     count = int(config["images"]["count"])
     absent = [str(number) for number in range(1, total + 1) if number not in shards]
@@ -238,7 +207,7 @@ def _missing(config: dict[str, Any], shards: dict[int, dict[str, ImageRecord]], 
             raise DataError(f"shard {number} of {total} has {len(records)} images, but its run has {expected}")
         if len(records) < expected:
             lacking.append(f"shard {number} of {total}: {len(records)} of {expected} images")
-    names = [name for records in shards.values() for name in records]
+    names = [record.name for records in shards.values() for record in records]
     if len(set(names)) < len(names):
         raise DataError("the same image is in two shards: evaluate the shards again")
     if not lacking and hash_names(names) != config["images"].get("sha256"):

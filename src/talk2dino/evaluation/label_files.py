@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -58,19 +58,10 @@ def read_mapped(path: Path, classes: Mapping[int, int]) -> np.ndarray:
 
 _STUFF_TO_CLASS = {value: index for index, value in enumerate(COCO_STUFF_VALUES)} | {IGNORE: IGNORE}
 #: As published: things keep their index after the background; stuff and unlabelled pixels become background.
-_STUFF_TO_OBJECT = {value: index + 1 if index < 80 else 0 for index, value in enumerate(COCO_STUFF_VALUES)} | {
-    IGNORE: 0
-}
-
-
-def read_stuff_map(path: Path) -> np.ndarray:
-    """COCO-Stuff's pixel map as the 171 classes."""
-    return read_mapped(path, _STUFF_TO_CLASS)
-
-
-def read_stuff_map_as_objects(path: Path) -> np.ndarray:
-    """COCO-Stuff's pixel map as COCO-Object: background and 80 things."""
-    return read_mapped(path, _STUFF_TO_OBJECT)
+_STUFF_TO_OBJECT = {value: index + 1 if index < 80 else 0 for value, index in _STUFF_TO_CLASS.items()}
+#: COCO-Stuff's pixel map as the 171 classes, and as COCO-Object: background and 80 things.
+read_stuff_map = partial(read_mapped, classes=_STUFF_TO_CLASS)
+read_stuff_map_as_objects = partial(read_mapped, classes=_STUFF_TO_OBJECT)
 
 
 # --- COCO instances --------------------------------------------------------------------------------------------------
@@ -85,8 +76,6 @@ def _read_instances(path: Path) -> dict[str, tuple[int, int, list[dict[str, Any]
         found: dict[int, list[dict[str, Any]]] = {number: [] for number in by_id}
         for annotation in content["annotations"]:
             found[annotation["image_id"]].append(annotation)
-    except FileNotFoundError:
-        raise DataError(f"no instances file at {path}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is not a COCO instances file: {type(error).__name__} {error}") from None
     return {Path(p["file_name"]).stem: (p["height"], p["width"], found[n]) for n, p in by_id.items()}
@@ -168,8 +157,6 @@ def read_city_polygons(path: Path) -> np.ndarray:
                 raise DataError(f"{path} has a label that Cityscapes does not know: {name!r}")
             index = int(_CITY_TO_CLASS[CITYSCAPES_LABELS.index(known)])
             pen.polygon([(x, y) for x, y in thing["polygon"]], fill=index)
-    except FileNotFoundError:
-        raise DataError(f"no label file at {path}") from None
     except DataError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -14,7 +14,6 @@ Source: Melas-Kyriazi et al., Deep spectral methods, CVPR 2022 (arXiv 2205.07839
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -37,8 +36,7 @@ def assign(agreement: np.ndarray) -> np.ndarray:
         ) from None
     rows, columns = linear_sum_assignment(agreement, maximize=True)
     table = np.full(len(agreement), -1, dtype=np.int32)
-    found = agreement[rows, columns] > 0
-    table[rows[found]] = columns[found]
+    table[rows] = np.where(agreement[rows, columns] > 0, columns, -1)
     return table
 
 
@@ -90,8 +88,5 @@ def final_records(
     if not matched_over_benchmark(config):
         return list(records)
     classes = cluster_classes(matrix)
-    found = []
-    for record in records:
-        miou = permuted(add_up(matrix.names, [record]), classes).metrics().miou
-        found.append(replace(record, miou=None if np.isnan(miou) else miou))
-    return found
+    matrices = (permuted(add_up(matrix.names, [record]), classes) for record in records)
+    return [ImageRecord.of(record.name, one) for record, one in zip(records, matrices, strict=True)]

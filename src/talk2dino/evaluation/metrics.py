@@ -9,7 +9,6 @@ torchmetrics' MulticlassJaccardIndex(average="macro").
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,18 +75,13 @@ class ConfusionMatrix:
     Args:
         names: N class names, in label order.
         ignore_index: truth value of pixels that do not count.
+        counts: (N, N + 1) int64 to begin with.
     """
 
     def __init__(self, names: Sequence[str], *, ignore_index: int = IGNORE, counts: np.ndarray | None = None) -> None:
         self.names = tuple(names)
         self.ignore_index = ignore_index
-        size = len(self.names)
-        if not size:
-            raise InputError("a confusion matrix needs at least one class name")
-        shape = (size, size + 1)
-        self.counts = np.zeros(shape, dtype=np.int64) if counts is None else np.asarray(counts, dtype=np.int64)
-        if self.counts.shape != shape:
-            raise ShapeError(f"counts must be (N, N + 1) with N={size}; got {self.counts.shape}")
+        self.counts = np.zeros((len(names), len(names) + 1), dtype=np.int64) if counts is None else counts
 
     def update(self, prediction: np.ndarray, truth: np.ndarray) -> None:
         """Count one image.
@@ -97,8 +91,7 @@ class ConfusionMatrix:
             truth: (H, W) integers below N, or ignore_index.
 
         Raises:
-            ShapeError: if the two differ in size.
-            DataError: if a value lies outside the class list.
+            ShapeError: the two differ in size. DataError: a value lies outside the class list.
         """
         prediction, truth = np.asarray(prediction), np.asarray(truth)
         if prediction.shape != truth.shape:
@@ -106,8 +99,12 @@ class ConfusionMatrix:
         size = len(self.names)
         counted = truth != self.ignore_index
         truth, prediction = truth[counted].astype(np.int64), prediction[counted].astype(np.int64)
-        _check_range(truth, size, f"label values (besides {self.ignore_index}, which is ignored)")
-        _check_range(prediction[prediction != NONE], size, "predicted values")
+        given = {f"label values (besides {self.ignore_index}, which is ignored)": truth}
+        for what, values in {**given, "predicted values": prediction[prediction != NONE]}.items():
+            outside = np.unique(values[(values < 0) | (values >= size)])
+            if outside.size:
+                shown = ", ".join(map(str, outside[:8]))
+                raise DataError(f"{what} must lie in 0..{size - 1}, the class list; found {shown}")
         prediction[prediction == NONE] = size
         self.counts += np.bincount(truth * (size + 1) + prediction, minlength=self.counts.size).reshape(size, size + 1)
 
@@ -126,18 +123,10 @@ class ConfusionMatrix:
 
 def mean_of_present(values: np.ndarray) -> float:
     """Mean without nan; nan if nothing else is left."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # numpy's "mean of empty slice"
-        return float(np.nanmean(values)) if len(values) else float("nan")
+    present = values[~np.isnan(values)]
+    return float(present.mean()) if present.size else float("nan")
 
 
 def percent(share: float) -> float | None:
     """A share in percent; None for nan, which JSON lacks."""
     return None if np.isnan(share) else round(100.0 * float(share), 4)
-
-
-def _check_range(values: np.ndarray, size: int, what: str) -> None:
-    if values.size and (values.min() < 0 or values.max() >= size):
-        outside = np.unique(values[(values < 0) | (values >= size)])
-        shown = ", ".join(str(value) for value in outside[:8])
-        raise DataError(f"{what} must lie in 0..{size - 1}, the class list; found {shown}")

@@ -1,5 +1,4 @@
-"""Options of an evaluation and of a comparison. Flags and YAML files fill them; the resolved values are written beside the
-results."""
+"""Options of an evaluation and of a comparison; flags and YAML files fill them."""
 
 from __future__ import annotations
 
@@ -39,14 +38,12 @@ def _expand_all(given: Any) -> tuple[str, ...]:
 
 
 class SystemOptions(BaseModel):
-    """What evaluation and comparison share: the model, how images are seen, and where the results go."""
+    """What evaluation and comparison share."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = Field("auto", description="a name of 'talk2dino models', a folder, or a hub id")
-    projection: Path | None = Field(
-        None, description="projection to use with the model, or a folder of 'talk2dino train'"
-    )
+    projection: Path | None = Field(None, description="projection of the model, or a folder of 'talk2dino train'")
     mode: Mode | None = Field(None, description="slide, whole or square; None: as published")
     background: Threshold | None = Field(None, description="background threshold; None: the method's default")
     clean: bool | None = Field(None, description="background cleaning; None: as published")
@@ -56,9 +53,7 @@ class SystemOptions(BaseModel):
     held_out: Literal["one", "all"] | None = Field(None, description="world: objects in colours training never showed")
     limit: int | None = Field(None, ge=1, description="only the first images")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
-    dtype: Dtype = Field(
-        "float32", description="float32 as in the published evaluation; auto is faster on most devices"
-    )
+    dtype: Dtype = Field("float32", description="float32: as published; auto: faster on most devices")
     out: Path | None = None
 
     @model_validator(mode="after")
@@ -70,15 +65,10 @@ class SystemOptions(BaseModel):
 class EvaluationOptions(SystemOptions):
     """One method on one or several benchmarks, with every part of the protocol that can be changed."""
 
-    benchmark: Annotated[tuple[str, ...], BeforeValidator(_expand_all)] = Field(
-        description="names of benchmarks, or all"
-    )
+    benchmark: Annotated[tuple[str, ...], BeforeValidator(_expand_all)]
     method: str = Field(default_factory=lambda: method_names()[0])
     method_options: dict[str, Any] = Field(default_factory=dict, description="such as prototypes, variant, segments")
-    matching: Literal["benchmark", "image"] = Field(
-        "benchmark",
-        description="for segments without classes: matched over the whole run, or in each image (upper bound)",
-    )
+    matching: Literal["benchmark", "image"] = Field("benchmark", description="of segments without a class")
     prompts: str = Field("names", description=f"world: {', '.join(PROMPT_VARIANTS)}")
     shard: tuple[int, int] = Field((1, 1), description="(i, n): every n-th image from the i-th on")
     batch_size: int = Field(8, ge=1, le=256, description="images that are segmented together")
@@ -87,16 +77,15 @@ class EvaluationOptions(SystemOptions):
     def _check(self) -> EvaluationOptions:
         if not self.benchmark:
             raise InputError("name a benchmark, for example --benchmark world")
-        for name in self.benchmark:
-            get_benchmark(name)
+        benchmarks = self.benchmarks
         check_options(self.method, self.method_options)
         facts = method_facts(self.method)
         if self.prompts not in PROMPT_VARIANTS:
             raise InputError(f"unknown prompt variant {self.prompts!r}; accepted: {', '.join(PROMPT_VARIANTS)}")
-        if any(get_benchmark(name).on_disk for name in self.benchmark) and (self.held_out or self.prompts != "names"):
+        if any(benchmark.on_disk for benchmark in benchmarks) and (self.held_out or self.prompts != "names"):
             raise InputError("held-out colours and prompt variants exist only for the world benchmark; use --synonyms")
-        if len(self.benchmark) == 1 and self.background is not None and not self.benchmarks[0].background:
-            raise InputError(f"{self.benchmark[0]} has no background class: remove the background threshold")
+        if len(benchmarks) == 1 and self.background is not None and not benchmarks[0].background:
+            raise InputError(f"{benchmarks[0].name} has no background class: remove the background threshold")
         if facts.matched and self.background is not None:
             raise InputError(f"{self.method} has no background threshold: the background is one of its segments")
         if self.clean and not facts.can_clean:
@@ -140,21 +129,12 @@ class CompareOptions(SystemOptions):
     images: tuple[Path, ...] = ()
     prompts: str | None = Field(None, description="class names for the images, separated by commas")
     benchmark: str | None = None
-    systems: Annotated[tuple[str, ...], BeforeValidator(split_names)] = Field(
-        default_factory=method_names, description="names of methods, each with or without options"
-    )
-    method_options: dict[str, dict[str, Any]] = Field(
-        default_factory=dict, description="method -> its options, and 'background'"
-    )
+    systems: Annotated[tuple[str, ...], BeforeValidator(split_names)] = Field(default_factory=method_names)
+    method_options: dict[str, dict[str, Any]] = Field(default_factory=dict, description="and 'background' of each")
     prototypes: Path | None = Field(None, description="for the methods that have an option of this name")
     plain: bool = Field(False, description="benchmark: without cleaning and refinement")
     prototype_scenes: int = Field(2000, ge=1, description="scenes from which missing prototypes are built")
     out: Path = Path("compare")
-
-    @property
-    def opened(self) -> Benchmark:
-        """The benchmark of the comparison."""
-        return get_benchmark(self.benchmark or "")
 
     @model_validator(mode="after")
     def _check(self) -> CompareOptions:
@@ -170,8 +150,7 @@ class CompareOptions(SystemOptions):
             raise InputError(f"name at least one system: {', '.join(method_names())}")
         for method, options in self.method_options.items():
             parse_system(":".join([method, *(f"{name}=" for name in options)]))
-        for label in self.systems:
-            method, own = self.system(label)
+        for method, own in map(self.system, self.systems):
             if self.benchmark is not None:
                 row_options(self, method, own)
         return self
@@ -179,9 +158,9 @@ class CompareOptions(SystemOptions):
     def system(self, label: str) -> tuple[str, dict[str, Any]]:
         """The method of one of the systems and its options, "background" and "matching" among them."""
         method, own = parse_system(label)
-        given = {"prototypes": str(self.prototypes)} if self.prototypes is not None else {}
-        known = {name: value for name, value in given.items() if name in option_names(method)}
-        return method, {**known, **self.method_options.get(method, {}), **own}
+        stored = self.prototypes is not None and "prototypes" in option_names(method)
+        given = {"prototypes": str(self.prototypes)} if stored else {}
+        return method, {**given, **self.method_options.get(method, {}), **own}
 
 
 def parse_system(label: str) -> tuple[str, dict[str, Any]]:
@@ -202,11 +181,9 @@ def row_options(
 ) -> EvaluationOptions:
     """The evaluation of one row of a comparison; ``own`` may also hold "background" and "matching"."""
     special = {name: own[name] for name in ("background", "matching") if own.get(name) is not None}
-    shared = options.model_dump(
-        include={"model", "projection", "data", "synonyms", "held_out", "limit", "device", "dtype"}
-    )
-    return build_options(EvaluationOptions, shared | special | {
-        "benchmark": options.benchmark, "method": method, "clean": clean, "refine": refine,
+    shared = {"benchmark", "model", "projection", "data", "synonyms", "held_out", "limit", "device", "dtype"}
+    return build_options(EvaluationOptions, options.model_dump(include=shared) | special | {
+        "method": method, "clean": clean, "refine": refine,
         "method_options": {name: value for name, value in own.items() if name not in ("background", "matching")},
         "mode": options.mode if options.mode in method_facts(method).modes else None,
     })  # fmt: skip

@@ -8,7 +8,9 @@ the map resized to the label's size, and the background a constant channel in fr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,11 +19,10 @@ import numpy as np
 
 from talk2dino.errors import PromptError, Talk2DinoError
 from talk2dino.evaluation.datasets import Benchmark, Sample, open_benchmark, world_samples
-from talk2dino.evaluation.journal import ImageRecord, ShardJournal, add_up
+from talk2dino.evaluation.journal import ImageRecord, ShardJournal, add_up, hash_names
 from talk2dino.evaluation.matching import FIT_IMAGES, final_metrics, match_segments
 from talk2dino.evaluation.metrics import ConfusionMatrix, Metrics
 from talk2dino.evaluation.options import EvaluationOptions
-from talk2dino.evaluation.provenance import resolved_config
 from talk2dino.evaluation.world import SCENE_COUNT, held_out_seeds, world_prompts
 from talk2dino.methods import method_class
 from talk2dino.pipeline import read_thresholds
@@ -31,6 +32,8 @@ from talk2dino.segmenter import Segmenter
 from talk2dino.types import TextFeatures
 
 Loaded = tuple[np.ndarray, np.ndarray]  # (H, W, 3) uint8 RGB and (H, W) class indices
+#: Increases when the protocol changes in a way that changes figures. 0.1.0 had none; 2 resizes as OpenCV does, to the bit.
+PROTOCOL = 2
 
 
 def open_samples(options: EvaluationOptions, benchmark: Benchmark) -> list[Sample]:
@@ -117,6 +120,55 @@ class Predictor:
         return [match_segments(one, truth, count) for one, (_, truth) in zip(labels, loaded, strict=True)]
 
 
+def resolved_config(
+    options: EvaluationOptions, benchmark: Benchmark, segmenter: Segmenter, samples: Sequence[Sample], *,
+    threshold: float | None,
+) -> dict[str, Any]:  # fmt: skip
+    """What made a result, with everything resolved: "auto" may be another model elsewhere, a folder may hold other weights.
+
+    Args:
+        samples: the images of the whole run, all shards together.
+        threshold: the background threshold used; None if there is no background.
+
+    Returns:
+        Plain values. All but "run" (where things are and what it ran on) decide the result.
+    """
+    config, method = segmenter.config, segmenter.method
+    settings = options.settings_on(benchmark)
+    return settings | {
+        "protocol": PROTOCOL,
+        "model": segmenter.name,
+        "dtype": str(segmenter.dtype).removeprefix("torch."),
+        "background": threshold,
+        "cleaning": config.variant if settings["clean"] else None,
+        "templates": list(segmenter.text.templates),
+        "size": method.size,
+        "system": method.options,
+        "labels": dict(Counter(sample.source for sample in samples if sample.source)),
+        "images": {"count": len(samples), "sha256": hash_names(sample.name for sample in samples)},
+        "fingerprints": _fingerprints(options, segmenter),
+        "run": {
+            "model": options.model,
+            "projection": None if options.projection is None else str(options.projection),
+            "source": config.source,
+            "data": None if options.data is None else str(options.data),
+            "device": str(segmenter.device),
+            "engine": segmenter.engine,
+            "batch_size": options.batch_size,
+            "threshold_source": method.threshold_source if threshold == method.threshold else "set by the caller",
+        },
+    }
+
+
+def _fingerprints(options: EvaluationOptions, segmenter: Segmenter) -> dict[str, str]:
+    """Hashes of the weights and files that decide a result."""
+    method = segmenter.method
+    found = segmenter.towers.checksums(method.facts.towers) | method.fingerprints()
+    if options.synonyms is not None:
+        found["synonyms"] = hashlib.sha256(options.synonyms.read_bytes()).hexdigest()[:16]
+    return found
+
+
 @dataclass(frozen=True)
 class Outcome:
     """The result of a run or of one shard; ``predict`` labels further images in the same way."""
@@ -157,7 +209,9 @@ def run_benchmark(
     matrix = add_up(benchmark.names, records)
     if progress is not None and records:
         progress(len(records), len(samples))
-    for batch in _batches([sample for sample in samples if sample.name not in done], options.batch_size):
+    remaining = [sample for sample in samples if sample.name not in done]
+    for start in range(0, len(remaining), options.batch_size):
+        batch = remaining[start : start + options.batch_size]
         loaded, failure = _load(batch)
         for sample, labels, (_, truth) in zip(batch, predict(loaded) if loaded else [], loaded, strict=False):
             one = ConfusionMatrix(benchmark.names)
@@ -172,11 +226,6 @@ def run_benchmark(
         if progress is not None:
             progress(len(records), len(samples), f"mIoU {100 * final_metrics(matrix, config).miou:.2f}")
     return Outcome(benchmark, matrix, records, config, predict)
-
-
-def _batches(samples: list[Sample], size: int) -> Iterator[list[Sample]]:
-    for start in range(0, len(samples), size):
-        yield samples[start : start + size]
 
 
 def _load(batch: Sequence[Sample]) -> tuple[list[Loaded], Talk2DinoError | None]:

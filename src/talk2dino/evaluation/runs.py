@@ -12,8 +12,7 @@ from talk2dino.evaluation.cases import draw_cases, predictor_of
 from talk2dino.evaluation.journal import read_run
 from talk2dino.evaluation.options import EvaluationOptions
 from talk2dino.evaluation.protocol import benchmark_prompts, open_samples, run_benchmark
-from talk2dino.evaluation.report import EvaluationReport, make_report, report_run, write_report
-from talk2dino.evaluation.summary import write_summary
+from talk2dino.evaluation.report import EvaluationReport, make_report, report_run, write_report, write_summary
 from talk2dino.methods import method_class
 from talk2dino.progress import ProgressCallback
 from talk2dino.segmenter import Segmenter
@@ -53,8 +52,12 @@ def evaluate(
     for benchmark in options.benchmarks:
         counts.append(len(open_samples(options, benchmark)[options.shard[0] - 1 :: options.shard[1]]))
         benchmark_prompts(benchmark, options)
-    if segmenter is None:
-        segmenter = load_segmenter(options)
+    if segmenter is None:  # with the method, so that options which it refuses are reported now
+        own = {**method_class(options.method).benchmark_options(options.benchmark[0]), **options.method_options}
+        segmenter = Segmenter.from_pretrained(
+            options.model, method=options.method, projection=options.projection, device=options.device,
+            dtype=options.dtype, **own,
+        )  # fmt: skip
     result = EvaluationResult()
     for number, benchmark in enumerate(options.benchmarks):
         several = len(options.benchmarks) > 1
@@ -69,16 +72,9 @@ def evaluate(
         drawn = draw_cases(run, outcome.predict, folder)
         result.reports.append(report_run(run))
         result.written += write_report(result.reports[-1], folder, not_drawn=None if drawn else _NO_FIGURE)
-    return _summarise(result, options.out)
-
-
-def load_segmenter(options: EvaluationOptions) -> Segmenter:
-    """Load the models and the method of some options; options that the method refuses are reported now."""
-    own = {**method_class(options.method).benchmark_options(options.benchmark[0]), **options.method_options}
-    return Segmenter.from_pretrained(
-        options.model, method=options.method, projection=options.projection, device=options.device,
-        dtype=options.dtype, **own,
-    )  # fmt: skip
+    if options.out is not None and len(result.reports) > 1:
+        result.written += write_summary(result.reports, options.out)
+    return result
 
 
 def part_of(progress: ProgressCallback | None, start: int, whole: int, name: str) -> ProgressCallback | None:
@@ -118,10 +114,9 @@ def merge_runs(
         if out is None:
             continue
         folder = out / name if len(groups) > 1 else out
-        reason = None
         try:
-            if not draw_cases(run, predictor_of(run, data=data, device=device), folder):
-                reason = _NO_FIGURE
+            drawn = draw_cases(run, predictor_of(run, data=data, device=device), folder)
+            reason = None if drawn else _NO_FIGURE
         except OutputError:
             raise
         except Talk2DinoError as error:
@@ -130,10 +125,6 @@ def merge_runs(
             (folder / "images.png").unlink(missing_ok=True)  # of an earlier report
             log.warning("no images.png: %s", reason)
         result.written += write_report(result.reports[-1], folder, not_drawn=reason)
-    return _summarise(result, out)
-
-
-def _summarise(result: EvaluationResult, out: Path | None) -> EvaluationResult:
     if out is not None and len(result.reports) > 1:
         result.written += write_summary(result.reports, out)
     return result

@@ -8,7 +8,6 @@ import io
 import os
 import re
 import secrets
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,25 +88,15 @@ def save_png(image: Image.Image, path: str | Path, *, compress_level: int = 6) -
     return write_atomically(path, content.getvalue())
 
 
-def remove_leftovers(folder: str | Path, *, older_than: float = 0.0) -> int:
-    """Delete the temporary files that killed runs left in ``folder``; its subfolders are not searched.
+def remove_leftovers(folder: str | Path) -> None:
+    """Delete the temporary files that killed runs left in ``folder``, but not in its subfolders.
 
-    Args:
-        older_than: seconds since a file was last written to. The default 0 is for callers that hold the folder's lock
-            (:func:`talk2dino.io.lock.folder_lock`); without a lock, pass an hour, so that files that another run is
-            writing stay.
-
-    Returns:
-        Number of files deleted.
+    The caller holds the folder's lock (:func:`talk2dino.io.lock.folder_lock`), so that no other run is writing them.
     """
-    deleted = 0
     for path in Path(folder).glob(".*.tmp*"):
         if re.fullmatch(r"\..*\.[0-9a-f]{8}\.tmp(\.[^.]*)?", path.name, re.DOTALL):
             with contextlib.suppress(OSError):
-                if time.time() - path.lstat().st_mtime >= older_than:
-                    path.unlink()
-                    deleted += 1
-    return deleted
+                path.unlink()
 
 
 def writing_failed(target: str | Path, error: Exception) -> OutputError:

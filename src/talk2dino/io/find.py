@@ -5,9 +5,10 @@ from __future__ import annotations
 import glob
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from talk2dino.errors import ImageError, suggestion
 from talk2dino.io.names import readable
@@ -21,31 +22,14 @@ STDIN = Path("-")
 """Stands for an image that is read from standard input."""
 
 
-@dataclass(frozen=True)
-class FoundImages:
-    """Image files, and how many entries of the searched folders were passed over.
+class FoundImages(NamedTuple):
+    """Image files, each once, in the order of the inputs; within a folder or pattern in natural order (2 before 10).
 
-    Attributes:
-        paths: each file once, in the order of the inputs; within a folder or pattern in natural order (2 before 10).
-        others: files with other endings, and pipes or devices.
-        hidden: files and folders whose names start with a dot.
-        folders: folders inside the given folders that were not searched, or could not be read.
-        recursive: whether folders inside folders were searched.
+    ``note`` says how many entries of the folders were passed over; it is empty when none was.
     """
 
     paths: list[Path]
-    others: int = 0
-    hidden: int = 0
-    folders: int = 0
-    recursive: bool = False
-
-    @property
-    def note(self) -> str:
-        """One sentence for the user; empty when nothing was passed over."""
-        counts = ((self.others, "other file"), (self.hidden, "hidden entry"), (self.folders, "subfolder"))
-        parts = [f"{n} {what if n == 1 else what.replace('entry', 'entrie') + 's'}" for n, what in counts if n]
-        advice = " (--recursive searches subfolders)" if self.folders and not self.recursive else ""
-        return f"passed over {', '.join(parts)}{advice}" if parts else ""
+    note: str
 
 
 def find_images(inputs: str | Path | Sequence[str | Path], recursive: bool = False) -> list[Path]:
@@ -65,14 +49,17 @@ def search_images(inputs: str | Path | Sequence[str | Path], recursive: bool = F
     Raises:
         ImageError: an input does not exist (similar names are suggested) or contains no image.
     """
-    counts = dict.fromkeys(("others", "hidden", "folders"), 0)
+    passed: Counter[str] = Counter()
     found: dict[str, Path] = {}
     for given in [inputs] if isinstance(inputs, str | Path) else inputs:
-        for path in _expand(given, recursive, counts):
+        for path in _expand(given, recursive, passed):
             found.setdefault("-" if path == STDIN else os.path.realpath(path), path)
     if not found:
         raise ImageError("no images given: name files, folders or patterns such as 'shots/*.jpg'")
-    return FoundImages(list(found.values()), **counts, recursive=recursive)
+    plurals = {"other file": "other files", "hidden entry": "hidden entries", "subfolder": "subfolders"}
+    parts = [f"{passed[one]} {one if passed[one] == 1 else many}" for one, many in plurals.items() if passed[one]]
+    advice = " (--recursive searches subfolders)" if passed["subfolder"] and not recursive else ""
+    return FoundImages(list(found.values()), f"passed over {', '.join(parts)}{advice}" if parts else "")
 
 
 def missing_file(path: Path) -> ImageError:
@@ -89,12 +76,12 @@ def missing_file(path: Path) -> ImageError:
     return ImageError(f"no such file: {name}{suggestion(readable(path.name), names, cutoff=0.6)}")
 
 
-def _expand(given: str | Path, recursive: bool, counts: dict[str, int]) -> list[Path]:
+def _expand(given: str | Path, recursive: bool, passed: Counter[str]) -> list[Path]:
     path = Path(given)
     if path == STDIN:
         return [STDIN]
     if os.path.isdir(path):
-        images = natural_order(_in_folder(path, recursive, counts))
+        images = _in_natural_order(_in_folder(path, recursive, passed))
         if not images:
             advice = "" if recursive else "; --recursive also searches subfolders"
             raise ImageError(f"no images in the folder {readable(path)} (looked for {_endings()}){advice}")
@@ -103,14 +90,14 @@ def _expand(given: str | Path, recursive: bool, counts: dict[str, int]) -> list[
         return [path]
     if glob.has_magic(str(given)):
         matches = map(Path, glob.glob(str(given), recursive=True))
-        images = natural_order(match for match in matches if _is_image(match.name) and match.is_file())
+        images = _in_natural_order(match for match in matches if _is_image(match.name) and match.is_file())
         if not images:
             raise ImageError(f"no images match the pattern {readable(given)} (looked for {_endings()})")
         return images
     raise missing_file(path)
 
 
-def _in_folder(folder: Path, recursive: bool, counts: dict[str, int]) -> Iterator[Path]:
+def _in_folder(folder: Path, recursive: bool, passed: Counter[str]) -> Iterator[Path]:
     try:
         entries = list(os.scandir(folder))
     except OSError as error:
@@ -118,33 +105,33 @@ def _in_folder(folder: Path, recursive: bool, counts: dict[str, int]) -> Iterato
         raise ImageError(f"cannot read the folder {readable(folder)}: {reason}") from error
     for entry in entries:
         if entry.name.startswith("."):
-            counts["hidden"] += 1
+            passed["hidden entry"] += 1
         elif entry.is_dir():
             if not recursive:
-                counts["folders"] += 1
+                passed["subfolder"] += 1
             elif not entry.is_symlink():  # a link may lead back to a folder above
                 try:
-                    yield from _in_folder(Path(entry.path), recursive, counts)
+                    yield from _in_folder(Path(entry.path), recursive, passed)
                 except ImageError:  # one folder that cannot be read does not stop the search
-                    counts["folders"] += 1
+                    passed["subfolder"] += 1
         elif _is_image(entry.name) and entry.is_file():
             yield Path(entry.path)
         else:
-            counts["others"] += 1
+            passed["other file"] += 1
 
 
 def _is_image(name: str) -> bool:
     return name.lower().endswith(IMAGE_ENDINGS) and not name.startswith(".")
 
 
-def natural_order(paths: Iterable[Path]) -> list[Path]:
+def _in_natural_order(paths: Iterable[Path]) -> list[Path]:
     """Sort as people count: shot2 before shot10, upper case beside lower case."""
 
-    def key(path: Path) -> list[tuple[int, int, str]]:
+    def key(path: Path) -> tuple[list[tuple[int, int, str]], str]:
         parts = re.split(r"(\d+)", str(path).lower())
-        return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
+        return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts], str(path)
 
-    return sorted(paths, key=lambda path: (key(path), str(path)))
+    return sorted(paths, key=key)
 
 
 def _endings() -> str:

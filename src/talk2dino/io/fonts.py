@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import functools
 import io
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 
 from PIL import Image, ImageDraw, ImageFont
@@ -37,28 +38,23 @@ def ellipsise(text: str, size: int, width: float) -> str:
     text = clean(text)
     if text_width(text, size) <= width:
         return text
-    low, high = 0, min(len(text), int(width) + 1)  # no character is narrower than a pixel
-    while low < high:
-        middle = (low + high + 1) // 2
-        if text_width(text[:middle].rstrip() + ELLIPSIS, size) <= width:
-            low = middle
-        else:
-            high = middle - 1
-    return text[:low].rstrip() + ELLIPSIS
+    most = min(len(text), int(width) + 1)  # no character is narrower than a pixel
+    shown = _longest(most, lambda count: text_width(text[:count].rstrip() + ELLIPSIS, size) <= width)
+    return text[:shown].rstrip() + ELLIPSIS
 
 
 def fit_names(head: str, names: Sequence[str], size: int, width: float, lines: int) -> list[str]:
     """Lines of ``"head: a, b, c, and 120 more"``: as many whole names as fit into ``lines`` lines of ``width`` pixels."""
     if not names:
         return []
-    low, high = 0, min(len(names), int(lines * width / size) + 1)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if len(_name_lines(head, names, middle, size, width)) <= lines:
-            low = middle
-        else:
-            high = middle - 1
-    return [ellipsise(line, size, width) for line in _name_lines(head, names, low, size, width)[:lines]]
+    most = min(len(names), int(lines * width / size) + 1)
+    shown = _longest(most, lambda count: len(_name_lines(head, names, count, size, width)) <= lines)
+    return [ellipsise(line, size, width) for line in _name_lines(head, names, shown, size, width)[:lines]]
+
+
+def _longest(most: int, fits: Callable[[int], bool]) -> int:
+    """The largest count from 0 to ``most`` that fits, if all smaller ones do."""
+    return bisect.bisect_left(range(1, most + 1), True, key=lambda count: not fits(count))
 
 
 def _name_lines(head: str, names: Sequence[str], shown: int, size: int, width: float) -> list[str]:
@@ -79,30 +75,25 @@ def _name_lines(head: str, names: Sequence[str], shown: int, size: int, width: f
 
 
 def draw_text(
-    image: Image.Image,
-    position: tuple[float, float],
-    text: str,
-    size: int,
-    fill: Colour,
-    *,
-    halo: Colour | None = None,
-    halo_width: int = 0,
-) -> None:
+    image: Image.Image, position: tuple[float, float], text: str, size: int, fill: Colour, *,
+    halo: Colour | None = None, halo_width: int = 0,
+) -> None:  # fmt: skip
     """Draw one line on an RGB image. ``position`` is the left end of its base line; the halo is drawn under all of it."""
     draw = ImageDraw.Draw(image)
-    runs = list(_runs(text, size))
-    for stroke in [halo_width, 0] if halo is not None and halo_width else [0]:
+    for colour, stroke in ((halo, halo_width), (fill, 0)):
+        if colour is None:
+            continue
         x, y = position
-        colour = halo if stroke and halo is not None else fill
-        for font, run in runs:
-            advance = _advance(font, run, size)
-            if font is None:
-                _draw_box(draw, x, y, size, colour, stroke)
+        for font, run in _runs(text, size):
+            if font is None:  # a frame as high as a capital letter
+                left, top, right = x + 0.12 * size - stroke, y - 0.74 * size - stroke, x + 0.78 * size + stroke
+                line = max(1, size // 14) + 2 * stroke
+                draw.rectangle((left, top, right, y + stroke), outline=colour, width=line)
             elif _is_bitmap(font):
                 _paste_bitmap(image, font, run, x, y, size)
             else:
                 draw.text((x, y), run, font=font, fill=colour, anchor="ls", stroke_width=stroke)
-            x += advance
+            x += _advance(font, run, size)
 
 
 def clean(text: str) -> str:
@@ -135,13 +126,6 @@ def _advance(font: ImageFont.FreeTypeFont | None, run: str, size: int) -> float:
     return font.getlength(run) * (size / _BITMAP_SIZE if _is_bitmap(font) else 1)
 
 
-def _draw_box(draw: ImageDraw.ImageDraw, x: float, y: float, size: int, colour: Colour, stroke: int) -> None:
-    """A frame as high as a capital letter, in place of a character that cannot be drawn."""
-    left, top, right = x + 0.12 * size, y - 0.74 * size, x + 0.78 * size
-    line = max(1, size // 14)
-    draw.rectangle((left - stroke, top - stroke, right + stroke, y + stroke), outline=colour, width=line + 2 * stroke)
-
-
 def _paste_bitmap(image: Image.Image, font: ImageFont.FreeTypeFont, run: str, x: float, y: float, size: int) -> None:
     """Draw colour emoji at the only size of their font and scale them down."""
     stamp = Image.new("RGBA", (max(1, round(font.getlength(run))), _BITMAP_SIZE + 30), (0, 0, 0, 0))
@@ -155,15 +139,11 @@ def _is_bitmap(font: ImageFont.FreeTypeFont) -> bool:
     return "coloremoji" in str(font.path).lower()
 
 
-@functools.lru_cache(maxsize=1)
-def _bundled_bytes() -> bytes:
-    return resources.files("talk2dino").joinpath(_BUNDLED).read_bytes()
-
-
 @functools.lru_cache(maxsize=64)
 def _font(source: str, size: int) -> ImageFont.FreeTypeFont:
     if not source:
-        return ImageFont.truetype(io.BytesIO(_bundled_bytes()), size, layout_engine=ImageFont.Layout.BASIC)
+        content = resources.files("talk2dino").joinpath(_BUNDLED).read_bytes()
+        return ImageFont.truetype(io.BytesIO(content), size, layout_engine=ImageFont.Layout.BASIC)
     return ImageFont.truetype(source, _BITMAP_SIZE if "coloremoji" in source.lower() else size)
 
 
@@ -178,16 +158,14 @@ def _source_of(character: str) -> str | None:
 def _has_glyph(source: str, character: str) -> bool:
     """Whether the character looks different from one that no font has (Pillow gives no access to a font's tables)."""
     try:
-        font = _font(source, _PROBE)
-        mask = font.getmask(character)
-        return character.isspace() or (mask.size, bytes(mask)) != _missing(source)
+        return character.isspace() or _glyph(source, character) != _glyph(source, "\U0010fffe")
     except (OSError, ValueError):
         return False
 
 
-@functools.lru_cache(maxsize=64)
-def _missing(source: str) -> tuple[tuple[int, int], bytes]:
-    mask = _font(source, _PROBE).getmask("\U0010fffe")
+@functools.lru_cache(maxsize=256)
+def _glyph(source: str, character: str) -> tuple[tuple[int, int], bytes]:
+    mask = _font(source, _PROBE).getmask(character)
     return mask.size, bytes(mask)
 
 

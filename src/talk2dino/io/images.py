@@ -1,8 +1,7 @@
 """Read an image: path, bytes, file object, standard input, PIL image, array or tensor -> (H, W, 3) uint8, RGB, 0..255.
 
-The size is checked in the header before anything is decoded. No global setting of Pillow is read or changed, so results
-do not depend on other threads or other users of Pillow; that is why ``Image.open`` (with its global size limit) and
-``ImageFile.LOAD_TRUNCATED_IMAGES`` are not used.
+The size is checked in the header before anything is decoded. ``Image.open`` (with its global size limit) and
+``ImageFile.LOAD_TRUNCATED_IMAGES`` are not used, so results do not depend on other users of Pillow in the process.
 """
 
 from __future__ import annotations
@@ -18,14 +17,12 @@ import numpy as np
 from PIL import Image, JpegImagePlugin
 
 from talk2dino.errors import ImageError
-from talk2dino.io.find import IMAGE_ENDINGS, STDIN, missing_file
+from talk2dino.io.find import STDIN, missing_file
 from talk2dino.io.names import readable
 from talk2dino.io.pixels import array_to_rgb, exif_orientation, tensor_to_rgb, to_rgb, turn_upright
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-__all__ = ["FORMATS", "IMAGE_ENDINGS", "MAX_PIXELS", "ImageSource", "LoadedImage", "image_size", "read_image"]
 
 MAX_PIXELS = 180_000_000
 """Files that claim more pixels are refused unless ``max_pixels`` is raised: a few kilobytes can claim to be that large."""
@@ -34,21 +31,12 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000"
 """Recognised by content, whatever the file's ending; HEIF (HEIC) with the package pillow-heif. Others (EPS, WMF, ...)
 would start outside programs or have no signature."""
 
-_SIGNATURES = (  # common mistakes
-    (b"%PDF", 0, "a PDF document"),
-    (b"%!PS", 0, "a PostScript document"),
-    (b"<svg", 0, "an SVG drawing"),
-    (b"<?xml", 0, "an XML file"),
-    (b"<!DOCTYPE", 0, "a web page"),
-    (b"<html", 0, "a web page"),
-    (b"PK\x03\x04", 0, "a ZIP archive"),
-    (b"\x1f\x8b", 0, "a gzip archive"),
-    (b"8BPS", 0, "a Photoshop file"),
-    (b"ftyp", 4, "a video"),
-    (b"\x93NUMPY", 0, "a NumPy array"),
-)
+_MISTAKEN = {
+    b"%PDF": "a PDF document", b"%!PS": "a PostScript document", b"<svg": "an SVG drawing", b"<?xml": "an XML file",
+    b"<!DOCTYPE": "a web page", b"<html": "a web page", b"PK\x03\x04": "a ZIP archive", b"\x1f\x8b": "a gzip archive",
+    b"8BPS": "a Photoshop file", b"\x93NUMPY": "a NumPy array",
+}  # fmt: skip
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-_ALLOW = "to read the part that is there, pass --allow-truncated (in Python: allow_truncated=True)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +46,7 @@ class LoadedImage:
     Attributes:
         array: (H, W, 3) uint8, RGB, 0..255, C-contiguous and writable.
         name: file name, or a word for the source, for messages.
-        notes: what was done beyond plain reading: 'EXIF rotation applied', 'animated: first frame used', ...
+        notes: what was done beyond plain reading, such as 'EXIF rotation applied'.
         path: the file; None for other sources.
     """
 
@@ -97,34 +85,24 @@ def read_image(
     """
     if isinstance(source, LoadedImage):
         return source
+    path = None
+    torch = sys.modules.get("torch")  # a tensor can only come from a torch that is loaded
     if isinstance(source, np.ndarray):
-        array, notes = array_to_rgb(source)
-        return LoadedImage(array, "array", tuple(notes))
-    if isinstance(source, Image.Image):
-        name = Path(os.fsdecode(getattr(source, "filename", "") or "PIL image")).name
+        name, (array, notes) = "array", array_to_rgb(source)
+    elif torch is not None and isinstance(source, torch.Tensor):
+        name, (array, notes) = "tensor", tensor_to_rgb(source)
+    elif isinstance(source, Image.Image):
+        name = readable(Path(os.fsdecode(getattr(source, "filename", "") or "PIL image")).name)
         _check_size(source.size, name, max_pixels)
         array, notes = _pixels(source, name, allow_truncated)
-        return LoadedImage(array, readable(name), tuple(notes))
-    if isinstance(source, bytes | bytearray | memoryview):
-        return _from_bytes(bytes(source), "bytes", allow_truncated, max_pixels)
-    if isinstance(source, str | Path):
-        if Path(source) == STDIN:
-            return _from_bytes(_standard_input(), "standard input", allow_truncated, max_pixels)
-        return _from_path(Path(source), allow_truncated, max_pixels)
-    torch = sys.modules.get("torch")  # a tensor can only come from a torch that is loaded
-    if torch is not None and isinstance(source, torch.Tensor):
-        array, notes = tensor_to_rgb(source)
-        return LoadedImage(array, "tensor", tuple(notes))
-    if hasattr(source, "read"):
-        content = source.read()
-        name = readable(getattr(source, "name", "file object"))
-        if not isinstance(content, bytes):
-            raise ImageError(f"{name} is open as text; open it with mode 'rb'")
-        return _from_bytes(content, name, allow_truncated, max_pixels)
-    raise ImageError(
-        f"an image cannot be read from {type(source).__name__}; accepted are a path, bytes, a binary file object, "
-        "a PIL image, a uint8 array (H, W, 3) and a torch tensor (3, H, W)"
-    )
+    elif isinstance(source, str | Path) and Path(source) != STDIN:
+        path = Path(source)
+        name = readable(path.name)
+        array, notes = _from_path(path, allow_truncated, max_pixels)
+    else:
+        name, content = _content(source)
+        array, notes = _decode(io.BytesIO(content), name, allow_truncated, max_pixels)
+    return LoadedImage(array, name, tuple(notes), path)
 
 
 def image_size(path: str | Path) -> tuple[int, int] | None:
@@ -133,20 +111,35 @@ def image_size(path: str | Path) -> tuple[int, int] | None:
         return None
     try:
         with open(path, "rb") as file:
-            image = open_header(file, str(path))
+            image = _open_header(file, str(path))
             turned = exif_orientation(image.info.get("exif")) >= 5
     except (ImageError, OSError):
         return None
     return (image.width, image.height) if turned else (image.height, image.width)
 
 
-def _standard_input() -> bytes:
-    if sys.stdin is None or sys.stdin.isatty():
-        raise ImageError("'-' reads an image from standard input, but nothing is piped in: use < image.jpg or a pipe")
-    return sys.stdin.buffer.read()
+def _content(source: object) -> tuple[str, bytes]:
+    """Name and bytes of a source that is none of a path, an image, an array and a tensor."""
+    if isinstance(source, str | Path):
+        if sys.stdin is None or sys.stdin.isatty():
+            raise ImageError(
+                "'-' reads an image from standard input, but nothing is piped in: use < image.jpg or a pipe"
+            )
+        return "standard input", sys.stdin.buffer.read()
+    if isinstance(source, bytes | bytearray | memoryview):
+        return "bytes", bytes(source)
+    if not hasattr(source, "read"):
+        raise ImageError(
+            f"an image cannot be read from {type(source).__name__}; accepted are a path, bytes, a binary file object, "
+            "a PIL image, a uint8 array (H, W, 3) and a torch tensor (3, H, W)"
+        )
+    name, content = readable(getattr(source, "name", "file object")), source.read()
+    if not isinstance(content, bytes):
+        raise ImageError(f"{name} is open as text; open it with mode 'rb'")
+    return name, content
 
 
-def _from_path(path: Path, allow_truncated: bool, max_pixels: int | None) -> LoadedImage:
+def _from_path(path: Path, allow_truncated: bool, max_pixels: int | None) -> tuple[np.ndarray, list[str]]:
     name = readable(path)
     if os.path.isdir(path):
         raise ImageError(f"{name} is a folder, not an image; name a file in it, or use find_images")
@@ -156,36 +149,42 @@ def _from_path(path: Path, allow_truncated: bool, max_pixels: int | None) -> Loa
         raise ImageError(f"{name} is a device or a pipe, not a file; to read from a pipe, use '-' (standard input)")
     try:
         with open(path, "rb") as file:
-            array, notes = _decode(file, name, allow_truncated, max_pixels)
+            return _decode(file, name, allow_truncated, max_pixels)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise ImageError(f"cannot read {name}: {reason[:1].lower()}{reason[1:]}") from error
-    return LoadedImage(array, readable(path.name), tuple(notes), path)
-
-
-def _from_bytes(content: bytes, name: str, allow_truncated: bool, max_pixels: int | None) -> LoadedImage:
-    array, notes = _decode(io.BytesIO(content), name, allow_truncated, max_pixels)
-    return LoadedImage(array, name, tuple(notes))
+        raise ImageError(f"cannot read {name}: {_plain(error.strerror or error)}") from error
 
 
 def _decode(file: IO[bytes], name: str, allow_truncated: bool, max_pixels: int | None) -> tuple[np.ndarray, list[str]]:
-    image = open_header(file, name)
+    image = _open_header(file, name)
     _check_size(image.size, name, max_pixels)
     notes = []
-    if image.format in ("GIF", "PNG", "WEBP", "AVIF", "TIFF") and _frames(image) > 1:
-        notes.append("several pages: first used" if image.format == "TIFF" else "animated: first frame used")
+    if image.format in ("GIF", "PNG", "WEBP", "AVIF", "TIFF"):
+        try:
+            several = getattr(image, "n_frames", 1) > 1
+            image.seek(0)
+        except Exception:  # a later frame exists but is damaged
+            several = True
+        if several:
+            notes.append("several pages: first used" if image.format == "TIFF" else "animated: first frame used")
     array, more = _pixels(image, name, allow_truncated, file)
     return array, notes + more
 
 
-def open_header(file: IO[bytes], name: str) -> Image.Image:
+def _open_header(file: IO[bytes], name: str) -> Image.Image:
     """Recognise the format and read the header, but no pixels."""
     prefix = file.read(32)
     if not prefix:
         raise ImageError(f"{name} is empty (0 bytes)")
     Image.init()
     if prefix[4:8] == b"ftyp" and prefix[8:12] in _HEIF_BRANDS and "HEIF" not in Image.OPEN:
-        _register_heif(name)
+        try:
+            import pillow_heif
+        except ImportError:
+            raise ImageError(
+                f"{name} is a HEIC image, which needs the package pillow-heif: run pip install 'talk2dino[heic]', "
+                "or convert it to JPEG"
+            ) from None
+        pillow_heif.register_heif_opener()
     for kind in FORMATS:
         factory, accept = Image.OPEN.get(kind, (None, None))
         if factory is None or (accept is not None and accept(prefix) is not True):
@@ -197,18 +196,10 @@ def open_header(file: IO[bytes], name: str) -> Image.Image:
             raise ImageError(f"{name} claims too many pixels: {error}") from error
         except Exception as error:  # a hostile header can make a decoder fail in any way
             raise ImageError(f"{name} starts like {kind} but is truncated or damaged ({_plain(error)})") from error
-    looks = next((f"; it looks like {what}" for sign, at, what in _SIGNATURES if prefix[at:].startswith(sign)), "")
+    guesses = (what for start, what in _MISTAKEN.items() if prefix.startswith(start))
+    guess = "a video" if prefix[4:8] == b"ftyp" else next(guesses, "")
+    looks = f"; it looks like {guess}" if guess else ""
     raise ImageError(f"{name} is not an image that can be read{looks} (accepted: {', '.join(FORMATS)})")
-
-
-def _register_heif(name: str) -> None:
-    try:
-        import pillow_heif
-    except ImportError:
-        raise ImageError(
-            f"{name} is a HEIC image, which needs the package pillow-heif: run pip install 'talk2dino[heic]', or convert it to JPEG"
-        ) from None
-    pillow_heif.register_heif_opener()
 
 
 class _Jpeg(JpegImagePlugin.JpegImageFile):
@@ -249,15 +240,6 @@ def _pixels(
     return array, notes + more
 
 
-def _frames(image: Image.Image) -> int:
-    try:
-        count = getattr(image, "n_frames", 1)
-        image.seek(0)
-    except Exception:  # a later frame exists but is damaged
-        count = 2
-    return count
-
-
 def _load(
     image: Image.Image, name: str, allow_truncated: bool, file: IO[bytes] | None
 ) -> tuple[Image.Image, list[str]]:
@@ -268,7 +250,10 @@ def _load(
     except Exception as error:
         damage = "truncated" if "truncated" in str(error) else "damaged"
         if not allow_truncated:
-            raise ImageError(f"{name} is {damage} ({_plain(error)}); {_ALLOW}") from error
+            raise ImageError(
+                f"{name} is {damage} ({_plain(error)}); to read the part that is there, pass --allow-truncated "
+                "(in Python: allow_truncated=True)"
+            ) from error
         first = error
     if file is not None and image.format == "JPEG" and damage == "truncated":
         # libjpeg gives up its last rows only at an end marker; many of them fill a segment that was cut
@@ -285,6 +270,6 @@ def _load(
     return image, [f"{damage}: read the part that is there"]
 
 
-def _plain(error: Exception) -> str:
+def _plain(error: Exception | str) -> str:
     text = str(error) or type(error).__name__
     return text[:1].lower() + text[1:]

@@ -9,8 +9,6 @@ from PIL import Image
 
 from talk2dino.errors import DataError
 
-_INDEX_MODES = ("P", "L", "1", "I;16", "I;16B", "I")
-
 
 def read_index_png(path: Path) -> np.ndarray:
     """Read the values of a palette, 8-bit or 16-bit grey PNG; the colours of a palette are ignored.
@@ -24,13 +22,12 @@ def read_index_png(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             image.load()
-            mode = image.mode
-            indices = np.asarray(image)
+            mode, indices = image.mode, np.asarray(image)
     except FileNotFoundError:
         raise DataError(f"no label file at {path}") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"cannot read the label file {path}: damaged, or not an image ({error})") from None
-    if mode not in _INDEX_MODES or indices.ndim != 2:
+    if mode not in ("P", "L", "1", "I;16", "I;16B", "I"):
         raise DataError(
             f"the label file {path} is a colour image (mode {mode}); expected class indices: a palette, 8-bit or 16-bit "
             "grey PNG"

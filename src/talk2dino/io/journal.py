@@ -38,17 +38,12 @@ class Journal:
     ) -> None:
         self.path, self.sync = Path(path), sync
         self.records = read_journal(self.path, damaged=damaged, length=length)
-        if self.path.exists():
-            whole = self._whole_lines(length)
-            if self.path.stat().st_size != whole:
-                try:
-                    os.truncate(self.path, whole)
-                except OSError as error:
-                    raise writing_failed(self.path, error) from error
-
-    def _whole_lines(self, length: int | None) -> int:
-        content = self.path.read_bytes()[:length]
-        return content.rfind(b"\n") + 1
+        whole = len(_whole_lines(self.path, length))
+        try:
+            if self.size() > whole:
+                os.truncate(self.path, whole)
+        except OSError as error:
+            raise writing_failed(self.path, error) from error
 
     def add(self, record: Record) -> None:
         """Append one record.
@@ -56,7 +51,7 @@ class Journal:
         Raises:
             OutputError: the file cannot be written, for example because the disk is full.
         """
-        line = (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+        line = _line(record)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
@@ -91,15 +86,8 @@ def read_journal(path: str | Path, *, damaged: str = "refuse", length: int | Non
     Raises:
         DataError: a damaged line (``damaged="refuse"``), or the file cannot be read.
     """
-    path = Path(path)
-    try:
-        content = path.read_bytes()[:length]
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise DataError(f"cannot read {readable(path)}: {error.strerror}") from None
     records = []
-    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
+    for number, line in enumerate(_whole_lines(Path(path), length).splitlines(), start=1):
         try:
             record = json.loads(line.decode("utf-8", "replace"))
             if not isinstance(record, dict):
@@ -116,5 +104,18 @@ def read_journal(path: str | Path, *, damaged: str = "refuse", length: int | Non
 
 def write_journal(path: str | Path, records: Iterable[Record]) -> Path:
     """Write a whole journal at once, or nothing."""
-    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    return write_atomically(path, lines.encode("utf-8", "backslashreplace"))
+    return write_atomically(path, b"".join(map(_line, records)))
+
+
+def _whole_lines(path: Path, length: int | None) -> bytes:
+    try:
+        content = path.read_bytes()[:length]
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise DataError(f"cannot read {readable(path)}: {error.strerror}") from None
+    return content[: content.rfind(b"\n") + 1]
+
+
+def _line(record: Record) -> bytes:
+    return (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")

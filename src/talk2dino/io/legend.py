@@ -51,10 +51,8 @@ def make_legend(
     """
     counts = np.bincount(labels[(labels >= 0) & (labels < len(names))], minlength=len(names))
     found = [i for i in np.argsort(-counts, kind="stable").tolist() if counts[i]]
-    rows = []
-    for i in found:
-        red, green, blue = np.rint(colours[i]).astype(int).tolist()
-        rows.append(LegendRow(names[i], (red, green, blue), float(counts[i] / labels.size)))
+    drawn = np.rint(colours).astype(int).tolist()
+    rows = (LegendRow(names[i], tuple(drawn[i]), float(counts[i] / labels.size)) for i in found)
     return Legend(tuple(rows), tuple(name for i, name in enumerate(names) if not counts[i] and i != background))
 
 
@@ -69,8 +67,10 @@ def merge_legends(legends: Sequence[Legend]) -> Legend:
     return Legend(tuple(rows[name] for name in sorted(rows, key=area.__getitem__)), tuple(absent))
 
 
-def format_share(share: float) -> str:
-    """A share (0..1) in per cent: 42.3 %, < 0.1 %, 100 %."""
+def format_share(share: float | None) -> str:
+    """A share (0..1) in per cent: 42.3 %, < 0.1 %, 100 %; nothing for None."""
+    if share is None:
+        return ""
     if 0 < share < 0.001:
         return "< 0.1 %"
     return f"{100 * share:.0f} %" if share in (0, 1) else f"{100 * share:.1f} %"
@@ -78,28 +78,28 @@ def format_share(share: float) -> str:
 
 def add_legend(image: Image.Image, legend: Legend, size: int) -> Image.Image:
     """The image with its legend in a font of ``size`` pixels: below if it is clearly wider than high, else to the right."""
-    below = image.width > 1.25 * image.height
-    panel = draw_legend(legend, size, width=image.width) if below else draw_legend(legend, size, height=image.height)
-    if below:
-        canvas = Image.new("RGB", (max(image.width, panel.width), image.height + panel.height), _PAPER)
-        places = ((canvas.width - image.width) // 2, 0), (0, image.height)
+    if image.width > 1.25 * image.height:
+        panel = draw_legend(legend, size, width=image.width)
+        width, height = max(image.width, panel.width), image.height + panel.height
+        corners = ((width - image.width) // 2, 0), (0, image.height)
     else:
-        canvas = Image.new("RGB", (image.width + panel.width, max(image.height, panel.height)), _PAPER)
-        places = (0, (canvas.height - image.height) // 2), (image.width, (canvas.height - panel.height) // 2)
-    canvas.paste(image, places[0])
-    canvas.paste(panel, places[1])
+        panel = draw_legend(legend, size, height=image.height)
+        width, height = image.width + panel.width, max(image.height, panel.height)
+        corners = (0, (height - image.height) // 2), (image.width, (height - panel.height) // 2)
+    canvas = Image.new("RGB", (width, height), _PAPER)
+    canvas.paste(image, corners[0])
+    canvas.paste(panel, corners[1])
     return canvas
 
 
 def draw_legend(legend: Legend, size: int, *, width: int | None = None, height: int | None = None) -> Image.Image:
     """The legend as an image that fills a width, or else a height, with as many columns as suit it (in pixels)."""
     cells: list[tuple[str, str, Colour | None]] = [
-        (row.name, _share_text(row.share), row.colour) for row in legend.rows[:LISTED]
+        (row.name, format_share(row.share), row.colour) for row in legend.rows[:LISTED]
     ]
-    more = legend.rows[LISTED:]
-    if more:
+    if more := legend.rows[LISTED:]:
         shares = [row.share for row in more if row.share is not None]
-        cells.append((f"and {len(more)} more", _share_text(sum(shares) if shares else None), None))
+        cells.append((f"and {len(more)} more", format_share(sum(shares) if shares else None), None))
     row_height, margin, gap = round(1.75 * size), size, round(2.4 * size)
     widest_name = max((text_width(name, size) for name, *_ in cells), default=0)
     widest_share = max((text_width(share, size) for _, share, _ in cells), default=0)
@@ -123,10 +123,6 @@ def draw_legend(legend: Legend, size: int, *, width: int | None = None, height: 
     for number, line in enumerate(remark):
         draw_text(panel, (margin, bottom + (1.3 + 1.5 * number) * size), line, size, _FAINT)
     return panel
-
-
-def _share_text(share: float | None) -> str:
-    return "" if share is None else format_share(share)
 
 
 def _draw_row(

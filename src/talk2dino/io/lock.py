@@ -7,7 +7,6 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from talk2dino.errors import OutputError
 from talk2dino.io.names import readable
@@ -17,11 +16,10 @@ NAME = ".lock"
 
 @contextlib.contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` for this process. The file ``.lock`` in it names the process and is removed at the end (with the
-    folder, if it was created for the lock and is empty).
+    """Hold ``folder`` for this process; its file ``.lock`` names the process. At the end the file is removed, and a folder
+    that was created for the lock and is empty.
 
-    The lock of a killed run is released by the system. Where there are no such locks (Windows, some network file systems),
-    nothing is held.
+    The system releases the lock of a killed run. Where there are no locks (Windows, some network file systems), none is held.
 
     Raises:
         OutputError: another run holds the folder (the message says which), or it cannot be written.
@@ -32,7 +30,12 @@ def folder_lock(folder: Path) -> Iterator[None]:
         yield
         return
     path, made = folder / NAME, not folder.exists()
-    with _opened(path) as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (the error of opening it has its own message)
+    except OSError as error:
+        raise OutputError(f"cannot create the folder {readable(folder)}: {error.strerror}") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             lost = not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat())
@@ -57,11 +60,3 @@ def folder_lock(folder: Path) -> Iterator[None]:
                 path.unlink()
                 if made:
                     folder.rmdir()  # fails, as it should, if the folder is not empty
-
-
-def _opened(path: Path) -> IO[str]:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return open(path, "a+", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot create the folder {readable(path.parent)}: {error.strerror}") from error

@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -23,18 +23,6 @@ from talk2dino.io.rle import column_runs, compress, decode_rle, run_box, run_cou
 
 if TYPE_CHECKING:
     from talk2dino.types import Segmentation
-
-
-class StoredSegmentation(NamedTuple):
-    """The fields of a :class:`talk2dino.Segmentation`, in their order."""
-
-    labels: np.ndarray
-    names: tuple[str, ...]
-    palette: np.ndarray
-    background: int | None
-    scores: np.ndarray | None
-    model: str
-    info: dict[str, Any]
 
 
 _CHUNK = "talk2dino"  # keyword of the PNG text chunk that holds names, background, model and info as JSON
@@ -54,24 +42,32 @@ def save_segmentation(seg: Segmentation, path: str | Path) -> Path:
         OutputError: the file cannot be written.
     """
     path = Path(path)
-    write = _format_of(path, InputError, "save to").write
+    if path.suffix.lower() not in _FORMATS:
+        raise InputError(f"cannot save to {_refusal(path)}")
     low, high = int(seg.labels.min(initial=0)), int(seg.labels.max(initial=0))
     if low < 0 or high >= len(seg.names):
         raise InputError(f"labels {low}..{high} do not all stand for one of the {len(seg.names)} names")
+    write, _ = _FORMATS[path.suffix.lower()]
     return write_atomically(path, write(seg))
 
 
-def read_segmentation(path: str | Path) -> StoredSegmentation:
-    """Read what :func:`save_segmentation` wrote. A palette or grey PNG from elsewhere gets its numbers as names.
+def _refusal(path: Path) -> str:
+    return f"{readable(path.name)}: the suffix must be one of {', '.join(_FORMATS)}"
+
+
+def read_segmentation(path: str | Path) -> dict[str, Any]:
+    """Read the fields of a segmentation. A palette or grey PNG from elsewhere gets its numbers as names.
 
     Raises:
         ImageError: no such file.
         DataError: the file is damaged or holds no segmentation.
     """
     path = Path(path)
-    read = _format_of(path, DataError, "load").read
+    if path.suffix.lower() not in _FORMATS:
+        raise DataError(f"cannot load {_refusal(path)}")
     if not path.is_file():
         raise missing_file(path)
+    _, read = _FORMATS[path.suffix.lower()]
     try:
         return read(path.read_bytes())
     except (OSError, ValueError, KeyError, TypeError, IndexError, SyntaxError, zipfile.BadZipFile) as error:
@@ -82,12 +78,11 @@ def to_coco(seg: Segmentation, image_id: int = 0, category_ids: Sequence[int] | 
     """One COCO annotation per class that has pixels; the background has none.
 
     Args:
-        image_id: the number of the image in the data set.
-        category_ids: one number per name (``len(seg.names)``); by default its index.
+        category_ids: one number per name; by default its index.
 
     Returns:
-        Annotations with id, image_id, category_id, segmentation (compressed run lengths, as pycocotools writes them),
-        area in pixels, bbox [x, y, width, height] and iscrowd 0. Ids are unique across images with equally many names.
+        Annotations with compressed run lengths as pycocotools writes them, area in pixels and bbox [x, y, width, height].
+        Ids are unique across images with equally many names.
     """
     names = len(seg.names)
     if category_ids is not None and len(category_ids) != names:
@@ -131,11 +126,9 @@ def _about(seg: Segmentation) -> dict[str, Any]:
     return {"names": list(seg.names), "background": seg.background, "model": seg.model, "info": seg.info}
 
 
-def _dumps(value: Any) -> str:
-    def plain(other: Any) -> Any:
-        if isinstance(other, np.ndarray | np.generic):
-            return other.tolist()
-        return str(other)
+def _dumps(value: dict[str, Any]) -> str:
+    def plain(other: object) -> Any:
+        return other.tolist() if isinstance(other, np.ndarray | np.generic) else str(other)
 
     text = json.dumps(value, ensure_ascii=False, default=plain)
     return text.encode("utf-8", "backslashreplace").decode("utf-8")  # file names that are not UTF-8
@@ -161,23 +154,19 @@ def _png(seg: Segmentation) -> bytes:
     return content.getvalue()
 
 
-def _read_png(content: bytes) -> StoredSegmentation:
+def _read_png(content: bytes) -> dict[str, Any]:
     image = Image.open(io.BytesIO(content))
     if image.format != "PNG" or image.mode not in ("P", "L", "I;16", "I"):
         raise ValueError(f"expected a palette or grey PNG, got {image.format} {image.mode}")
     labels = np.array(image)
     labels = labels if labels.dtype == np.uint8 else labels.astype(np.int32)
-    about = json.loads(getattr(image, "text", {}).get(_CHUNK, "{}"))
-    names = tuple(about.get("names") or (str(i) for i in range(int(labels.max()) + 1)))
-    background = about.get("background")
-    if "palette" in about:
-        palette = np.array(about["palette"], dtype=np.uint8)
-    elif image.mode == "P":
-        stored = np.array(image.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)[: len(names)]
-        palette = np.concatenate([stored, class_palette(names)[len(stored) :]])
-    else:
-        palette = class_palette(names, background)
-    return StoredSegmentation(labels, names, palette, background, None, about.get("model", ""), about.get("info", {}))
+    about = {"names": None, "background": None} | json.loads(getattr(image, "text", {}).get(_CHUNK, "{}"))
+    names = about["names"] = tuple(about["names"] or map(str, range(int(labels.max()) + 1)))
+    palette = np.array(about.pop("palette", []), dtype=np.uint8).reshape(-1, 3)
+    if image.mode == "P":
+        palette = np.array(image.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)[: len(names)]
+    rest = class_palette(names, about["background"])[len(palette) :]
+    return {"labels": labels, "palette": np.concatenate([palette, rest]), **about}
 
 
 def _npz(seg: Segmentation) -> bytes:
@@ -191,24 +180,18 @@ def _npz(seg: Segmentation) -> bytes:
     return content.getvalue()
 
 
-def _read_npz(content: bytes) -> StoredSegmentation:
+def _read_npz(content: bytes) -> dict[str, Any]:
     with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-        about = json.loads(str(stored["about"]))
-        names = tuple(str(name) for name in stored["names"])
-        scores = stored.get("scores")
-        return StoredSegmentation(
-            stored["labels"], names, stored["palette"], about["background"], scores, about["model"], about["info"]
-        )
+        arrays = {name: stored[name] for name in ("labels", "palette", "scores") if name in stored}
+        return {**arrays, "names": tuple(map(str, stored["names"])), **json.loads(str(stored["about"]))}
 
 
 def _json(seg: Segmentation) -> bytes:
     height, width = seg.size
-    categories = [
-        {"id": index, "name": name, "color": seg.palette[index].tolist()} for index, name in enumerate(seg.names)
-    ]
+    colours = seg.palette.tolist()
     document = {
         "images": [{"id": 0, "width": width, "height": height}],
-        "categories": categories,
+        "categories": [{"id": i, "name": name, "color": colours[i]} for i, name in enumerate(seg.names)],
         "annotations": to_coco(seg),
         "shares": seg.shares(),
         **_about(seg),
@@ -216,30 +199,17 @@ def _json(seg: Segmentation) -> bytes:
     return (_dumps(document) + "\n").encode("utf-8")
 
 
-def _read_json(content: bytes) -> StoredSegmentation:
+def _read_json(content: bytes) -> dict[str, Any]:
     document = json.loads(content)
     size = document["images"][0]
-    background = document["background"]
-    labels = np.full((size["height"], size["width"]), background or 0, dtype=np.int32)
+    labels = np.full((size["height"], size["width"]), document["background"] or 0, dtype=np.int32)
     for annotation in document["annotations"]:
         labels[decode_rle(annotation["segmentation"])] = annotation["category_id"]
     palette = np.array([category["color"] for category in document["categories"]], dtype=np.uint8)
-    return StoredSegmentation(
-        labels, tuple(document["names"]), palette, background, None, document["model"], document["info"]
-    )
+    about = {name: document[name] for name in ("background", "model", "info")}
+    return {"labels": labels, "names": tuple(document["names"]), "palette": palette, **about}
 
 
-class _Format(NamedTuple):
-    write: Callable[[Segmentation], bytes]
-    read: Callable[[bytes], StoredSegmentation]
-
-
-_FORMATS = {".png": _Format(_png, _read_png), ".npz": _Format(_npz, _read_npz), ".json": _Format(_json, _read_json)}
-ENDINGS = tuple(_FORMATS)
-
-
-def _format_of(path: Path, error: type[InputError] | type[DataError], verb: str) -> _Format:
-    try:
-        return _FORMATS[path.suffix.lower()]
-    except KeyError:
-        raise error(f"cannot {verb} {readable(path.name)}: the suffix must be one of {', '.join(ENDINGS)}") from None
+_FORMATS: dict[str, tuple[Callable[[Segmentation], bytes], Callable[[bytes], dict[str, Any]]]] = {
+    ".png": (_png, _read_png), ".npz": (_npz, _read_npz), ".json": (_json, _read_json),
+}  # fmt: skip

@@ -11,7 +11,7 @@ from PIL import Image
 from talk2dino.errors import InputError
 from talk2dino.io.contours import draw_contours
 from talk2dino.io.fonts import draw_text, ellipsise, text_width
-from talk2dino.io.images import ImageSource, read_image
+from talk2dino.io.images import ImageSource, LoadedImage, read_image
 from talk2dino.io.legend import Legend, add_legend, make_legend
 from talk2dino.io.placement import best_spot, reduce_labels
 
@@ -27,39 +27,34 @@ _BAND = 2**20  # pixels that are painted at once, to bound memory
 
 def draw_overlay(
     image: ImageSource, seg: Segmentation, *, opacity: float = 0.55, legend: bool = True, contours: bool = True,
-    min_size: int | None = None, max_size: int | None = None,
+    max_size: int | None = None,
 ) -> Image.Image:  # fmt: skip
     """Paint a segmentation over its image.
 
     Each class has its colour from the palette and its name where its region has room; the background is dimmed. The
     legend lists names and area shares, largest first, below wide images and beside others, with the colours as drawn.
+    With a legend, images whose longer side is below 640 pixels are enlarged, so that its text can be read.
 
     Args:
         image: anything that :func:`talk2dino.io.images.read_image` reads, of the same size as the segmentation.
         opacity: 0 (the image with lines and names) .. 1 (plain colours).
         legend: add the legend.
         contours: draw smooth lines between regions; specks get none.
-        min_size: enlarge an image whose longer side is smaller, by a whole factor. By default 640 with a legend, so that
-            text can be read beside the image, and no enlargement without one.
         max_size: reduce an image whose longer side is larger. By default the overlay has the size of the image.
 
     Raises:
         InputError: sizes differ, or an option is out of range.
     """
-    pixels = read_image(image).array
-    if pixels.shape[:2] != seg.size:
-        raise InputError(f"the image is {pixels.shape[:2]}, the segmentation {seg.size} (height, width)")
-    _check_opacity(opacity)
+    loaded = _checked(image, seg, opacity)
     if max_size is not None and max_size < 1:
         raise InputError(f"max_size must be at least 1 pixel; got {max_size}")
-    smallest = min_size if min_size is not None else (_LEGIBLE if legend else 0)
-    drawn_pixels, labels = _resize(pixels, seg.labels, smallest, max_size)
+    drawn_pixels, labels = _resize(loaded.array, seg.labels, _LEGIBLE if legend else 0, max_size)
     canvas = Image.fromarray(_paint(drawn_pixels, labels, seg.palette, opacity, seg.background))
     if contours:
         draw_contours(canvas, seg.labels)
-    size = text_size(canvas.height, canvas.width)
+    size = max(15, min(round(math.sqrt(canvas.width * canvas.height) / 37), round(min(canvas.size) / 8)))
     _name_regions(canvas, seg, size)
-    return add_legend(canvas, _legend(pixels, seg, opacity), size) if legend else canvas
+    return add_legend(canvas, overlay_legend(loaded, seg, opacity=opacity), size) if legend else canvas
 
 
 def overlay_legend(image: ImageSource, seg: Segmentation, *, opacity: float = 0.55) -> Legend:
@@ -68,21 +63,23 @@ def overlay_legend(image: ImageSource, seg: Segmentation, *, opacity: float = 0.
     Raises:
         InputError: sizes differ, or opacity is out of range.
     """
-    pixels = read_image(image).array
-    if pixels.shape[:2] != seg.size:
-        raise InputError(f"the image is {pixels.shape[:2]}, the segmentation {seg.size} (height, width)")
-    _check_opacity(opacity)
-    return _legend(pixels, seg, opacity)
+    pixels = _checked(image, seg, opacity).array
+    step = max(1, math.isqrt(seg.labels.size // _BAND))  # means of a sample, for large images
+    labels, sample = seg.labels[::step, ::step].ravel(), pixels[::step, ::step].reshape(-1, 3)
+    counts = np.maximum(np.bincount(labels, minlength=len(seg.names)), 1)
+    sums = [np.bincount(labels, weights=sample[:, channel], minlength=len(seg.names)) for channel in range(3)]
+    weights = _weights(seg.palette, opacity, seg.background)
+    drawn = (1 - weights) * (np.stack(sums, axis=1) / counts[:, None]) + weights * seg.palette
+    return make_legend(seg.labels, seg.names, drawn, background=seg.background)
 
 
-def text_size(height: int, width: int) -> int:
-    """Font size in pixels that suits an image of this size."""
-    return max(15, min(round(math.sqrt(height * width) / 37), round(min(height, width) / 8)))
-
-
-def _check_opacity(opacity: float) -> None:
+def _checked(image: ImageSource, seg: Segmentation, opacity: float) -> LoadedImage:
+    loaded = read_image(image)
+    if loaded.size != seg.size:
+        raise InputError(f"the image is {loaded.size}, the segmentation {seg.size} (height, width)")
     if not 0 <= opacity <= 1:
         raise InputError(f"opacity must be between 0 and 1; got {opacity}")
+    return loaded
 
 
 def _resize(
@@ -104,7 +101,7 @@ def _resize(
 
 
 def _weights(palette: np.ndarray, opacity: float, background: int | None) -> np.ndarray:
-    """(N, 1) opacity of each class; the background is recognisable but stays behind the rest."""
+    """(N, 1) opacity of each class: the background stays behind the rest."""
     weights = np.full((len(palette), 1), opacity)
     if background is not None:
         weights[background] *= 0.8
@@ -128,16 +125,6 @@ def _paint(
     return painted
 
 
-def _legend(pixels: np.ndarray, seg: Segmentation, opacity: float) -> Legend:
-    step = max(1, math.isqrt(seg.labels.size // _BAND))  # means of a sample, for large images
-    labels, sample = seg.labels[::step, ::step].ravel(), pixels[::step, ::step].reshape(-1, 3)
-    counts = np.maximum(np.bincount(labels, minlength=len(seg.names)), 1)
-    sums = [np.bincount(labels, weights=sample[:, channel], minlength=len(seg.names)) for channel in range(3)]
-    weights = _weights(seg.palette, opacity, seg.background)
-    drawn = (1 - weights) * (np.stack(sums, axis=1) / counts[:, None]) + weights * seg.palette
-    return make_legend(seg.labels, seg.names, drawn, background=seg.background)
-
-
 def _name_regions(canvas: Image.Image, seg: Segmentation, size: int) -> None:
     """Write the name of each larger class where it fits, in a smaller font if need be, or not at all."""
     labels = seg.labels
@@ -146,9 +133,7 @@ def _name_regions(canvas: Image.Image, seg: Segmentation, size: int) -> None:
     cell_y, cell_x = step * canvas.height / labels.shape[0], step * canvas.width / labels.shape[1]
     counts = np.bincount(reduced[reduced >= 0], minlength=len(seg.names))
     for index in np.argsort(-counts, kind="stable").tolist():
-        if counts[index] < _NAMED_SHARE * reduced.size:
-            break
-        if index == seg.background:
+        if counts[index] < _NAMED_SHARE * reduced.size or index == seg.background:
             continue
         inside = reduced == index
         for points in (size, round(size * 0.8), round(size * 0.65)):

@@ -1,8 +1,7 @@
 """Convert whatever an image is stored as to (H, W, 3) uint8, RGB, 0..255.
 
-Pillow's ``convert("RGB")`` handles most modes. Handled here is what it gets wrong or drops: 16-bit and float grey
-(clipped at 255), transparency (shown as black) and LAB. The EXIF orientation is parsed in a few lines because Pillow
-decodes a whole PNG to find it, and warns or raises in many ways when the block is damaged.
+Handled here is what Pillow's ``convert("RGB")`` gets wrong: 16-bit and float grey, transparency and LAB. The EXIF
+orientation is parsed here because Pillow decodes a whole PNG to find it, and warns or raises when the block is damaged.
 """
 
 from __future__ import annotations
@@ -22,12 +21,7 @@ _ORIENTATION_TAG = 0x0112
 
 
 def to_rgb(image: Image.Image) -> tuple[np.ndarray, list[str]]:
-    """Convert a loaded PIL image of any mode to RGB; transparency is composited on white.
-
-    Returns:
-        array: (H, W, 3) uint8, contiguous and writable.
-        notes: what was changed on the way, in words.
-    """
+    """Convert a loaded PIL image to a contiguous (H, W, 3) uint8 array; also return notes on what was changed."""
     mode = image.mode
     if mode.startswith("I;16"):
         return _grey(np.asarray(image).astype(np.float32) / 257), ["16 bit scaled to 8"]
@@ -52,12 +46,13 @@ def array_to_rgb(array: np.ndarray) -> tuple[np.ndarray, list[str]]:
         ImageError: any other dtype or layout, or an empty array.
     """
     given = f"array {array.dtype} {array.shape}"
+    colours = array.shape[2] in (1, 3, 4) if array.ndim == 3 else array.ndim == 2
     accepted = "accepted are uint8 arrays, 0..255, of shape (H, W, 3) in RGB order, (H, W) or (H, W, 4)"
-    if array.ndim == 3 and array.shape[2] not in (1, 3, 4) and array.shape[0] in (1, 3, 4):
+    if array.ndim == 3 and not colours and array.shape[0] in (1, 3, 4):
         raise ImageError(f"{given} looks channels-first; {accepted}: use array.transpose(1, 2, 0)")
     if array.ndim == 4:
         raise ImageError(f"{given} looks like a batch; pass its images one by one, or a list of them")
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+    if not colours:
         raise ImageError(f"{given} is not an image; {accepted}")
     if array.dtype != np.uint8:
         raise ImageError(f"{given} is not uint8; {accepted}: scale to 0..255 and use .astype(np.uint8)")
@@ -82,18 +77,18 @@ def tensor_to_rgb(tensor: Tensor) -> tuple[np.ndarray, list[str]]:
     accepted = "accepted are (3, H, W) and (H, W, 3) in RGB order, uint8 0..255 or floating point 0..1"
     if tensor.ndim == 4:
         raise ImageError(f"{given} looks like a batch; pass its images one by one, or a list of them")
-    if tensor.ndim != 3 or not {tensor.shape[0], tensor.shape[2]} & {1, 3}:
+    if tensor.ndim != 3 or not {tensor.shape[0], tensor.shape[2]} & {1, 3} or not tensor.numel():
         raise ImageError(f"{given} is not an image; {accepted}")
     array = tensor.detach().cpu()
     if tensor.shape[0] == 3 or (tensor.shape[0] == 1 and tensor.shape[2] != 3):
         array = array.permute(1, 2, 0)
-    if tensor.is_floating_point() and tensor.numel():
+    if tensor.is_floating_point():
         array = array.float()
         low, high = array.min().item(), array.max().item()
         if not (low >= 0 and high <= 1):  # NaN included
             raise ImageError(f"{given} has values {low:g}..{high:g}; {accepted} (undo a normalisation first)")
         array = (array * 255).round().byte()
-    if array.element_size() != 1 or not array.numel():
+    if array.element_size() != 1:
         raise ImageError(f"{given} is not an image; {accepted}")
     return array_to_rgb(array.numpy())
 
@@ -138,9 +133,8 @@ def _on_white(rgba: np.ndarray) -> tuple[np.ndarray, list[str]]:
 
 
 def _grey(values: np.ndarray) -> np.ndarray:
-    """(H, W) 0..255, any number type -> (H, W, 3) uint8."""
-    whole = np.clip(np.rint(values), 0, 255).astype(np.uint8)
-    return np.repeat(whole[..., None], 3, axis=2)
+    """(H, W) 0..255 of any number type -> (H, W, 3) uint8."""
+    return np.repeat(np.clip(np.rint(values), 0, 255).astype(np.uint8)[..., None], 3, axis=2)
 
 
 def _wide_grey(values: np.ndarray) -> tuple[np.ndarray, list[str]]:

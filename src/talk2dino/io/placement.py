@@ -19,28 +19,22 @@ def reduce_labels(labels: np.ndarray, step: int) -> np.ndarray:
 
 
 def best_spot(inside: np.ndarray, box: tuple[float, float]) -> tuple[float, float] | None:
-    """Centre (row, column) for a box (height, width) inside a region, with as much room around it as there is.
+    """Centre (row, column) for a box (height, width) inside a region (H, W) bool, or None if it fits nowhere.
 
-    Up to 3 % of the box may lie outside: specks do not matter. Of the places with equal room, the one nearest to the
-    centre of the region is taken.
-
-    Args:
-        inside: (H, W) bool, the pixels of the region.
-
-    Returns:
-        None if the box fits nowhere.
+    It has as much room around it as there is, and of such places is nearest to the centre of the region. Up to 3 % of the
+    box may lie outside: specks do not matter.
     """
     sums = np.zeros((inside.shape[0] + 1, inside.shape[1] + 1), dtype=np.int32)
     sums[1:, 1:] = inside.cumsum(axis=0, dtype=np.int32).cumsum(axis=1)
-    middle = np.argwhere(inside).mean(axis=0) + 0.5 if inside.any() else np.zeros(2)
     for room in _ROOM:
         height, width = max(1, int(np.ceil(room * box[0]))), max(1, int(np.ceil(box[1] + (room - 1) * box[0])))
         if height > inside.shape[0] or width > inside.shape[1]:
             continue
         filled = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
-        fits = np.argwhere(filled >= 0.97 * height * width)
-        if len(fits):
-            centres = fits + np.array([height / 2, width / 2])
+        fits = filled >= 0.97 * height * width
+        if fits.any():
+            middle = np.argwhere(inside).mean(axis=0) + 0.5
+            centres = np.argwhere(fits) + np.array([height / 2, width / 2])
             row, column = centres[np.hypot(*(centres - middle).T).argmin()].tolist()
             return row, column
     return None

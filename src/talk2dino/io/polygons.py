@@ -50,30 +50,22 @@ def label_rings(labels: np.ndarray) -> dict[int, list[list[tuple[float, float]]]
         row, column = here // stride - 1 + _START[d][0], here % stride - 1 + _START[d][1]
         corners.append(np.stack([column, row], axis=1))
 
-    owner = flat[np.concatenate(pixels)]
-    return _follow(np.concatenate(following), np.concatenate(turns), np.concatenate(corners), owner)
-
-
-def _follow(
-    following: np.ndarray, turns: np.ndarray, corners: np.ndarray, owner: np.ndarray
-) -> dict[int, list[list[tuple[float, float]]]]:
-    """Follow the table of next edges ring by ring; keep the corners after a turn."""
-    behind_turn = np.zeros(len(following), dtype=bool)
-    behind_turn[following[turns]] = True
-    follow, keep = following.tolist(), behind_turn.tolist()
-    points = [(x, y) for x, y in corners.astype(float).tolist()]
+    # Follow the table of next edges ring by ring; keep the corners after a turn.
+    follow, turned = np.concatenate(following), np.concatenate(turns)
+    behind_turn = np.zeros(len(follow), dtype=bool)
+    behind_turn[follow[turned]] = True
+    owners, follow, keep = flat[np.concatenate(pixels)].tolist(), follow.tolist(), behind_turn.tolist()
+    points = list(map(tuple, np.concatenate(corners).astype(float).tolist()))
     done = bytearray(len(follow))
     rings: dict[int, list[list[tuple[float, float]]]] = {}
-    for first in np.flatnonzero(behind_turn).tolist():
-        if done[first]:
+    for edge in np.flatnonzero(behind_turn).tolist():
+        if done[edge]:
             continue
-        ring = []
-        edge = first
+        ring, owner = [], owners[edge]
         while not done[edge]:
             done[edge] = 1
             if keep[edge]:
                 ring.append(points[edge])
             edge = follow[edge]
-        ring.append(ring[0])
-        rings.setdefault(int(owner[first]), []).append(ring)
+        rings.setdefault(owner, []).append([*ring, ring[0]])
     return rings

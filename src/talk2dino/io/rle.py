@@ -44,16 +44,12 @@ def column_runs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
         starts (pixel index, counted column by column), lengths and values of the runs.
     """
     flat = labels.ravel(order="F")
-    if flat.size == 0:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64), flat
     starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
     return starts, np.diff(starts, append=flat.size), flat[starts]
 
 
 def run_counts(starts: np.ndarray, lengths: np.ndarray, total: int) -> np.ndarray:
     """Starts and lengths of a mask's runs -> alternating counts outside, inside, outside, ..."""
-    if len(starts) == 0:
-        return np.array([total], dtype=np.int64)
     ends = starts + lengths
     counts = np.empty(2 * len(starts), dtype=np.int64)
     counts[0::2] = starts - np.concatenate([[0], ends[:-1]])
@@ -66,18 +62,14 @@ def compress(counts: Sequence[int] | np.ndarray) -> str:
     rest = np.array(counts, dtype=np.int64)
     rest[3:] -= np.asarray(counts, dtype=np.int64)[1:-2]
     groups = np.zeros((len(rest), _GROUPS), dtype=np.uint8)
-    used = np.zeros(groups.shape, dtype=bool)
-    open_ = np.ones(len(rest), dtype=bool)
-    for k in range(_GROUPS):
-        bits = rest & 31
-        rest >>= 5
-        more = np.where(bits & 16, rest != -1, rest != 0)
-        groups[:, k] = bits + 32 * more + 48
-        used[:, k] = open_
-        open_ &= more
-        if not open_.any():
-            break
-    return groups[used].tobytes().decode("ascii")
+    unfinished = np.arange(len(rest))
+    for place in range(_GROUPS):
+        bits = rest[unfinished] & 31
+        rest[unfinished] >>= 5
+        more = rest[unfinished] != np.where(bits & 16, -1, 0)
+        groups[unfinished, place] = bits + 32 * more + 48
+        unfinished = unfinished[more]
+    return groups[groups > 0].tobytes().decode("ascii")
 
 
 def decompress(text: str) -> np.ndarray:
@@ -95,16 +87,13 @@ def decompress(text: str) -> np.ndarray:
     np.add.at(counts, number, (groups & 31) << (5 * place))
     negative = (groups[last] & 16) != 0
     counts[negative] -= np.int64(1) << (5 * (last - first + 1))[negative]
-    for parity in (1, 0):  # differences to the count two before, from the fourth on
-        start = 1 if parity else 2
+    for start in (1, 2):  # differences to the count two before, from the fourth on
         counts[start::2] = np.cumsum(counts[start::2])
     return counts
 
 
 def run_box(starts: np.ndarray, lengths: np.ndarray, height: int) -> list[float]:
-    """Box of a mask's runs as [x, y, width, height]; all 0 for an empty mask."""
-    if len(starts) == 0:
-        return [0.0, 0.0, 0.0, 0.0]
+    """Box of a mask's runs as [x, y, width, height]."""
     last = starts + lengths - 1
     left, right = starts[0] // height, last[-1] // height
     crossing = starts // height != last // height  # the run continues in the next column: it reaches bottom and top

@@ -1,8 +1,4 @@
-"""Settings from files and flags, and the differences between those of two runs.
-
-Every verb fills a frozen model of options from YAML and flags, writes the settings that it used beside its results, and
-refuses to resume a run that was made with different ones.
-"""
+"""Settings from files and flags, and the differences between those of two runs."""
 
 from __future__ import annotations
 
@@ -25,17 +21,14 @@ def read_document(path: str | Path, what: str = "file") -> Any:
     Raises:
         InputError: the file cannot be read, is not UTF-8 text, or is not valid.
     """
+    import yaml
+
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
         if Path(path).suffix.lower() == ".json":
             return json.loads(text)
-        import yaml
-
-        try:
-            return yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ValueError(str(error)) from None
-    except (OSError, ValueError, RecursionError) as error:
+        return yaml.safe_load(text)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"cannot read the {what} {readable(path)}: {' '.join(str(error).split())}") from None
 
 
@@ -46,11 +39,9 @@ def read_yaml(path: str | Path, what: str = "configuration") -> dict[str, Any]:
         InputError: the file cannot be read, is not valid YAML, or does not hold ``name: value`` lines.
     """
     values = read_document(path, what)
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
+    if not isinstance(values, dict | None):
         raise InputError(f"the {what} {readable(path)} must contain 'name: value' lines; got a {type(values).__name__}")
-    return values
+    return values or {}
 
 
 def parse_values(given: Iterable[str]) -> dict[str, Any]:
@@ -130,20 +121,17 @@ def _sentence(item: Any, kind: type[BaseModel], what: str) -> str:
 
 
 def differences(
-    before: Mapping[str, Any],
-    now: Mapping[str, Any],
-    *,
-    ignore: Collection[str] = (),
+    before: Mapping[str, Any], now: Mapping[str, Any], *, ignore: Collection[str] = (),
     sides: tuple[str, str] = ("before", "now"),
-) -> list[str]:
+) -> list[str]:  # fmt: skip
     """List the differences between two settings: ``"name: 1 before, 2 now"`` per entry.
 
     Nested mappings are compared entry by entry (``"model.weights"``). Values are compared as JSON holds them, so a tuple
     equals a list and a path equals its text.
 
     Args:
-        ignore: names that may differ, at any depth: ``"run"`` leaves out the whole entry, ``"run.device"`` one value of it.
-        sides: the words after the two values, for settings of which none is the earlier one.
+        ignore: names that may differ: ``"run"`` leaves out the whole entry, ``"run.device"`` one value of it.
+        sides: the words after the two values.
     """
     old, new = (_flat(json.loads(json.dumps(dict(one), default=str)), ignore) for one in (before, now))
     return [

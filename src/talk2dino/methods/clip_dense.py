@@ -19,7 +19,6 @@ and windows of 448 are the default, as for all methods. ``size=512``, ``normalis
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +28,7 @@ from talk2dino.errors import InputError
 from talk2dino.methods.base import Facts, Method
 from talk2dino.models.config import SegmenterConfig
 from talk2dino.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from talk2dino.models.vit import VisionTransformer
 from talk2dino.stages.similarity import cosine_similarity
 from talk2dino.towers import Towers
 from talk2dino.types import ImageFeatures, TextFeatures
@@ -48,11 +48,11 @@ def clip_normalise(pixels: Tensor, config: SegmenterConfig) -> Tensor:
     ).view(shape)
 
 
-def dense_clip_features(clip_vision: Any, pixels: Tensor, variant: str = "values") -> Tensor:
+def dense_clip_features(clip_vision: VisionTransformer, pixels: Tensor, variant: str = "values") -> Tensor:
     """Dense CLIP features in the space of its text embeddings.
 
     Args:
-        clip_vision: transformers' CLIPVisionModelWithProjection.
+        clip_vision: CLIP's image tower.
         pixels: (B, 3, H, W) normalised, H and W multiples of the patch.
         variant: "values", "residual" or "patches".
 
@@ -61,22 +61,18 @@ def dense_clip_features(clip_vision: Any, pixels: Tensor, variant: str = "values
     """
     if variant not in VARIANTS:
         raise InputError(f"unknown variant of clip-dense {variant!r}; accepted: {', '.join(VARIANTS)}")
-    tower = clip_vision.vision_model
-    patch = tower.config.patch_size
-    tokens = tower.pre_layrnorm(tower.embeddings(pixels, interpolate_pos_encoding=True))  # [B, 1 + h*w, width]
-    *blocks, last = tower.encoder.layers
-    for block in blocks:
-        tokens = block(tokens, attention_mask=None)
+    tokens, last = clip_vision.tokens_before_last(pixels), clip_vision.last_block  # [B, 1 + h*w, width]
     if variant == "patches":
-        tokens = last(tokens, attention_mask=None)
+        tokens, _ = last(tokens)
     else:
-        values = last.self_attn.out_proj(last.self_attn.v_proj(last.layer_norm1(tokens)))
+        values = last.attn.values_only(last.norm1(tokens))
         if variant == "residual":
             values = tokens + values
-            values = values + last.mlp(last.layer_norm2(values))
+            values = values + last.mlp(last.norm2(values))
         tokens = values
-    projected = clip_vision.visual_projection(tower.post_layernorm(tokens[:, 1:]))  # [B, h*w, C]
-    return projected.unflatten(1, (pixels.shape[2] // patch, pixels.shape[3] // patch))
+    patch = clip_vision.config.patch_size
+    grid = (pixels.shape[2] // patch, pixels.shape[3] // patch)
+    return clip_vision.project(tokens[:, clip_vision.first_patch :]).unflatten(1, grid)
 
 
 class ClipDense(Method):
@@ -102,7 +98,7 @@ class ClipDense(Method):
         if variant not in VARIANTS:
             raise InputError(f"unknown variant of clip-dense {variant!r}; accepted: {', '.join(VARIANTS)}")
         super().__init__(towers, size=size)
-        self.clip_vision = cast(Any, towers.need_clip_vision(self.name))
+        self.clip_vision = towers.need_clip_vision(self.name)
         self.variant, self.normalise_templates = variant, normalise_templates
         self.patch_size = self.clip_vision.config.patch_size
         self.size = (size or towers.config.size) // self.patch_size * self.patch_size or self.patch_size

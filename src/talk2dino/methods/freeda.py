@@ -264,10 +264,10 @@ class FreeDA(Method):
     def embed_windows(self, pixels: Tensor) -> Tensor:
         """(B, C) CLIP image embeddings of whole windows, of length 1; resized as published (bicubic, not antialiased)."""
         assert self.clip_vision is not None
-        side = self.clip_vision.config.image_size
+        side = self.clip_vision.config.grid * self.clip_vision.config.patch_size
         squashed = F.interpolate(pixels.float(), (side, side), mode="bicubic")
         normalised = clip_normalise(squashed.to(self.towers.device), self.towers.config)
-        return F.normalize(self.clip_vision(pixel_values=normalised).image_embeds.float().cpu(), dim=-1)
+        return F.normalize(self.clip_vision.embed_image(normalised).float().cpu(), dim=-1)
 
     def score(self, image: ImageFeatures, text: TextFeatures, *, clean: bool) -> Tensor:
         """(N, H, W) scores at the window's size."""

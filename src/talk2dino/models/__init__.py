@@ -6,7 +6,8 @@ Read in this order:
     loading      a name, folder or hub id to the parts of a model; hub finds files, config reads config.json
     parts        the parts of a model: do they fit together?
     weights      tensors from and to files; refuses values that no model has
-    checkpoint   original key names to our classes; keymaps has one rule per parameter
+    vit          the transformer of all towers (positions: what depends on the image's size)
+    checkpoint   original key names to towers; hub_towers: the hub's (layouts: both ways, keymaps: the tables)
     preprocess   images to pixels        vision       pixels to patch features and attention (fused: faster on CPUs)
     tokenizer    texts to token ids      text         texts to embeddings (templates, text_cache)
     projection   psi, from text embeddings to patch features

@@ -11,16 +11,19 @@ Four fingerprints, by what they are for:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from talk2dino.models.layouts import checksum_names
+from talk2dino.models.vit import TextTransformer, VisionTransformer
+
 
 def weights_checksum(model: nn.Module, dtype: torch.dtype | None = None) -> str:
     """SHA-256 (first 16 digits) of all weights, names included; converted to ``dtype`` first if given."""
-    return _digest((name, value.to(dtype)) for name, value in model.state_dict().items())
+    return _digest((name, value.to(dtype)) for name, value in named_weights(model))
 
 
 def weights_in_halves(model: nn.Module) -> dict[str, str]:
@@ -64,11 +67,25 @@ def quick_fingerprint(model: nn.Module) -> str:
     )
 
 
+def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Weights by the names that checksums are computed over; a tower's are those of release 0.1.0, see keymaps.py."""
+    towers = {
+        name: part for name, part in model.named_modules() if isinstance(part, (VisionTransformer, TextTransformer))
+    }
+    inside = tuple(f"{name}." if name else "" for name in towers)
+    for prefix, tower in zip(inside, towers.values(), strict=True):
+        for name, value in checksum_names(tower).items():
+            yield prefix + name, value
+    for name, value in model.state_dict().items():
+        if not name.startswith(inside):
+            yield name, value
+
+
 _HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def _in_half(model: nn.Module, kind: torch.dtype) -> str:
-    kept = ((name, value) for name, value in model.named_parameters() if not name.endswith("mask_token"))
+    kept = ((name, value) for name, value in named_weights(model) if not name.endswith("mask_token"))
     return _digest((name, value.detach().to(kind)) for name, value in kept)
 
 

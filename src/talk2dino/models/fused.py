@@ -1,23 +1,19 @@
-"""The vision model in bfloat16 on a CPU, with the linear layers as oneDNN wants them.
+"""The image tower in bfloat16 on a CPU, with the linear layers in the forms that oneDNN computes fastest.
 
-The transformers classes stay; four kinds of their parts are exchanged in a copy that shares all other weights:
+A copy of the model shares its weights, but for its linear layers. Those are exchanged for :class:`FusedLinear`, which
 
-    linear layer    weights laid out for the processor's matrix tiles once instead of at every call, bias added inside
-    GELU            computed inside the linear layer before it, while its output is still in registers
-    positions       resized once a size of pictures
-    layer scale     gamma * (W x + b) = (gamma W) x + gamma b: multiplied into the linear layer before it
+    packs weights for the processor's matrix tiles once, instead of on every call
+    adds the bias and the block's input, or applies GELU, inside the product, while the output is still in registers
+    has layer scale multiplied into its weights: g * (W x + b) = (g W) x + g b
+    may compute W X^T instead of X W^T, see :func:`computes_transposed`
 
-A batch goes through in pieces of :data:`PIECE_TOKENS`, so that what one layer hands to the next stays in memory that the
-process has already, and partly in the caches.
-
-Source: the operators are those that torch's own compiler puts in place of linear layers when it freezes a model.
+Source: the operators are those that torch's compiler puts in place of linear layers when it freezes a model.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,38 +21,101 @@ from torch import Tensor, nn
 
 from talk2dino.errors import ShapeError
 from talk2dino.models.vision import VisionModel, VisionOutput
+from talk2dino.models.vit import Block, GatedMlp, LayerScale, Mlp
 
 log = logging.getLogger(__name__)
 
-#: Tokens that go through the model at once (four pictures of 448 x 448); the result does not depend on it.
+#: Tokens that pass through the model at once (four images of 448 x 448), so that what one layer hands to the next stays
+#: in memory that the process already has, and partly in the caches. The result does not depend on it.
 PIECE_TOKENS = 4200
-#: Sizes of pictures whose position embeddings are kept.
-SIZES_KEPT = 16
+#: Rows up to which narrow layers are computed transposed, and what counts as narrow; see computes_transposed.
+TRANSPOSED_ROWS = (256, 1536)
+NARROW = 1024
 
 
-class PackedLinear(nn.Module):
-    """y = act(x W^T + b) with act the identity or GELU (exact), in bfloat16 with float32 sums."""
+def computes_transposed(rows: int, outputs: int, inputs: int) -> bool:
+    """Whether a layer is computed as W X^T, from its sizes alone.
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, *, gelu: bool = False) -> None:
+    Measured with two threads of a Xeon with AMX, in GFLOP/s, X W^T packed and W X^T:
+
+        rows    768 -> 2304    768 -> 768        3072 -> 768
+        1,029   2,667          1,374 / 1,963     1,090 / 1,785
+        4,116                  2,749 / less      2,302 / less
+
+    With few rows, a narrow layer has too few output tiles for X W^T to keep the tile units busy. benchmarks/forward.py
+    measures the table again.
+    """
+    return TRANSPOSED_ROWS[0] <= rows <= TRANSPOSED_ROWS[1] and outputs <= NARROW and inputs >= outputs // 4
+
+
+class FusedLinear(nn.Module):
+    """y = act(x W^T + b), or y = x W^T + b + residual, in bfloat16 with float32 sums; act is the identity or GELU (exact).
+
+    Args:
+        linear: the layer.
+        scale: layer scale that follows it.
+        gelu: whether GELU follows it.
+
+    Each form of the weights is made when it is first used.
+    """
+
+    def __init__(self, linear: nn.Linear, scale: nn.Module | None = None, *, gelu: bool = False) -> None:
         super().__init__()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
-        self.bias = None if bias is None else bias.detach()
+        self.plain, self.bias = linear.weight.detach(), linear.bias.detach()
+        if isinstance(scale, LayerScale):
+            gamma = scale.gamma.detach().float()
+            self.plain = (self.plain.float() * gamma[:, None]).to(self.plain.dtype)
+            self.bias = (self.bias.float() * gamma).to(self.bias.dtype)
+        self.packed: Tensor | None = None
         self.how: tuple[str, list[float], str] = ("gelu", [], "none") if gelu else ("none", [], "")
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, *self.how)
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        rows = x.numel() // x.shape[-1]
+        if self.how[0] == "none" and computes_transposed(rows, *self.plain.shape):
+            flat = torch.addmm(self.bias[:, None], self.plain, x.flatten(0, -2).T)  # [outputs, rows]
+            y = flat.T.unflatten(0, x.shape[:-1])
+            return y if residual is None else residual + y
+        if self.packed is None:
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.plain)
+        if residual is None:
+            return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, *self.how)
+        return torch.ops.mkldnn._linear_pointwise.binary(x, residual, self.packed, self.bias, "add")
+
+
+class FusedBlock(nn.Module):
+    """A block whose linear layers also apply what follows them: GELU, layer scale and the sum with the block's input."""
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.norm1, self.attn, self.norm2, self.mlp = block.norm1, block.attn, block.norm2, block.mlp
+        self.attn.qkv = FusedLinear(block.attn.qkv)  # type: ignore[assignment]
+        self.proj = FusedLinear(block.attn.proj, block.ls1)
+        if isinstance(block.mlp, GatedMlp):
+            block.mlp.w12 = FusedLinear(block.mlp.w12)  # type: ignore[assignment]
+            self.last = FusedLinear(block.mlp.w3, block.ls2)
+        elif isinstance(block.mlp, Mlp):
+            gelu = block.mlp.activation is F.gelu
+            block.mlp.fc1 = FusedLinear(block.mlp.fc1, gelu=gelu)  # type: ignore[assignment]
+            block.mlp.activation = nn.Identity() if gelu else block.mlp.activation
+            self.last = FusedLinear(block.mlp.fc2, block.ls2)
+
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor] | None = None, *, causal: bool = False, cls_row: str = ""
+    ) -> tuple[Tensor, Tensor | None]:
+        """As :meth:`talk2dino.models.vit.Block.forward`."""
+        mixed, row = self.attn(self.norm1(x), rotary, causal=causal, cls_row=cls_row)
+        x = self.proj(mixed, residual=x)
+        return self.last(self.mlp.hidden(self.norm2(x)), residual=x), row  # type: ignore[operator]
 
 
 class FusedVision:
-    """A vision model on the CPU with its blocks exchanged; called like the model that it was made from."""
+    """A vision model on the CPU with its linear layers exchanged; called like the model it was made from."""
 
     def __init__(self, vision: VisionModel) -> None:
         shared = {id(tensor): tensor for tensor in (*vision.parameters(), *vision.buffers())}
         self.vision: VisionModel = copy.deepcopy(vision, shared)
-        for block in _blocks(self.vision):
-            _fuse_block(block)
-        if self.vision.family != "dinov3":  # which has no positions to resize
-            _remember_positions(self.vision.backbone.embeddings)
+        backbone = self.vision.backbone
+        backbone.blocks = nn.ModuleList(FusedBlock(block) for block in backbone.blocks)  # type: ignore[arg-type]
 
     @property
     def patch_size(self) -> int:
@@ -75,81 +134,30 @@ class FusedVision:
 
 
 def fuse(vision: VisionModel) -> FusedVision | None:
-    """The model fused, or None where this torch, this processor or the model's dtype and device do not allow it."""
+    """The model fused, or None where torch, the processor or the model's dtype and device do not allow it."""
     if vision.device.type != "cpu" or vision.dtype != torch.bfloat16:
         return None
-    why = _cannot_pack()
+    why = why_not()
     if why:
-        log.info("the vision model runs as it is, which is slower: %s", why)
+        log.info("the vision model runs unfused, which is slower: %s", why)
         return None
     return FusedVision(vision)
 
 
-def _cannot_pack() -> str:
-    """Why packed layers cannot be used here; empty if they can. The operators are private to torch: they are tried."""
+def why_not() -> str:
+    """Why layers cannot be fused here, or an empty string. The operators are private to torch, so they are tried."""
     try:
         if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            return "this processor has no bfloat16 in oneDNN"
+            return "oneDNN has no bfloat16 on this processor"
         with torch.inference_mode():
             x = torch.linspace(-2, 2, 3 * 64).view(3, 64).bfloat16()
-            weight = torch.linspace(-1, 1, 32 * 64).view(32, 64).bfloat16()
-            bias = torch.linspace(-3, 3, 32).bfloat16()
-            expected = F.gelu(F.linear(x.float(), weight.float(), bias.float()))
-            result = PackedLinear(weight, bias, gelu=True)(x).float()
+            layer = nn.Linear(64, 64, dtype=torch.bfloat16)
+            layer.weight.copy_(torch.linspace(-1, 1, 64 * 64).view(64, 64))
+            layer.bias.copy_(torch.linspace(-3, 3, 64))
+            plain = F.linear(x.float(), layer.weight.float(), layer.bias.float())
+            expected = torch.stack((F.gelu(plain), plain + x.float()))
+            result = torch.stack((FusedLinear(layer, gelu=True)(x), FusedLinear(layer)(x, residual=x))).float()
     except (AttributeError, RuntimeError, TypeError) as error:
         return str(error).splitlines()[0]
     difference = (result - expected).abs().max() / expected.abs().max()
-    return "" if difference < 0.02 else f"its packed layers differ from plain ones by {difference:.1e}"
-
-
-def _blocks(vision: VisionModel) -> Any:
-    backbone = vision.backbone
-    return backbone.model.layer if vision.family == "dinov3" else backbone.encoder.layer
-
-
-def _remember_positions(embeddings: Any) -> None:
-    """Resize the position embeddings once a size of pictures: the weights never change."""
-    resize = embeddings.interpolate_pos_encoding
-    sizes: dict[tuple[int, int], Tensor] = {}
-
-    def interpolate(tokens: Tensor, height: int, width: int) -> Tensor:
-        if (height, width) not in sizes:
-            if len(sizes) == SIZES_KEPT:
-                sizes.clear()
-            sizes[height, width] = resize(tokens, height, width)
-        return sizes[height, width]
-
-    embeddings.interpolate_pos_encoding = interpolate
-
-
-def _fuse_block(block: Any) -> None:
-    """Exchange the parts of one transformer block of DINOv2 or DINOv3, in place."""
-    mlp = block.mlp
-    scales = {}
-    for scale, linear in (("layer_scale1", block.attention.o_proj), ("layer_scale2", _last_linear(mlp))):
-        scales[linear] = getattr(block, scale).lambda1.detach().float()
-        setattr(block, scale, nn.Identity())
-    first, activation = ("up_proj", "act_fn") if hasattr(mlp, "act_fn") else ("fc1", "activation_fn")
-    exact_gelu = not hasattr(mlp, "gate_proj") and mlp.config.hidden_act == "gelu"
-    before_gelu = getattr(mlp, first) if exact_gelu else None
-    if exact_gelu:
-        setattr(mlp, activation, nn.Identity())
-    for module in list(block.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, nn.Linear):
-                packed = _pack(child, scales.get(child), gelu=child is before_gelu)
-                setattr(module, name, packed)
-
-
-def _last_linear(mlp: Any) -> nn.Linear:
-    return mlp.down_proj if hasattr(mlp, "down_proj") else mlp.fc2
-
-
-def _pack(linear: nn.Linear, scale: Tensor | None, *, gelu: bool) -> PackedLinear:
-    weight: Tensor = linear.weight
-    bias: Tensor | None = linear.bias
-    if scale is not None:
-        dtype = weight.dtype
-        weight = (weight.float() * scale[:, None]).to(dtype)
-        bias = None if bias is None else (bias.float() * scale).to(dtype)
-    return PackedLinear(weight, bias, gelu=gelu)
+    return "" if difference < 0.02 else f"its fused layers differ from plain ones by {difference:.1e}"

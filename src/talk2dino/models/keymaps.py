@@ -1,120 +1,186 @@
-"""Explicit key maps: where each original tensor goes in transformers' classes, one line per parameter.
+"""Explicit key maps: where each layout of files keeps the parameters of vit.py, one line per module.
 
-An original tensor may hold several of ours, stacked along the first axis (q, k, v).
+A layout may split one of our parameters into several tensors, stacked along the first axis (q, k, v). Names without
+``.weight`` or ``.bias`` stand for both. A module that a table does not list has the same name in the layout.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+Names = str | tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Rule:
-    """One original tensor and the parameters that it holds; ``{}`` stands for the block's number."""
+class Layout:
+    """How one kind of file names the tensors of a tower.
 
-    original: str
-    ours: tuple[str, ...]
-    transposed: bool = False
+    Attributes:
+        stem: our names outside the blocks, to the layout's.
+        block: our names inside a block, to the layout's.
+        blocks: the layout's name of a block, ``{}`` standing for its number; "blocks.0.norm1" is "norm1" in ``block``.
+        transposed: our parameters that the layout keeps transposed.
+        squeezed: our parameters that the layout keeps without axes of length 1.
+        ignored: tensors of the layout that carry nothing; ``{}`` stands for a block's number.
+    """
+
+    stem: Mapping[str, Names] = field(default_factory=dict)
+    block: Mapping[str, Names] = field(default_factory=dict)
+    blocks: str = "blocks.{}."
+    transposed: frozenset[str] = frozenset()
+    squeezed: frozenset[str] = frozenset()
+    ignored: tuple[str, ...] = ()
+
+    def names(self, parameter: str) -> tuple[str, ...]:
+        """The layout's tensors that make up one of our parameters."""
+        table, prefix, rest = self.stem, "", parameter
+        if parameter.startswith("blocks."):
+            _, number, rest = parameter.split(".", 2)
+            table, prefix = self.block, self.blocks.format(number)
+        module, _, leaf = rest.rpartition(".")
+        found = table.get(rest)
+        if found is None:
+            found, leaf = table.get(module, module), f".{leaf}" if module else leaf
+        else:
+            leaf = ""
+        return tuple(prefix + name + leaf for name in ((found,) if isinstance(found, str) else found))
+
+    def ignores(self, name: str) -> bool:
+        """Whether a tensor of a file carries nothing."""
+        return ".".join("{}" if part.isdigit() else part for part in name.split(".")) in self.ignored
 
 
-def rule(original: str, *ours: str, transposed: bool = False) -> Rule:
-    return Rule(original, ours, transposed)
+def _each(template: str, names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(template.format(name) for name in names)
 
 
-def _attention(weight: str) -> tuple[str, str, str]:
-    return tuple(f"encoder.layer.{{}}.attention.{name}_proj.{weight}" for name in "qkv")  # type: ignore[return-value]
-
-
-DINOV2_STEM = (
-    rule("cls_token", "embeddings.cls_token"),
-    rule("mask_token", "embeddings.mask_token"),
-    rule("pos_embed", "embeddings.position_embeddings"),
-    rule("register_tokens", "embeddings.register_tokens"),
-    rule("patch_embed.proj.weight", "embeddings.patch_embeddings.projection.weight"),
-    rule("patch_embed.proj.bias", "embeddings.patch_embeddings.projection.bias"),
-    rule("norm.weight", "layernorm.weight"),
-    rule("norm.bias", "layernorm.bias"),
+#: DINOv2 in its original naming, which is ours.
+DINOV2 = Layout()
+#: DINOv3 in its original naming. The periods follow from the configuration; the mask zeroes the key bias.
+DINOV3 = Layout(
+    stem={"register_tokens": "storage_tokens"}, ignored=("rope_embed.periods", "blocks.{}.attn.qkv.bias_mask")
 )
-DINOV2_BLOCK = (
-    rule("blocks.{}.norm1.weight", "encoder.layer.{}.norm1.weight"),
-    rule("blocks.{}.norm1.bias", "encoder.layer.{}.norm1.bias"),
-    rule("blocks.{}.attn.qkv.weight", *_attention("weight")),
-    rule("blocks.{}.attn.qkv.bias", *_attention("bias")),
-    rule("blocks.{}.attn.proj.weight", "encoder.layer.{}.attention.o_proj.weight"),
-    rule("blocks.{}.attn.proj.bias", "encoder.layer.{}.attention.o_proj.bias"),
-    rule("blocks.{}.ls1.gamma", "encoder.layer.{}.layer_scale1.lambda1"),
-    rule("blocks.{}.norm2.weight", "encoder.layer.{}.norm2.weight"),
-    rule("blocks.{}.norm2.bias", "encoder.layer.{}.norm2.bias"),
-    rule("blocks.{}.mlp.fc1.weight", "encoder.layer.{}.mlp.fc1.weight"),
-    rule("blocks.{}.mlp.fc1.bias", "encoder.layer.{}.mlp.fc1.bias"),
-    rule("blocks.{}.mlp.fc2.weight", "encoder.layer.{}.mlp.fc2.weight"),
-    rule("blocks.{}.mlp.fc2.bias", "encoder.layer.{}.mlp.fc2.bias"),
-    rule("blocks.{}.ls2.gamma", "encoder.layer.{}.layer_scale2.lambda1"),
-)
-DINOV3_STEM = (
-    rule("cls_token", "embeddings.cls_token"),
-    rule("mask_token", "embeddings.mask_token"),
-    rule("storage_tokens", "embeddings.register_tokens"),
-    rule("patch_embed.proj.weight", "embeddings.patch_embeddings.weight"),
-    rule("patch_embed.proj.bias", "embeddings.patch_embeddings.bias"),
-    rule("norm.weight", "norm.weight"),
-    rule("norm.bias", "norm.bias"),
-)
-DINOV3_BLOCK = (
-    rule("blocks.{}.norm1.weight", "model.layer.{}.norm1.weight"),
-    rule("blocks.{}.norm1.bias", "model.layer.{}.norm1.bias"),
-    rule("blocks.{}.attn.qkv.weight", *(f"model.layer.{{}}.attention.{n}_proj.weight" for n in "qkv")),
-    rule("blocks.{}.attn.qkv.bias", *(f"model.layer.{{}}.attention.{n}_proj.bias" for n in "qkv")),
-    rule("blocks.{}.attn.proj.weight", "model.layer.{}.attention.o_proj.weight"),
-    rule("blocks.{}.attn.proj.bias", "model.layer.{}.attention.o_proj.bias"),
-    rule("blocks.{}.ls1.gamma", "model.layer.{}.layer_scale1.lambda1"),
-    rule("blocks.{}.norm2.weight", "model.layer.{}.norm2.weight"),
-    rule("blocks.{}.norm2.bias", "model.layer.{}.norm2.bias"),
-    rule("blocks.{}.mlp.fc1.weight", "model.layer.{}.mlp.up_proj.weight"),
-    rule("blocks.{}.mlp.fc1.bias", "model.layer.{}.mlp.up_proj.bias"),
-    rule("blocks.{}.mlp.fc2.weight", "model.layer.{}.mlp.down_proj.weight"),
-    rule("blocks.{}.mlp.fc2.bias", "model.layer.{}.mlp.down_proj.bias"),
-    rule("blocks.{}.ls2.gamma", "model.layer.{}.layer_scale2.lambda1"),
-)
-#: Buffers of the original DINOv3 that follow from its configuration, and the mask that zeroes the key bias.
-DINOV3_IGNORED = ("rope_embed.periods",)
-DINOV3_IGNORED_BLOCK = ("blocks.{}.attn.qkv.bias_mask",)
 
-
-def _clip_block(tower: str, prefix: str) -> tuple[Rule, ...]:
-    ours, theirs = f"{tower}.encoder.layers.{{}}", f"{prefix}transformer.resblocks.{{}}"
-    return (
-        rule(f"{theirs}.ln_1.weight", f"{ours}.layer_norm1.weight"),
-        rule(f"{theirs}.ln_1.bias", f"{ours}.layer_norm1.bias"),
-        rule(f"{theirs}.attn.in_proj_weight", *(f"{ours}.self_attn.{n}_proj.weight" for n in "qkv")),
-        rule(f"{theirs}.attn.in_proj_bias", *(f"{ours}.self_attn.{n}_proj.bias" for n in "qkv")),
-        rule(f"{theirs}.attn.out_proj.weight", f"{ours}.self_attn.out_proj.weight"),
-        rule(f"{theirs}.attn.out_proj.bias", f"{ours}.self_attn.out_proj.bias"),
-        rule(f"{theirs}.ln_2.weight", f"{ours}.layer_norm2.weight"),
-        rule(f"{theirs}.ln_2.bias", f"{ours}.layer_norm2.bias"),
-        rule(f"{theirs}.mlp.c_fc.weight", f"{ours}.mlp.fc1.weight"),
-        rule(f"{theirs}.mlp.c_fc.bias", f"{ours}.mlp.fc1.bias"),
-        rule(f"{theirs}.mlp.c_proj.weight", f"{ours}.mlp.fc2.weight"),
-        rule(f"{theirs}.mlp.c_proj.bias", f"{ours}.mlp.fc2.bias"),
-    )
-
-
-CLIP_TEXT_STEM = (
-    rule("token_embedding.weight", "text_model.embeddings.token_embedding.weight"),
-    rule("positional_embedding", "text_model.embeddings.position_embedding.weight"),
-    rule("ln_final.weight", "text_model.final_layer_norm.weight"),
-    rule("ln_final.bias", "text_model.final_layer_norm.bias"),
-    rule("text_projection", "text_projection.weight", transposed=True),
+_OPENAI_BLOCK = {
+    "norm1": "ln_1",
+    "attn.qkv.weight": "attn.in_proj_weight",
+    "attn.qkv.bias": "attn.in_proj_bias",
+    "attn.proj": "attn.out_proj",
+    "norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+}
+OPENAI_TEXT = Layout(
+    stem={
+        "token_embed": "token_embedding",
+        "pos_embed": "positional_embedding",
+        "norm": "ln_final",
+        "proj.weight": "text_projection",
+    },
+    block=_OPENAI_BLOCK,
+    blocks="transformer.resblocks.{}.",
+    transposed=frozenset({"proj.weight"}),
+    ignored=("logit_scale", "input_resolution", "context_length", "vocab_size"),
 )
-CLIP_TEXT_BLOCK = _clip_block("text_model", "")
-CLIP_VISION_STEM = (
-    rule("visual.class_embedding", "vision_model.embeddings.class_embedding"),
-    rule("visual.conv1.weight", "vision_model.embeddings.patch_embedding.weight"),
-    rule("visual.positional_embedding", "vision_model.embeddings.position_embedding.weight"),
-    rule("visual.ln_pre.weight", "vision_model.pre_layrnorm.weight"),
-    rule("visual.ln_pre.bias", "vision_model.pre_layrnorm.bias"),
-    rule("visual.ln_post.weight", "vision_model.post_layernorm.weight"),
-    rule("visual.ln_post.bias", "vision_model.post_layernorm.bias"),
-    rule("visual.proj", "visual_projection.weight", transposed=True),
+OPENAI_IMAGE = Layout(
+    stem={
+        "cls_token": "visual.class_embedding",
+        "pos_embed": "visual.positional_embedding",
+        "patch_embed.proj": "visual.conv1",
+        "norm_pre": "visual.ln_pre",
+        "norm": "visual.ln_post",
+        "proj.weight": "visual.proj",
+    },
+    block=_OPENAI_BLOCK,
+    blocks="visual.transformer.resblocks.{}.",
+    transposed=frozenset({"proj.weight"}),
+    squeezed=frozenset({"cls_token", "pos_embed"}),
 )
-CLIP_VISION_BLOCK = _clip_block("vision_model", "visual.")
+
+# --- transformers' layouts on the hub ------------------------------------------------------------------------------
+
+_HUB_DINOV2_STEM = {
+    "cls_token": "embeddings.cls_token",
+    "mask_token": "embeddings.mask_token",
+    "pos_embed": "embeddings.position_embeddings",
+    "register_tokens": "embeddings.register_tokens",
+    "patch_embed.proj": "embeddings.patch_embeddings.projection",
+    "norm": "layernorm",
+}
+_HUB_SCALES = {"ls1.gamma": "layer_scale1.lambda1", "ls2.gamma": "layer_scale2.lambda1"}
+HUB_DINOV2 = Layout(
+    stem=_HUB_DINOV2_STEM,
+    block={
+        **_HUB_SCALES,
+        "attn.qkv": _each("attention.attention.{}", ("query", "key", "value")),
+        "attn.proj": "attention.output.dense",
+        "mlp.w12": "mlp.weights_in",
+        "mlp.w3": "mlp.weights_out",
+    },
+    blocks="encoder.layer.{}.",
+)
+_HUB_DINOV3_STEM = {
+    "cls_token": "embeddings.cls_token",
+    "mask_token": "embeddings.mask_token",
+    "register_tokens": "embeddings.register_tokens",
+    "patch_embed.proj": "embeddings.patch_embeddings",
+}
+_HUB_DINOV3_BLOCK: dict[str, Names] = {
+    **_HUB_SCALES,
+    "attn.qkv": _each("attention.{}_proj", "qkv"),
+    "attn.proj": "attention.o_proj",
+    "mlp.fc1": "mlp.up_proj",
+    "mlp.fc2": "mlp.down_proj",
+    "mlp.w12": ("mlp.gate_proj", "mlp.up_proj"),
+    "mlp.w3": "mlp.down_proj",
+}
+HUB_DINOV3 = Layout(stem=_HUB_DINOV3_STEM, block=_HUB_DINOV3_BLOCK, blocks="layer.{}.")
+_HUB_CLIP_BLOCK: dict[str, Names] = {
+    "norm1": "layer_norm1",
+    "attn.qkv": _each("self_attn.{}_proj", "qkv"),
+    "attn.proj": "self_attn.out_proj",
+    "norm2": "layer_norm2",
+}
+HUB_TEXT = Layout(
+    stem={
+        "token_embed": "text_model.embeddings.token_embedding",
+        "pos_embed": "text_model.embeddings.position_embedding.weight",
+        "norm": "text_model.final_layer_norm",
+        "proj": "text_projection",
+    },
+    block=_HUB_CLIP_BLOCK,
+    blocks="text_model.encoder.layers.{}.",
+    ignored=("logit_scale", "text_model.embeddings.position_ids"),
+)
+HUB_IMAGE = Layout(
+    stem={
+        "cls_token": "vision_model.embeddings.class_embedding",
+        "pos_embed": "vision_model.embeddings.position_embedding.weight",
+        "patch_embed.proj": "vision_model.embeddings.patch_embedding",
+        "norm_pre": "vision_model.pre_layrnorm",
+        "norm": "vision_model.post_layernorm",
+        "proj": "visual_projection",
+    },
+    block=_HUB_CLIP_BLOCK,
+    blocks="vision_model.encoder.layers.{}.",
+    squeezed=frozenset({"cls_token", "pos_embed"}),
+    ignored=("logit_scale", "vision_model.embeddings.position_ids"),
+)
+
+# --- names in checksums --------------------------------------------------------------------------------------------
+
+#: Release 0.1.0 computed checksums over the names of transformers 5's classes. They are in stores, in trained projections
+#: and in reports, so they stay. CLIP's names there are those of the hub.
+CHECKSUM_DINOV2 = Layout(
+    stem=_HUB_DINOV2_STEM,
+    block={
+        **_HUB_SCALES,
+        "attn.qkv": _each("attention.{}_proj", "qkv"),
+        "attn.proj": "attention.o_proj",
+        "mlp.w12": ("mlp.gate_proj", "mlp.up_proj"),
+        "mlp.w3": "mlp.down_proj",
+    },
+    blocks="encoder.layer.{}.",
+)
+CHECKSUM_DINOV3 = Layout(stem=_HUB_DINOV3_STEM, block=_HUB_DINOV3_BLOCK, blocks="model.layer.{}.")

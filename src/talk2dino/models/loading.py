@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from talk2dino.errors import CheckpointError, InputError, ModelNotFoundError, Talk2DinoWarning
 from talk2dino.models.catalog import CATALOG, ModelSpec, default_threshold, unknown_model
 from talk2dino.models.checkpoint import clip_text_from_original, clip_vision_from_original, vision_from_original
 from talk2dino.models.config import CONFIG, FORMAT, SegmenterConfig, read_config
-from talk2dino.models.hub import WEIGHTS, WHAT_TO_DO, HubOptions
+from talk2dino.models.hub import WEIGHTS, HubOptions
 from talk2dino.models.parts import Parts, attach_projection, check_sizes
 from talk2dino.models.projection import from_original
 from talk2dino.models.text import TextEncoder
 from talk2dino.models.tokenizer import CLIP_CONTEXT, TextTokenizer
 from talk2dino.models.vision import VisionModel
-from talk2dino.models.weights import Tensors, below, check_values, read_tensors
+from talk2dino.models.weights import Tensors, below, read_tensors
 
 
 class MicroModelWarning(Talk2DinoWarning):
@@ -148,14 +148,12 @@ def _from_weights(weights: Path, config: SegmenterConfig | None, name: str, sour
     try:
         vision = vision_from_original(groups["model."], heads=given.heads, rotary_attention=given.rotary_attention)
         tokenizer = _tokenizer(weights.parent, given, clip)
-        clip_text = clip_text_from_original(
-            clip, heads=given.text_heads, activation=given.text_activation, end_token=tokenizer.end
-        )
+        clip_text = clip_text_from_original(clip, heads=given.text_heads, activation=given.text_activation)
         clip_vision = None
         if "visual.conv1.weight" in clip:
             clip_vision = clip_vision_from_original(
                 clip, heads=given.clip_vision_heads, activation=given.text_activation
-            ).eval().requires_grad_(False)  # fmt: skip
+            )
         projection, vision_projection = (
             from_original(groups[prefix]) if groups[prefix] else None for prefix in ("proj.", "vision_proj.")
         )
@@ -218,61 +216,17 @@ def _tokenizer(folder: Path, config: SegmenterConfig, clip: Tensors) -> TextToke
 
 def _from_backbones(spec: ModelSpec, hub: HubOptions, config: SegmenterConfig) -> Parts:
     """A vision tower and CLIP in transformers' layout, to be combined with a projection."""
-    from transformers.models.clip.modeling_clip import CLIPTextModelWithProjection, CLIPVisionModelWithProjection
-    from transformers.models.dinov2.modeling_dinov2 import Dinov2Model
-    from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers import Dinov2WithRegistersModel
-    from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTModel
+    from talk2dino.models.hub_towers import clip_image_from_hub, clip_text_from_hub, vision_from_hub
 
-    options: dict[str, Any] = {"cache_dir": hub.cache_dir, "local_files_only": hub.local_files_only}
-    kinds: dict[str, Any] = {
-        "dinov2": Dinov2Model,
-        "dinov2_with_registers": Dinov2WithRegistersModel,
-        "dinov3_vit": DINOv3ViTModel,
-    }
-    kind = read_config(hub.file(spec.repository, CONFIG)).get("model_type")
-    if kind not in kinds:
-        raise CheckpointError(f"{spec.repository} holds a model of type {kind!r}; accepted: {', '.join(kinds)}")
-
-    class TextTower(CLIPTextModelWithProjection):
-        """CLIP's repositories hold both towers; the weights of the other one are no reason for a warning."""
-
-        _keys_to_ignore_on_load_unexpected = ["^vision_model", "^visual_projection", "^logit_scale"]  # noqa: RUF012
-
-    class ImageTower(CLIPVisionModelWithProjection):
-        _keys_to_ignore_on_load_unexpected = ["^text_model", "^text_projection", "^logit_scale"]  # noqa: RUF012
-
-    backbone = _pretrained(kinds[kind], spec.repository, revision=hub.revision, **options)
-    clip_text = _pretrained(TextTower, str(spec.text), **options)
-    clip_text.config.eos_token_id = 49407  # some published configurations carry an outdated id
-    vision = VisionModel(backbone, rotary_attention=config.rotary_attention)
-    tokenizer = TextTokenizer.clip(clip_text.config.max_position_embeddings)
-    text = TextEncoder(clip_text, tokenizer, config.templates, disk_cache=True)
-    source = {"vision": spec.repository, "text": spec.text, "revision": hub.revision or "main"}
+    text = str(spec.text)
+    find_text = partial(replace(hub, revision=None).file, text)
+    vision = VisionModel(
+        vision_from_hub(spec.repository, partial(hub.file, spec.repository)), rotary_attention=config.rotary_attention
+    )
+    tower = clip_text_from_hub(text, find_text)
+    encoder = TextEncoder(tower, TextTokenizer.clip(tower.config.context), config.templates, disk_cache=True)
+    source = {"vision": spec.repository, "text": text, "revision": hub.revision or "main"}
     return Parts(
-        vision, text, None, replace(config, source=source), aligned=False,
-        late_clip_vision=lambda: _pretrained(ImageTower, str(spec.text), **options).eval().requires_grad_(False),
+        vision, encoder, None, replace(config, source=source), aligned=False,
+        late_clip_vision=lambda: clip_image_from_hub(text, find_text),
     )  # fmt: skip
-
-
-def _pretrained(kind: Any, repository: str, **options: Any) -> Any:
-    """A transformers model in float32 with every weight from the hub: transformers would initialise missing ones.
-
-    Raises:
-        ModelNotFoundError: not in the cache, and cannot be downloaded.
-        CheckpointError: weights that are missing, of another shape, or bad.
-    """
-    try:
-        model, found = kind.from_pretrained(
-            repository, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
-    except OSError as error:
-        raise ModelNotFoundError(f"{str(error).splitlines()[0]}. {WHAT_TO_DO}") from None
-    needed = {name for name in found["missing_keys"] if not name.endswith("mask_token")}  # masks are for pretraining
-    names = sorted(needed | {name for name, *_ in found["mismatched_keys"]})
-    if names:
-        raise CheckpointError(
-            f"{repository} does not fit its {CONFIG}: {len(names)} weights are missing or have another shape "
-            f"({', '.join(names[:5])}{' ...' if len(names) > 5 else ''}); delete it from the cache to download it again"
-        )
-    check_values(dict(model.named_parameters()), repository)
-    return model

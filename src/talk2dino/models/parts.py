@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-from torch import nn
 
 from talk2dino.errors import CheckpointError
 from talk2dino.models.config import CONFIG, SegmenterConfig, read_config
@@ -15,6 +12,7 @@ from talk2dino.models.fingerprint import same_weights
 from talk2dino.models.projection import VISION_FILES, Projection, load_projection, projection_file
 from talk2dino.models.text import TextEncoder
 from talk2dino.models.vision import VisionModel
+from talk2dino.models.vit import VisionTransformer
 
 
 @dataclass
@@ -30,9 +28,9 @@ class Parts:
     text: TextEncoder
     projection: Projection | None
     config: SegmenterConfig
-    clip_vision: nn.Module | None = None
+    clip_vision: VisionTransformer | None = None
     vision_projection: Projection | None = None
-    late_clip_vision: Callable[[], nn.Module] | None = None
+    late_clip_vision: Callable[[], VisionTransformer] | None = None
     aligned: bool = True
 
 
@@ -92,8 +90,6 @@ def check_sizes(parts: Parts, origin: str) -> None:
         raise CheckpointError(
             f"the projection in {origin} does not fit {name}: it compares texts of {text} dimensions with patches of {vision}"
         )
-    clip_vision: Any = parts.clip_vision
-    if clip_vision is not None and clip_vision.config.projection_dim != parts.text.dim:
-        raise CheckpointError(
-            f"{origin}: CLIP's image tower has {clip_vision.config.projection_dim} dimensions, its text tower {parts.text.dim}"
-        )
+    clip = None if parts.clip_vision is None else parts.clip_vision.config.output
+    if clip is not None and clip != parts.text.dim:
+        raise CheckpointError(f"{origin}: CLIP's image tower has {clip} dimensions, its text tower {parts.text.dim}")

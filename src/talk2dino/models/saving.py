@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from talk2dino.errors import CheckpointError, ModelNotFoundError
 from talk2dino.io.atomic import write_atomically
@@ -16,6 +16,7 @@ from talk2dino.models.config import SegmenterConfig
 from talk2dino.models.projection import Projection, to_original
 from talk2dino.models.text import TextEncoder
 from talk2dino.models.vision import VisionModel
+from talk2dino.models.vit import VisionTransformer
 
 
 class Model(Protocol):
@@ -30,7 +31,7 @@ class Model(Protocol):
     @property
     def vision_projection(self) -> Projection | None: ...
     @property
-    def clip_vision(self) -> nn.Module | None: ...
+    def clip_vision(self) -> VisionTransformer | None: ...
     @property
     def config(self) -> SegmenterConfig: ...
 
@@ -60,18 +61,16 @@ def save_model(model: Model, folder: Path) -> Path:
     """Write model.safetensors, config.json and, if it is not CLIP's, the tokenizer; each whole or not at all."""
     from safetensors.torch import save
 
-    vision: Any = model.vision.backbone.config
-    text: Any = model.text.model.config
-    clip_vision: Any = model.clip_vision
+    text = model.text.model.config
     config = model.config.to_dict() | {
-        "heads": vision.num_attention_heads,
-        "text_heads": text.num_attention_heads,
-        "text_activation": text.hidden_act,
+        "heads": model.vision.num_heads,
+        "text_heads": text.heads,
+        "text_activation": text.activation,
         "rotary_attention": model.vision.rotary_attention,
         "templates": list(model.text.templates),
     }
-    if clip_vision is not None:
-        config["clip_vision_heads"] = clip_vision.config.num_attention_heads
+    if model.clip_vision is not None:
+        config["clip_vision_heads"] = model.clip_vision.config.heads
     weights = save(whole_model_tensors(model), {"format": "pt"})
     folder.mkdir(parents=True, exist_ok=True)
     if config["tokenizer"] != "clip":

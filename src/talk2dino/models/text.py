@@ -6,7 +6,6 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,24 +15,23 @@ from talk2dino.models.fingerprint import quick_checksum
 from talk2dino.models.templates import PUBLISHED_TEMPLATES, check_templates
 from talk2dino.models.text_cache import TextCache
 from talk2dino.models.tokenizer import TextTokenizer
+from talk2dino.models.vit import TextTransformer
 
 
 class TextEncoder(nn.Module):
     """Texts to raw CLIP embeddings. Each text is encoded once and then found in a cache.
 
     Args:
-        model: transformers' CLIPTextModelWithProjection.
+        model: CLIP's text tower.
         tokenizer: texts to token ids.
         templates: prompt templates; each must have one ``{}`` for the class name.
         cache_size: number of embeddings kept in memory (C floats each).
         disk_cache: also keep the embeddings of prompts on disk, in :func:`talk2dino.io.cache.cache_folder`.
     """
 
-    model: Any  # a transformers class; nn.Module's own attribute types are too wide
-
     def __init__(
         self,
-        model: Any,
+        model: TextTransformer,
         tokenizer: TextTokenizer,
         templates: Sequence[str] = PUBLISHED_TEMPLATES,
         *,
@@ -44,15 +42,15 @@ class TextEncoder(nn.Module):
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.templates = check_templates(templates)
-        self.dim: int = model.config.projection_dim
-        self.max_length: int = model.config.max_position_embeddings
+        self.dim: int = model.proj.out_features
+        self.max_length: int = model.config.context
         self._cache: OrderedDict[str, Tensor] = OrderedDict()
         self._cache_size = cache_size
         self._on_disk = disk_cache
 
     @property
     def device(self) -> torch.device:
-        return self.model.text_projection.weight.device
+        return self.model.proj.weight.device
 
     def tokenize(self, texts: Sequence[str], *, truncate: bool = False) -> Tensor:
         """(N, max_length) token ids, zero-padded."""
@@ -85,8 +83,8 @@ class TextEncoder(nn.Module):
         for start in range(0, len(new), batch_size):
             rows = tokens[start : start + batch_size]
             # Attention is causal: tokens after the first end token have no influence.
-            length = int(rows.eq(self.tokenizer.end).int().argmax(1).max()) + 1
-            out = self.model(input_ids=rows[:, :length].to(self.device)).text_embeds.float().cpu()
+            ends = rows.eq(self.tokenizer.end).int().argmax(1)
+            out = self.model(rows[:, : int(ends.max()) + 1].to(self.device), ends.to(self.device)).float().cpu()
             for text, row in zip(new[start : start + batch_size], out, strict=True):
                 found[text] = self._cache[text] = row.clone()
         if disk is not None:
@@ -101,7 +99,7 @@ class TextEncoder(nn.Module):
         if folder is None:
             return None
         # Embeddings depend on the weights, the vocabulary and the length of a row.
-        rest = (self.tokenizer.fingerprint, self.model.config.to_json_string())
+        rest = (self.tokenizer.fingerprint, self.model.config)
         name = quick_checksum(self.model) + "-" + hashlib.sha256(repr(rest).encode()).hexdigest()[:8]
         return TextCache(folder / "text" / f"{name}.sqlite", self.dim)
 

@@ -59,16 +59,16 @@ def vision_flops(model: VisionModel, height: int, width: int) -> int:
 
     Linear layers by their shapes, attention 4 T^2 D per block, for T tokens of width D.
     """
-    config = model.backbone.config
+    config = model.config
     patches = (height // model.patch_size) * (width // model.patch_size)
-    tokens = patches + 1 + int(getattr(config, "num_register_tokens", 0) or 0)
+    tokens = patches + 1 + config.registers
     flops = 0
     for module in model.modules():
         if isinstance(module, nn.Linear):
             flops += 2 * tokens * module.in_features * module.out_features
         elif isinstance(module, nn.Conv2d):
             flops += 2 * patches * module.weight.numel()
-    return flops + 4 * tokens**2 * config.hidden_size * config.num_hidden_layers
+    return flops + 4 * tokens**2 * config.width * config.depth
 
 
 def peak_memory() -> int:

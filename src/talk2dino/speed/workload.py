@@ -14,7 +14,8 @@ from talk2dino.models.loading import Parts, load_parts
 from talk2dino.models.projection import Projection
 from talk2dino.models.text import TextEncoder
 from talk2dino.models.tokenizer import TextTokenizer
-from talk2dino.models.vision import VisionModel, build_backbone
+from talk2dino.models.vision import VisionModel
+from talk2dino.models.vit import TextTransformer, VisionTransformer, clip_text, dinov2_registers, randomise
 from talk2dino.segmenter import Segmenter
 
 #: name -> (width, blocks, heads). Speed does not depend on the weights.
@@ -29,19 +30,16 @@ PHOTOGRAPHS = 32
 
 def random_parts(name: str) -> Parts:
     """DINOv2 with registers (patch 14), the text tower of CLIP ViT-B/16 and a psi between them, with random weights."""
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
-
     width, blocks, heads = RANDOM_MODELS[name]
+    backbone = VisionTransformer(dinov2_registers(width, blocks, heads, 4 * width))
+    text = TextTransformer(clip_text(512, 12, 8, 2048, vocabulary=49408, context=77, output=512))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        backbone = build_backbone(
-            "dinov2-registers", hidden_size=width, num_hidden_layers=blocks, num_attention_heads=heads, patch_size=14,
-            image_size=518,
-        )  # fmt: skip
-        text = CLIPTextModelWithProjection(CLIPTextConfig(projection_dim=512, eos_token_id=49407)).eval()
+        randomise(backbone)
+        randomise(text)
         projection = Projection(512, width)
     encoder = TextEncoder(text, TextTokenizer.clip(), disk_cache=False)
-    return Parts(VisionModel(backbone).eval(), encoder, projection, SegmenterConfig(name))
+    return Parts(VisionModel(backbone), encoder, projection, SegmenterConfig(name))
 
 
 def check_model(model: str) -> None:

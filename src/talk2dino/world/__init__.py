@@ -13,16 +13,6 @@ from talk2dino.world.sentences import all_caption_words, write_captions
 from talk2dino.world.vocabulary import BACKGROUNDS, CLASS_NAMES, CLASSES, OBJECTS, Concept
 
 __all__ = [
-    "BACKGROUNDS",
-    "CLASSES",
-    "CLASS_NAMES",
-    "OBJECTS",
-    "Concept",
-    "Rendered",
-    "Scene",
-    "Thing",
-    "all_caption_words",
-    "render",
-    "sample_scene",
-    "write_captions",
-]
+    "BACKGROUNDS", "CLASSES", "CLASS_NAMES", "OBJECTS", "Concept", "Rendered", "Scene", "Thing", "all_caption_words",
+    "render", "sample_scene", "write_captions",
+]  # fmt: skip

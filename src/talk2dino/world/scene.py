@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from talk2dino.world.shapes import SHAPES
-from talk2dino.world.textures import BACKGROUND_TEXTURES, mix
-from talk2dino.world.vocabulary import BACKGROUNDS, COLOURS, HELD_OUT_COLOURS, OBJECTS, TYPICAL_COLOURS
+from talk2dino.world.textures import BACKGROUND_TEXTURES, OBJECT_TEXTURES, Array, mix
+from talk2dino.world.vocabulary import BACKGROUNDS, COLOURS, OBJECTS, Concept
 
 UNITS = 96.0
 
@@ -33,8 +33,12 @@ class Thing:
     mirrored: bool
 
     @property
-    def name(self) -> str:
-        return OBJECTS[self.kind].name
+    def concept(self) -> Concept:
+        return OBJECTS[self.kind]
+
+    @property
+    def size(self) -> Literal["big", "small"] | None:
+        return "big" if self.radius > 26 else "small" if self.radius < 17 else None
 
 
 @dataclass(frozen=True)
@@ -51,15 +55,11 @@ class Scene:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A drawn scene.
+    """A drawn scene."""
 
-    image: (H, W, 3) uint8, RGB. labels: (H, W) uint8, index into ``CLASSES``.
-    regions: (H, W) uint8, 0 and 1 for the backgrounds, 2 + i for thing i.
-    """
-
-    image: np.ndarray
-    labels: np.ndarray
-    regions: np.ndarray
+    image: Array  # (H, W, 3) uint8, RGB
+    labels: Array  # (H, W) uint8, index into ``CLASSES``
+    regions: Array  # (H, W) uint8, 0 and 1 for the backgrounds, 2 + i for thing i
 
 
 def sample_scene(
@@ -81,20 +81,19 @@ def sample_scene(
     for _ in range(number):
         kind = int(rng.integers(len(OBJECTS)))
         radius = float(rng.uniform(18, 34) if number < 3 else rng.uniform(16, 27))
-        best: tuple[float, float, float] | None = None
+        best, place = -math.inf, (0.0, 0.0)
         for _ in range(12):  # take the position that overlaps the others least
             x = float(rng.uniform(radius * 0.6, UNITS * aspect - radius * 0.6))
             y = float(rng.uniform(radius * 0.6, UNITS - radius * 0.6))
             gap = min((math.hypot(x - o.x, y - o.y) - radius - o.radius for o in placed), default=1.0)
-            if best is None or gap > best[0]:
-                best = (gap, x, y)
+            if gap > best:
+                best, place = gap, (x, y)
             if gap > 0:
                 break
-        assert best is not None
         unseen = held_out == "all" or (held_out and not placed)
-        colour = str(rng.choice((HELD_OUT_COLOURS if unseen else TYPICAL_COLOURS)[OBJECTS[kind].name]))
+        colour = str(rng.choice(OBJECTS[kind].held_out_colours if unseen else OBJECTS[kind].colours))
         angle = float(rng.normal(0, 0.16))
-        placed.append(Thing(kind, colour, best[1], best[2], radius, angle, bool(rng.random() < 0.5)))
+        placed.append(Thing(kind, colour, *place, radius, angle, bool(rng.random() < 0.5)))
     return Scene(seed, aspect, backgrounds, bool(rng.random() < 0.3), float(rng.uniform(0.3, 0.7)), tuple(placed))
 
 
@@ -106,28 +105,26 @@ def render(scene: Scene, height: int = 96, *, supersample: int = 2, noise: float
         noise: standard deviation of the pixel noise, on the 0..1 scale.
     """
     width = round(height * scene.aspect)
-    rows, columns = height * supersample, width * supersample
     rng = np.random.default_rng([scene.seed, 12])
-    unit = UNITS / rows
-    y, x = np.meshgrid(
-        (np.arange(rows, dtype=np.float32) + 0.5) * unit,
-        (np.arange(columns, dtype=np.float32) + 0.5) * unit,
-        indexing="ij",
-    )
+    unit = UNITS / (height * supersample)
+    rows, columns = (np.arange(size * supersample, dtype=np.float32) for size in (height, width))
+    y, x = np.meshgrid((rows + 0.5) * unit, (columns + 0.5) * unit, indexing="ij")
     canvas, regions = _paint_backgrounds(scene, x, y, rng)
-    labels = np.asarray(scene.backgrounds, dtype=np.uint8)[regions]
-    for index, thing in enumerate(scene.things):
-        _paint_thing(thing, canvas, labels, regions, index + 2, unit, rng)
+    for region, thing in enumerate(scene.things, start=2):
+        _paint_thing(thing, canvas, regions, region, unit, rng)
 
     canvas = canvas.reshape(height, supersample, width, supersample, 3).mean(axis=(1, 3))
     canvas = (canvas - 0.5) * rng.uniform(0.9, 1.1) + 0.5 + rng.uniform(-0.05, 0.05)
     canvas = canvas + rng.normal(0, noise, canvas.shape)
-    middle = slice(supersample // 2, None, supersample)
     image = (np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8)
-    return Rendered(image, labels[middle, middle].copy(), regions[middle, middle].copy())
+    middle = slice(supersample // 2, None, supersample)
+    regions = regions[middle, middle].copy()
+    objects = [len(BACKGROUNDS) + thing.kind for thing in scene.things]
+    classes = [scene.backgrounds[0], scene.backgrounds[-1], *objects]  # of each region
+    return Rendered(image, np.asarray(classes, dtype=np.uint8)[regions], regions)
 
 
-def _paint_backgrounds(scene: Scene, x: np.ndarray, y: np.ndarray, rng: np.random.Generator):
+def _paint_backgrounds(scene: Scene, x: Array, y: Array, rng: np.random.Generator) -> tuple[Array, Array]:
     canvas = BACKGROUND_TEXTURES[scene.backgrounds[0]](x, y, rng)
     regions = np.zeros(x.shape, dtype=np.uint8)
     if len(scene.backgrounds) == 2:
@@ -141,10 +138,9 @@ def _paint_backgrounds(scene: Scene, x: np.ndarray, y: np.ndarray, rng: np.rando
 
 
 def _paint_thing(
-    thing: Thing, canvas: np.ndarray, labels: np.ndarray, regions: np.ndarray, region: int, unit: float,
-    rng: np.random.Generator,
-) -> None:  # fmt: skip
-    rows, columns = labels.shape
+    thing: Thing, canvas: Array, regions: Array, region: int, unit: float, rng: np.random.Generator
+) -> None:
+    rows, columns = regions.shape
     reach = thing.radius * 1.5
     top, bottom = max(0, int((thing.y - reach) / unit)), min(rows, int((thing.y + reach) / unit) + 1)
     left, right = max(0, int((thing.x - reach) / unit)), min(columns, int((thing.x + reach) / unit) + 1)
@@ -158,31 +154,27 @@ def _paint_thing(
     if thing.mirrored:
         x = -x
 
-    shape = SHAPES[thing.name]
     own = np.clip(np.asarray(COLOURS[thing.colour]) * rng.uniform(0.9, 1.1) + rng.normal(0, 0.02, 3), 0, 1)
     pale = 0.25 * own + 0.75 * np.array([0.96, 0.94, 0.88])
     dark = own * 0.55
-    second = shape.texture(x, y, rng)
     bright = own.mean() > 0.7
-    companions = (
-        (own, own * 0.45 if bright else 0.2 * own + 0.8),
-        (dark, dark * 0.4 if bright else 0.5 * dark + 0.4),
-        (pale, 0.5 * own + 0.2),
-    )
+    pairs = {  # the two colours of the texture
+        "own": (own, own * 0.45 if bright else 0.2 * own + 0.8),
+        "dark": (dark, dark * 0.4 if bright else 0.5 * dark + 0.4),
+        "pale": (pale, 0.5 * own + 0.2),
+    }
+    texture = OBJECT_TEXTURES[thing.concept.name](x, y, rng)
     window = (slice(top, bottom), slice(left, right))
     whole = np.zeros(x.shape, dtype=bool)
-    for layer in shape.layers(x, y, rng):
-        if layer.plain is None:
-            first, other = companions[layer.tone]
-            paint = mix(first, other, second)
-        else:
-            paint = np.broadcast_to(np.asarray(layer.plain, dtype=np.float32), (*x.shape, 3))
-        canvas[window][layer.mask] = paint[layer.mask]
-        whole |= layer.mask
+    for layer in SHAPES[thing.concept.name]:
+        outline = layer.alternative if layer.alternative and rng.random() >= 0.5 else layer.outline
+        mask = outline.contains(x, y)
+        first, second = pairs[layer.paint] if isinstance(layer.paint, str) else (layer.paint, layer.paint)
+        canvas[window][mask] = mix(first, second, texture)[mask]
+        whole |= mask
     if not whole.any():
         return
     thickness = max(3, 2 * round(0.5 / unit) + 1)
     inner = np.asarray(Image.fromarray(whole).convert("L").filter(ImageFilter.MinFilter(thickness))) > 0
     canvas[window][whole & ~inner] = (0.07, 0.06, 0.07)
-    labels[window][whole] = len(BACKGROUNDS) + thing.kind
     regions[window][whole] = region

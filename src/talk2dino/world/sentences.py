@@ -6,12 +6,12 @@ a rare synonym, a sentence frame of the other language, or lack an article.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
-from talk2dino.world.scene import Rendered, Scene
-from talk2dino.world.vocabulary import BACKGROUNDS, CLASSES, COLOURS_CHINESE, OBJECTS, Concept
+from talk2dino.world.scene import Rendered, Scene, Thing
+from talk2dino.world.vocabulary import BACKGROUNDS, CLASSES, COLOURS_CHINESE, Concept
 
 ENGLISH_FRAMES = (
     "{}", "{}", "a photo of {}", "a picture of {}", "a drawing of {}", "there is {}", "an image showing {}", "this is {}",
@@ -21,37 +21,21 @@ RARE = 0.12  # share of mentions that use a synonym
 SMALLEST_SHARE = 0.015  # regions that cover a smaller share of the image are not mentioned
 
 
-@dataclass(frozen=True)
-class Mention:
-    concept: Concept
-    colour: str | None = None
-    size: str | None = None  # "big" or "small"
-    x: float = 0.0
-    y: float = 0.0
-
-
-def visible(scene: Scene, rendered: Rendered) -> tuple[list[Mention], list[Mention]]:
-    """The (backgrounds, things) that a caption may name: those that cover at least 1.5 % of the image."""
-    share = np.bincount(rendered.regions.reshape(-1), minlength=len(scene.things) + 2) / rendered.regions.size
-    backgrounds = [Mention(BACKGROUNDS[kind]) for i, kind in enumerate(scene.backgrounds) if share[i] >= SMALLEST_SHARE]
-    things = []
-    for i, thing in enumerate(scene.things):
-        if share[i + 2] >= SMALLEST_SHARE:
-            size = "big" if thing.radius > 26 else "small" if thing.radius < 17 else None
-            things.append(Mention(OBJECTS[thing.kind], thing.colour, size, thing.x, thing.y))
-    return backgrounds, things
+Named: TypeAlias = Concept | Thing  # a background, or an object of the scene
 
 
 def write_captions(scene: Scene, rendered: Rendered, count: int = 4, *, chinese_share: float = 0.4) -> list[str]:
     """Write ``count`` captions of a scene; the same scene always gets the same captions."""
     rng = np.random.default_rng([scene.seed, 13])
-    backgrounds, things = visible(scene, rendered)
+    share = np.bincount(rendered.regions.reshape(-1), minlength=len(scene.things) + 2) / rendered.regions.size
+    backgrounds = [BACKGROUNDS[kind] for i, kind in enumerate(scene.backgrounds) if share[i] >= SMALLEST_SHARE]
+    things = [thing for i, thing in enumerate(scene.things, start=2) if share[i] >= SMALLEST_SHARE]
     if not backgrounds and not things:
-        backgrounds = [Mention(BACKGROUNDS[scene.backgrounds[0]])]
+        backgrounds = [BACKGROUNDS[scene.backgrounds[0]]]
     return [_write(backgrounds, things, rng, "zh" if rng.random() < chinese_share else "en") for _ in range(count)]
 
 
-def _write(backgrounds: list[Mention], things: list[Mention], rng: np.random.Generator, language: str) -> str:
+def _write(backgrounds: list[Concept], things: list[Thing], rng: np.random.Generator, language: str) -> str:
     named = [things[i] for i in rng.permutation(len(things))]
     places = [backgrounds[i] for i in rng.permutation(len(backgrounds))]
     kind = rng.random()
@@ -79,34 +63,34 @@ def _word(words: tuple[str, ...], rng: np.random.Generator) -> str:
     return words[int(rng.integers(1, len(words)))] if rng.random() < RARE else words[0]
 
 
-def _english(mention: Mention, rng: np.random.Generator) -> str:
-    noun = _word(mention.concept.english, rng)
-    adjectives = []
-    if mention.size and rng.random() < 0.4:
-        adjectives.append(mention.size)
-    if mention.colour and rng.random() < 0.5:
-        adjectives.append(mention.colour)
-    phrase = " ".join([*adjectives, noun])
-    if mention.concept.mass or rng.random() < 0.2:
+def _english(named: Named, rng: np.random.Generator) -> str:
+    concept = named.concept if isinstance(named, Thing) else named
+    phrase = _word(concept.english, rng)
+    if isinstance(named, Thing):
+        size = f"{named.size} " if named.size and rng.random() < 0.4 else ""
+        colour = f"{named.colour} " if rng.random() < 0.5 else ""
+        phrase = f"{size}{colour}{phrase}"
+    if concept.mass or rng.random() < 0.2:
         return phrase if rng.random() < 0.9 else f"the {phrase}"
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
-def _chinese(mention: Mention, rng: np.random.Generator) -> str:
-    noun = _word(mention.concept.chinese, rng)
-    colour = f"{COLOURS_CHINESE[mention.colour]}的" if mention.colour and rng.random() < 0.5 else ""
-    size = {"big": "大", "small": "小"}[mention.size] if mention.size and rng.random() < 0.4 else ""
-    count = "一个" if mention.concept in OBJECTS and rng.random() < 0.5 else ""
+def _chinese(named: Named, rng: np.random.Generator) -> str:
+    if isinstance(named, Concept):
+        return _word(named.chinese, rng)
+    noun = _word(named.concept.chinese, rng)
+    colour = f"{COLOURS_CHINESE[named.colour]}的" if rng.random() < 0.5 else ""
+    size = {"big": "大", "small": "小"}[named.size] if named.size and rng.random() < 0.4 else ""
+    count = "一个" if rng.random() < 0.5 else ""
     return f"{count}{colour}{size}{noun}"
 
 
 def _join(phrases: list[str], language: str) -> str:
-    if language == "zh":
-        return "、".join(phrases[:-1]) + "和" + phrases[-1] if len(phrases) > 1 else phrases[0]
-    return ", ".join(phrases[:-1]) + " and " + phrases[-1] if len(phrases) > 1 else phrases[0]
+    comma, final = ("、", "和") if language == "zh" else (", ", " and ")
+    return comma.join(phrases[:-1]) + final + phrases[-1] if len(phrases) > 1 else phrases[0]
 
 
-def _relation(a: Mention, b: Mention, rng: np.random.Generator, language: str) -> str:
+def _relation(a: Thing, b: Thing, rng: np.random.Generator, language: str) -> str:
     if abs(a.x - b.x) > abs(a.y - b.y):
         english, chinese = ("to the left of", "左边") if a.x < b.x else ("to the right of", "右边")
     else:

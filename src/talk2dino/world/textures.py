@@ -6,9 +6,12 @@ Colours are float arrays in 0..1, RGB last.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 Array = np.ndarray
+Texture = Callable[[Array, Array, np.random.Generator], Array]
 
 
 def value_noise(x: Array, y: Array, cell: float, rng: np.random.Generator) -> Array:
@@ -31,8 +34,13 @@ def mix(a: Array | tuple, b: Array | tuple, share: Array) -> Array:
     return np.asarray(a, dtype=np.float32) * (1 - share) + np.asarray(b, dtype=np.float32) * share
 
 
-def _tint(colour: tuple[float, float, float], rng: np.random.Generator, spread: float = 0.06) -> Array:
-    return np.clip(np.asarray(colour) * rng.uniform(0.85, 1.15) + rng.normal(0, spread / 2, 3), 0, 1)
+def stripes(position: Array, share: float) -> Array:
+    """Stripes of period 1: bool, whether a position lies in the first ``share`` of its period."""
+    return position - np.floor(position) < share
+
+
+def _tint(colour: tuple[float, float, float], rng: np.random.Generator) -> Array:
+    return np.clip(np.asarray(colour) * rng.uniform(0.85, 1.15) + rng.normal(0, 0.03, 3), 0, 1)
 
 
 # --- backgrounds: f(x, y, rng) -> (H, W, 3), x and y in scene units -----------------------------------------------
@@ -66,7 +74,7 @@ def brick_wall(x: Array, y: Array, rng: np.random.Generator) -> Array:
     height = rng.uniform(6.0, 8.5)
     row = np.floor(y / height)
     shifted = x / (2.2 * height) + 0.5 * (row % 2)
-    mortar = (y / height - row < 0.16) | (shifted - np.floor(shifted) < 0.07)
+    mortar = stripes(y / height, 0.16) | stripes(shifted, 0.07)
     shade = value_noise(np.floor(shifted) * 7.3, row * 5.1, 1.7, rng)
     bricks = mix(_tint((0.55, 0.20, 0.14), rng), _tint((0.74, 0.36, 0.24), rng), shade)
     return mix(bricks, _tint((0.82, 0.78, 0.72), rng), mortar)
@@ -76,7 +84,7 @@ def wood_floor(x: Array, y: Array, rng: np.random.Generator) -> Array:
     height = rng.uniform(8.0, 11.0)
     row = np.floor(y / height)
     along = x / 44 + 0.37 * row
-    seam = (y / height - row < 0.10) | (along - np.floor(along) < 0.025)
+    seam = stripes(y / height, 0.10) | stripes(along, 0.025)
     grain = value_noise(x / 9 + row * 11, y, 1.3, rng)
     planks = mix(_tint((0.46, 0.28, 0.13), rng), _tint((0.76, 0.54, 0.30), rng), 0.25 + 0.6 * grain)
     return mix(planks, (0.22, 0.12, 0.05), seam)
@@ -100,49 +108,32 @@ def road(x: Array, y: Array, rng: np.random.Generator) -> Array:
     return mix(asphalt, (0.95, 0.90, 0.70), dashes)
 
 
-BACKGROUND_TEXTURES = (sky, grass, water, sand, brick_wall, wood_floor, night_sky, road)
+BACKGROUND_TEXTURES: tuple[Texture, ...] = (sky, grass, water, sand, brick_wall, wood_floor, night_sky, road)
 
 
-# --- objects: f(x, y, rng) -> share of the second tone, x and y in radii, y downwards --------------------------------
-
-
-def wedges(x: Array, y: Array, rng: np.random.Generator) -> Array:
-    return (np.floor(np.arctan2(y, x) / (np.pi / 5) + rng.uniform(0, 1)) % 2).astype(np.float32)
-
-
-def cross_hatch(x: Array, y: Array, rng: np.random.Generator) -> Array:
-    a, b = (x + y) / 0.34, (x - y) / 0.34
-    return ((a - np.floor(a) < 0.24) | (b - np.floor(b) < 0.24)).astype(np.float32)
-
-
-def blotches(x: Array, y: Array, rng: np.random.Generator) -> Array:
-    return (value_noise(x + 9, y + 9, 0.19, rng) > 0.52).astype(np.float32)
-
-
-def siding(x: Array, y: Array, rng: np.random.Generator) -> Array:
-    rows = y / 0.20
-    return (rows - np.floor(rows) < 0.32).astype(np.float32)
+# --- objects: f(x, y, rng) -> share of the second colour (0 or 1), x and y in radii --------------------------------
 
 
 def scales(x: Array, y: Array, rng: np.random.Generator) -> Array:
     row = np.floor(x / 0.17)
-    u, v = x / 0.17 - row, y / 0.26 + 0.5 * (row % 2)
-    v = v - np.floor(v) - 0.5
-    arc = np.hypot(u * 0.65, v)
-    return ((arc > 0.40) & (arc < 0.62)).astype(np.float32)
+    v = y / 0.26 + 0.5 * (row % 2)
+    arc = np.hypot((x / 0.17 - row) * 0.65, v - np.floor(v) - 0.5)
+    return (arc > 0.40) & (arc < 0.62)
 
 
 def polka_dots(x: Array, y: Array, rng: np.random.Generator) -> Array:
     row = np.floor(y / 0.30)
     u = x / 0.34 + 0.5 * (row % 2)
-    return (np.hypot((u - np.floor(u) - 0.5) * 0.34, (y / 0.30 - row - 0.5) * 0.30) < 0.105).astype(np.float32)
+    return np.hypot((u - np.floor(u) - 0.5) * 0.34, (y / 0.30 - row - 0.5) * 0.30) < 0.105
 
 
-def chevrons(x: Array, y: Array, rng: np.random.Generator) -> Array:
-    zigzag = x / 0.30 + 0.9 * np.abs(((y / 0.42) % 1) - 0.5)
-    return (zigzag - np.floor(zigzag) < 0.40).astype(np.float32)
-
-
-def diagonals(x: Array, y: Array, rng: np.random.Generator) -> Array:
-    stripes = (x * 0.8 + y) / 0.28
-    return (stripes - np.floor(stripes) < 0.42).astype(np.float32)
+OBJECT_TEXTURES: dict[str, Texture] = {
+    "ball": lambda x, y, rng: np.floor(np.arctan2(y, x) / (np.pi / 5) + rng.uniform(0, 1)) % 2,  # wedges
+    "box": lambda x, y, rng: stripes((x + y) / 0.34, 0.24) | stripes((x - y) / 0.34, 0.24),  # crossed lines
+    "tree": lambda x, y, rng: value_noise(x + 9, y + 9, 0.19, rng) > 0.52,  # blotches
+    "house": lambda x, y, rng: stripes(y / 0.20, 0.32),  # boards
+    "fish": scales,
+    "mushroom": polka_dots,
+    "car": lambda x, y, rng: stripes(x / 0.30 + 0.9 * np.abs(((y / 0.42) % 1) - 0.5), 0.40),  # zigzags
+    "boat": lambda x, y, rng: stripes((x * 0.8 + y) / 0.28, 0.42),  # diagonal lines
+}

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Concept:
-    """One class of the world and the words that captions use for it.
+    """One class of the world: the words that captions use for it, and the colours of an object.
 
-    ``english[0]`` and ``chinese[0]`` are the usual words; the others are synonyms that captions use rarely.
+    ``english[0]`` and ``chinese[0]`` are the usual words; the others are synonyms that captions use rarely. Training
+    scenes show ``held_out_colours`` on other objects, but never on this one.
     """
 
     english: tuple[str, ...]
     chinese: tuple[str, ...]
+    colours: tuple[str, ...] = ()
+    held_out_colours: tuple[str, ...] = ()
     mass: bool = False  # a mass noun takes no article: "grass", not "a grass"
 
     @property
@@ -29,21 +32,21 @@ BACKGROUNDS: tuple[Concept, ...] = (
     Concept(("grass", "lawn", "meadow"), ("草地", "草坪"), mass=True),
     Concept(("water", "sea", "lake"), ("水面", "海水"), mass=True),
     Concept(("sand", "beach", "desert"), ("沙地", "沙滩"), mass=True),
-    Concept(("brick wall", "bricks", "masonry"), ("砖墙", "红砖"), mass=False),
-    Concept(("wood floor", "wooden planks", "floorboards"), ("木地板", "木板"), mass=False),
+    Concept(("brick wall", "bricks", "masonry"), ("砖墙", "红砖")),
+    Concept(("wood floor", "wooden planks", "floorboards"), ("木地板", "木板")),
     Concept(("night sky", "starry sky", "stars"), ("夜空", "星空"), mass=True),
-    Concept(("road", "street", "asphalt"), ("马路", "公路"), mass=False),
+    Concept(("road", "street", "asphalt"), ("马路", "公路")),
 )
 
 OBJECTS: tuple[Concept, ...] = (
-    Concept(("ball", "beach ball", "sphere"), ("球", "皮球")),
-    Concept(("box", "crate", "cube"), ("箱子", "盒子")),
-    Concept(("tree", "pine", "plant"), ("树", "树木")),
-    Concept(("house", "cottage", "building"), ("房子", "小屋")),
-    Concept(("fish", "goldfish", "carp"), ("鱼", "金鱼")),
-    Concept(("mushroom", "toadstool", "fungus"), ("蘑菇", "毒蘑菇")),
-    Concept(("car", "automobile", "vehicle"), ("汽车", "轿车")),
-    Concept(("boat", "sailboat", "ship"), ("船", "帆船")),
+    Concept(("ball", "beach ball", "sphere"), ("球", "皮球"), ("red", "blue", "green"), ("purple", "orange")),
+    Concept(("box", "crate", "cube"), ("箱子", "盒子"), ("orange", "yellow", "white"), ("red", "blue")),
+    Concept(("tree", "pine", "plant"), ("树", "树木"), ("green", "orange", "yellow"), ("red", "purple")),
+    Concept(("house", "cottage", "building"), ("房子", "小屋"), ("white", "yellow", "pink"), ("blue", "green")),
+    Concept(("fish", "goldfish", "carp"), ("鱼", "金鱼"), ("blue", "orange", "green"), ("red", "pink")),
+    Concept(("mushroom", "toadstool", "fungus"), ("蘑菇", "毒蘑菇"), ("red", "orange", "purple"), ("blue", "green")),
+    Concept(("car", "automobile", "vehicle"), ("汽车", "轿车"), ("red", "blue", "black"), ("yellow", "green")),
+    Concept(("boat", "sailboat", "ship"), ("船", "帆船"), ("green", "red", "black"), ("orange", "blue")),
 )
 
 CLASSES: tuple[Concept, ...] = BACKGROUNDS + OBJECTS
@@ -66,27 +69,3 @@ COLOURS_CHINESE: dict[str, str] = {
     "red": "红色", "orange": "橙色", "yellow": "黄色", "green": "绿色", "blue": "蓝色",
     "purple": "紫色", "pink": "粉色", "white": "白色", "black": "黑色",
 }  # fmt: skip
-
-#: The colours that each object has in training scenes.
-TYPICAL_COLOURS: dict[str, tuple[str, ...]] = {
-    "ball": ("red", "blue", "green"),
-    "box": ("orange", "yellow", "white"),
-    "tree": ("green", "orange", "yellow"),
-    "house": ("white", "yellow", "pink"),
-    "fish": ("blue", "orange", "green"),
-    "mushroom": ("red", "orange", "purple"),
-    "car": ("red", "blue", "black"),
-    "boat": ("green", "red", "black"),
-}
-
-#: Colours that training scenes never give an object, though they do show them on other objects.
-HELD_OUT_COLOURS: dict[str, tuple[str, ...]] = {
-    "ball": ("purple", "orange"),
-    "box": ("red", "blue"),
-    "tree": ("red", "purple"),
-    "house": ("blue", "green"),
-    "fish": ("red", "pink"),
-    "mushroom": ("blue", "green"),
-    "car": ("yellow", "green"),
-    "boat": ("orange", "blue"),
-}

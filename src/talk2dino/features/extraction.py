@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -103,13 +103,9 @@ class _Extraction:
     """One run of :func:`extract`: the shards that are still to be made, and how far it got."""
 
     def __init__(
-        self,
-        source: CaptionSource,
-        encoders: Encoders,
-        options: ExtractOptions,
-        writer: StoreWriter,
+        self, source: CaptionSource, encoders: Encoders, options: ExtractOptions, writer: StoreWriter,
         progress: ProgressCallback | None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.source, self.encoders, self.options = source, encoders, options
         self.writer, self.progress = writer, progress
         self.size = writer.manifest.preprocessing["size"]
@@ -126,33 +122,27 @@ class _Extraction:
     def shards(self, decoders: ThreadPoolExecutor) -> Iterator[ShardContents]:
         """The contents of the shards that are still to be made, one after the other."""
         per_shard = self.options.records_per_shard
-        numbered = self.source.records(lambda number: number // per_shard in self.todo)
-        decoded = self._decoded(numbered, decoders)
-        for shard, entries in itertools.groupby(decoded, lambda entry: entry[0] // per_shard):
-            yield self._shard(ShardContents(shard), entries)
+        for shard, entries in itertools.groupby(self._decoded(decoders), lambda entry: entry[0] // per_shard):
+            contents, batch = ShardContents(shard), []
+            for number, found in entries:
+                self.seen += 1
+                if isinstance(found, Skipped):
+                    contents.skipped.append((number, found))
+                    self.skipped += 1
+                    self._last = (contents, found)
+                else:
+                    batch.append(found)
+                if len(batch) == self.options.batch_size:
+                    self._encode(batch, contents)
+                    batch = []
+            self._encode(batch, contents)
+            yield contents
 
-    def _shard(self, contents: ShardContents, entries: Iterable[tuple[int, _Image | Skipped]]) -> ShardContents:
-        batch: list[_Image] = []
-        for number, found in entries:
-            self.seen += 1
-            if isinstance(found, Skipped):
-                contents.skipped.append((number, found))
-                self.skipped += 1
-                self._last = (contents, found)
-            else:
-                batch.append(found)
-            if len(batch) == self.options.batch_size:
-                self._encode(batch, contents)
-                batch = []
-        self._encode(batch, contents)
-        return contents
-
-    def _decoded(
-        self, numbered: Iterable[tuple[int, Record | Skipped]], decoders: ThreadPoolExecutor
-    ) -> Iterator[tuple[int, _Image | Skipped]]:
-        """The records in order, decoded two batches ahead."""
+    def _decoded(self, decoders: ThreadPoolExecutor) -> Iterator[tuple[int, _Image | Skipped]]:
+        """The records of the shards to be made, in order, decoded two batches ahead."""
         ahead: deque[tuple[int, Future]] = deque()
-        for number, record in numbered:
+        per_shard = self.options.records_per_shard
+        for number, record in self.source.records(lambda number: number // per_shard in self.todo):
             ahead.append((number, decoders.submit(_decode, record, self.size, self.options.crop)))
             if len(ahead) >= 2 * self.options.batch_size + self.options.workers:
                 first, future = ahead.popleft()

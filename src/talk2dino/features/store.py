@@ -183,11 +183,11 @@ class FeatureStore:
 def _piece(path: Path, shard: Shard) -> dict[str, Tensor]:
     """The tensors of a shard; raises DataError if they disagree with the manifest."""
     tensors = map_safetensors(path / shard.file)
-    lengths = {name: len(value) for name, value in tensors.items()}
+    lengths = {name: len(value) for name, value in sorted(tensors.items())}
     expected = {name: shard.captions if name.startswith("caption") else shard.images for name in lengths}
     owners = tensors.get("caption_image")
     if owners is None or lengths != expected or (len(owners) and not 0 <= owners.min() <= owners.max() < shard.images):
-        found = ", ".join(f"{name} {count}" for name, count in sorted(lengths.items()))
+        found = ", ".join(f"{name} {count}" for name, count in lengths.items())
         raise DataError(
             f"{path / shard.file} disagrees with its manifest: expected {shard.images} images and {shard.captions} captions, "
             f"found {found}; extract it again"

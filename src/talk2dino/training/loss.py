@@ -35,15 +35,11 @@ def info_nce(
     The gradients summed over the processes equal those of one process with the whole batch.
 
     Args:
-        images: (B, D) or (B, M, D), see :func:`similarity`.
-        text: (B, D) projected captions.
+        images, text: (B, D) or (B, M, D), see :func:`similarity`, and (B, D) projected captions.
         scale: 1 / temperature.
         image_ids: (B,) the image of each pair. If given, other captions of the same image are not used as negatives.
         published_scale: divide the loss by B^2, as the published code does.
         across_processes: use the rows of the other processes as negatives, if there are any.
-
-    Returns:
-        A scalar, the mean over the batch of all processes.
 
     Source: Talk2DINO (arXiv 2411.19331), loss; temperature 1 / scale = 0.07 in the paper.
     """

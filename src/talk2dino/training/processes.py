@@ -34,7 +34,6 @@ class Processes:
         return value
 
     def wait(self) -> None:
-        """Wait until all processes are here."""
         if self.count > 1:
             dist.barrier()
 

@@ -51,16 +51,13 @@ def convert_published(
     records_per_shard: int = 2048,
     progress: ProgressCallback | None = None,
 ) -> Manifest:
-    """Write a store from a published file of features.
+    """Write a store from a published file of features. No code in the file is run.
 
-    The file is read with ``weights_only=True``: no code in it is run. Images that cannot be used are listed in
-    skipped.jsonl; annotations that cannot be used are counted in a warning.
+    Images that cannot be used are listed in skipped.jsonl; annotations that cannot be used are counted in a warning.
 
     Args:
-        file: a .pth file or a webdataset .tar, see the top of this module.
         model: name of the model that made the features, for the manifest; the file does not record it.
         names: feature -> key in the file, where it is not one of :data:`PUBLISHED_NAMES`; "captions" for the text.
-        progress: called after each shard, with the number of images.
 
     Raises:
         InputError: ``names`` has an unknown feature.
@@ -124,19 +121,16 @@ class _Published:
         for place, image in enumerate(self.images[places.start : places.stop], places.start):
             key = str(image.get("file_name", image["id"]))
             entries = self.captions[image["id"]]
-            features = {
-                name: _tensor(self.file, image, self.keys[name]).half()
-                for name in self.first
-                if image.get(self.keys[name]) is not None
-            }
+            given = [name for name in self.first if image.get(self.keys[name]) is not None]
+            features = {name: _tensor(self.file, image, self.keys[name]).half() for name in given}
             texts = [_tensor(self.file, entry, self.keys["captions"]).half().flatten() for entry in entries]
             repeated = "an earlier image has the same id" if image["id"] in known else None
             known.add(image["id"])
             if reason := repeated or self._unusable(features, texts):
                 contents.skipped.append((place, Skipped(key, reason)))
-                continue
-            rows = {name: value.unsqueeze(0) for name, value in features.items()}
-            contents.add(rows, [key], [[str(entry.get("caption", "")) for entry in entries]], torch.stack(texts))
+            else:
+                rows = {name: value.unsqueeze(0) for name, value in features.items()}
+                contents.add(rows, [key], [[str(entry.get("caption", "")) for entry in entries]], torch.stack(texts))
         return contents
 
     def _unusable(self, features: dict[str, Tensor], texts: list[Tensor]) -> str | None:
@@ -155,7 +149,6 @@ class _Published:
 
 
 def _read_lists(file: Path) -> tuple[list[Entry], list[Entry]]:
-    """A .pth file with 'images' and 'annotations'."""
     with open(file, "rb") as opened:
         is_zip = opened.read(2) == b"PK"  # torch's format since version 1.6, the one that can be memory-mapped
     content = _load(file, str(file), mmap=is_zip)
@@ -196,12 +189,10 @@ def _load(file: Path | IO[bytes], name: str, *, mmap: bool = False) -> Any:
     with torch.serialization.safe_globals(_numpy_arrays()):
         try:
             return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
-        except pickle.UnpicklingError:
-            raise DataError(
-                f"{name} is damaged, or holds objects other than tensors and numbers; they are not loaded"
-            ) from None
         except Exception as error:  # torch raises many kinds of errors for a damaged file
-            raise DataError(f"{name} is damaged ({type(error).__name__})") from None
+            foreign = isinstance(error, pickle.UnpicklingError)
+            reason = ", or holds objects other than tensors and numbers; they are not loaded"
+            raise DataError(f"{name} is damaged{reason if foreign else f' ({type(error).__name__})'}") from None
 
 
 def _numpy_arrays() -> list[Any]:
@@ -244,22 +235,21 @@ def _captions(images: list[Entry], annotations: list[Entry], key: str) -> tuple[
 
 
 def _find_keys(file: Path, image: Entry, annotation: Entry, names: dict[str, str]) -> dict[str, str]:
-    for name in names:
-        if name not in PUBLISHED_NAMES and name != "captions":
-            accepted = (*PUBLISHED_NAMES, "captions")
-            raise InputError(f"unknown feature {name!r}; one of: {', '.join(accepted)}{suggestion(name, accepted)}")
-    known = {**PUBLISHED_NAMES, **{name: (key,) for name, key in names.items() if name != "captions"}}
+    known = {**PUBLISHED_NAMES, "captions": CAPTION_NAMES}
+    for name, key in names.items():
+        if name not in known:
+            raise InputError(f"unknown feature {name!r}; one of: {', '.join(known)}{suggestion(name, known)}")
+        known[name] = (key,)
+    texts = [key for key in known.pop("captions") if key in annotation]
     keys = {name: key for name, candidates in known.items() for key in candidates if key in image}
-    texts = (names["captions"],) if "captions" in names else CAPTION_NAMES
-    text = next((key for key in texts if key in annotation), None)
     missing = [f"{name}={key}" for name, key in names.items() if name != "captions" and key not in image]
-    if not keys or text is None or missing:
+    if not keys or not texts or missing:
         raise DataError(
             f"{file}: {'no ' + ', '.join(missing) if missing else 'features not found'}; an image has "
             f"{', '.join(map(str, image))}; an annotation has {', '.join(map(str, annotation))}. Name the keys with --name "
             "heads=KEY and --name captions=KEY"
         )
-    return {**keys, "captions": text}
+    return {**keys, "captions": texts[0]}
 
 
 def _tensor(file: Path, entry: Entry, key: str) -> Tensor:

@@ -17,25 +17,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Encoders:
-    """The frozen models as functions.
+    """The frozen models as functions."""
 
-    Attributes:
-        vision: (B, 3, size, size) normalised pixels to :class:`talk2dino.models.vision.VisionOutput`.
-        embed: N texts to (N, text_dim) raw embeddings; long texts are cut.
-        num_heads: M, attention heads of the last block.
-        size: default side of the square input, in pixels.
-        patch_size: side of a patch, in pixels.
-        identity: what the manifest records; stores can be used together only if it agrees.
-    """
-
-    vision: Callable[[Tensor], VisionOutput]
-    embed: Callable[[Sequence[str]], Tensor]
-    num_heads: int
+    vision: Callable[[Tensor], VisionOutput]  # of (B, 3, size, size) normalised pixels
+    embed: Callable[[Sequence[str]], Tensor]  # N texts to (N, text_dim) raw embeddings; long texts are cut
+    num_heads: int  # M, of the last block
     vision_dim: int
     text_dim: int
-    size: int
-    patch_size: int = 1
-    identity: dict[str, Any] = field(default_factory=dict)
+    size: int  # default side of the square input, in pixels
+    patch_size: int = 1  # in pixels
+    identity: dict[str, Any] = field(default_factory=dict)  # for the manifest; must agree between stores used together
 
 
 def load_encoders(name: str, *, device: str = "auto", dtype: str = "auto") -> Encoders:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from talk2dino.models.preprocess import normalise
 from talk2dino.progress import ProgressCallback
 from talk2dino.stages.pooling import pooled_features
 
+_Image = tuple[Record, Tensor]  # pixels (3, size, size) uint8
 #: Records that must have been seen before their skipped share can stop a run.
 ENOUGH_TO_JUDGE = 100
 
@@ -36,7 +36,7 @@ def extract(
     encoders: Encoders | None = None,
     progress: ProgressCallback | None = None,
 ) -> Manifest:
-    """Create a feature store, or resume one that was interrupted.
+    """Create a feature store in ``options.folder``, or resume one that was interrupted.
 
     Memory holds up to two shards, a few batches of images and the index of the source, however many images there are.
     What should be known about the source, and damaged shards that are made again, are reported as warnings.
@@ -45,9 +45,6 @@ def extract(
         source: image-caption records to use instead of ``options.sources``.
         encoders: models to use instead of loading ``options.model``.
         progress: called once at the start and after each batch, with the number of records.
-
-    Returns:
-        The manifest of the finished store in ``options.folder``.
 
     Raises:
         InputError: no source, or a size that the vision model cannot take.
@@ -102,24 +99,13 @@ def extract(
         return writer.finish()
 
 
-class _Image(NamedTuple):
-    """An image ready for the vision model: pixels (3, size, size) uint8."""
-
-    record: Record
-    pixels: Tensor
-
-
 class _Extraction:
     """One run of :func:`extract`: the shards that are still to be made, and how far it got."""
 
     def __init__(
-        self,
-        source: CaptionSource,
-        encoders: Encoders,
-        options: ExtractOptions,
-        writer: StoreWriter,
+        self, source: CaptionSource, encoders: Encoders, options: ExtractOptions, writer: StoreWriter,
         progress: ProgressCallback | None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.source, self.encoders, self.options = source, encoders, options
         self.writer, self.progress = writer, progress
         self.size = writer.manifest.preprocessing["size"]
@@ -136,33 +122,27 @@ class _Extraction:
     def shards(self, decoders: ThreadPoolExecutor) -> Iterator[ShardContents]:
         """The contents of the shards that are still to be made, one after the other."""
         per_shard = self.options.records_per_shard
-        numbered = self.source.records(lambda number: number // per_shard in self.todo)
-        decoded = self._decoded(numbered, decoders)
-        for shard, entries in itertools.groupby(decoded, lambda entry: entry[0] // per_shard):
-            yield self._shard(ShardContents(shard), entries)
+        for shard, entries in itertools.groupby(self._decoded(decoders), lambda entry: entry[0] // per_shard):
+            contents, batch = ShardContents(shard), []
+            for number, found in entries:
+                self.seen += 1
+                if isinstance(found, Skipped):
+                    contents.skipped.append((number, found))
+                    self.skipped += 1
+                    self._last = (contents, found)
+                else:
+                    batch.append(found)
+                if len(batch) == self.options.batch_size:
+                    self._encode(batch, contents)
+                    batch = []
+            self._encode(batch, contents)
+            yield contents
 
-    def _shard(self, contents: ShardContents, entries: Iterable[tuple[int, _Image | Skipped]]) -> ShardContents:
-        batch: list[_Image] = []
-        for number, found in entries:
-            self.seen += 1
-            if isinstance(found, Skipped):
-                contents.skipped.append((number, found))
-                self.skipped += 1
-                self._last = (contents, found)
-            else:
-                batch.append(found)
-            if len(batch) == self.options.batch_size:
-                self._encode(batch, contents)
-                batch = []
-        self._encode(batch, contents)
-        return contents
-
-    def _decoded(
-        self, numbered: Iterable[tuple[int, Record | Skipped]], decoders: ThreadPoolExecutor
-    ) -> Iterator[tuple[int, _Image | Skipped]]:
-        """The records in order, decoded two batches ahead."""
+    def _decoded(self, decoders: ThreadPoolExecutor) -> Iterator[tuple[int, _Image | Skipped]]:
+        """The records of the shards to be made, in order, decoded two batches ahead."""
         ahead: deque[tuple[int, Future]] = deque()
-        for number, record in numbered:
+        per_shard = self.options.records_per_shard
+        for number, record in self.source.records(lambda number: number // per_shard in self.todo):
             ahead.append((number, decoders.submit(_decode, record, self.size, self.options.crop)))
             if len(ahead) >= 2 * self.options.batch_size + self.options.workers:
                 first, future = ahead.popleft()
@@ -174,18 +154,17 @@ class _Extraction:
     def _encode(self, batch: list[_Image], contents: ShardContents) -> None:
         """Run the models on a batch and put its features into the shard."""
         if batch:
-            out = self.encoders.vision(normalise(torch.stack([image.pixels for image in batch])))
+            records, pixels = zip(*batch, strict=True)
+            out = self.encoders.vision(normalise(torch.stack(pixels)))
             pooled = pooled_features(out.patches.float(), out.attention.float(), out.cls.float())
             features = {name: pooled[name].half().cpu() for name in self.options.features}
-            texts = [text for image in batch for text in image.record.captions]
-            embeddings = self._embed(texts)
+            embeddings = self._embed([text for record in records for text in record.captions])
             for name, value in (*features.items(), ("captions", embeddings)):
                 if not bool(torch.isfinite(value).all()):
                     raise DataError(
-                        f"the model returned values that float16 cannot hold ('{name}', images {batch[0].record.key} to "
-                        f"{batch[-1].record.key}): extract with --dtype float32, or check the weights"
+                        f"the model returned values that float16 cannot hold ('{name}', images {records[0].key} to "
+                        f"{records[-1].key}): extract with --dtype float32, or check the weights"
                     )
-            records = [image.record for image in batch]
             contents.add(features, [r.key for r in records], [r.captions for r in records], embeddings)
         self.judge_skipped()
         self._report()
@@ -224,7 +203,7 @@ def _decode(record: Record | Skipped, size: int, crop: str) -> _Image | Skipped:
     if isinstance(record, Skipped):
         return record
     try:
-        return _Image(record, preprocess(read_image(record.read()).array, size, crop))
+        return record, preprocess(read_image(record.read()).array, size, crop)
     except FileNotFoundError:
         return Skipped(record.key, "no such image")
     except Exception as error:  # decoders raise errors of any kind; one image must not end a long run

@@ -37,27 +37,19 @@ class Shard:
 class Manifest:
     """The contents of ``manifest.json``.
 
-    Attributes:
-        model: the frozen encoders: name, dtype and checksums of the weights.
-        preprocessing: how images were resized and cropped.
-        features: names of the stored image features, see :func:`talk2dino.stages.pooling.pooled_features`.
-        num_heads: M; 0 in a converted store without head embeddings.
-        source: what was read, and how many records it has.
-        records_per_shard: shard k holds the records k * S ... (k + 1) * S - 1 of the source, except the skipped ones.
-        part: (i, n), counted from 0: this store holds the shards whose number is i modulo n (``--shard i+1/n``).
-        complete: whether the extraction is finished.
+    Shard k holds the records k * S ... (k + 1) * S - 1 of the source, except the skipped ones.
     """
 
-    model: dict[str, Any]
-    preprocessing: dict[str, Any]
-    features: list[str]
-    num_heads: int
+    model: dict[str, Any]  # the frozen encoders: name, dtype and checksums of the weights
+    preprocessing: dict[str, Any]  # how images were resized and cropped
+    features: list[str]  # stored image features, see :func:`talk2dino.stages.pooling.pooled_features`
+    num_heads: int  # M; 0 in a converted store without head embeddings
     vision_dim: int
     text_dim: int
-    source: dict[str, Any] = field(default_factory=dict)
-    records_per_shard: int = 0
-    part: tuple[int, int] = (0, 1)
-    complete: bool = False
+    source: dict[str, Any] = field(default_factory=dict)  # what was read, and how many records it has
+    records_per_shard: int = 0  # S
+    part: tuple[int, int] = (0, 1)  # (i, n): holds the shards whose number is i modulo n (``--shard i+1/n``)
+    complete: bool = False  # whether the extraction is finished
     shards: list[Shard] = field(default_factory=list)
 
     @property

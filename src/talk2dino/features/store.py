@@ -48,8 +48,7 @@ class FeatureStore:
         """A store in memory.
 
         Args:
-            images: (K, M, D) head embeddings, or several features by name (``heads``, ``average``, ``cls``,
-                ``patch_mean``), each (K, ...).
+            images: (K, M, D) head embeddings, or several features by name, each (K, ...).
             captions: (L, C) raw text embeddings.
             caption_image: (L,) the image of each caption, 0..K-1.
 
@@ -71,10 +70,7 @@ class FeatureStore:
 
     @classmethod
     def open(cls, folders: str | Path | Sequence[str | Path], *, verify: bool = False) -> FeatureStore:
-        """Map one store into memory, or several as one.
-
-        Args:
-            verify: compare the checksum of every shard; otherwise only sizes are compared.
+        """Map one store into memory, or several as one. Compares sizes of shards, and with ``verify`` checksums.
 
         Raises:
             DataError: not a store, a missing or corrupted shard, or stores that do not belong together.
@@ -187,11 +183,11 @@ class FeatureStore:
 def _piece(path: Path, shard: Shard) -> dict[str, Tensor]:
     """The tensors of a shard; raises DataError if they disagree with the manifest."""
     tensors = map_safetensors(path / shard.file)
-    lengths = {name: len(value) for name, value in tensors.items()}
+    lengths = {name: len(value) for name, value in sorted(tensors.items())}
     expected = {name: shard.captions if name.startswith("caption") else shard.images for name in lengths}
     owners = tensors.get("caption_image")
     if owners is None or lengths != expected or (len(owners) and not 0 <= owners.min() <= owners.max() < shard.images):
-        found = ", ".join(f"{name} {count}" for name, count in sorted(lengths.items()))
+        found = ", ".join(f"{name} {count}" for name, count in lengths.items())
         raise DataError(
             f"{path / shard.file} disagrees with its manifest: expected {shard.images} images and {shard.captions} captions, "
             f"found {found}; extract it again"

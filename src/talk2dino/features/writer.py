@@ -122,16 +122,11 @@ class StoreWriter:
             write_journal(self.skipped.path, self.skipped.records)
 
     def note_skipped(self, skipped: Sequence[tuple[int, Skipped]]) -> None:
-        """Append to skipped.jsonl; raises OutputError if it cannot be written."""
         for number, entry in skipped:
             self.skipped.add({"record": number, "key": entry.key, "reason": entry.reason})
 
     def write(self, contents: ShardContents) -> Shard:
-        """Write one shard and add it to the manifest.
-
-        Raises:
-            OutputError: a file cannot be written, for example because the disk is full.
-        """
+        """Write one shard and add it to the manifest; raises OutputError, for example because the disk is full."""
         path = self.folder / f"shard-{contents.number:05d}.safetensors"
         size, digest = _save(path, contents.tensors())
         write_journal(path.with_suffix(".jsonl"), contents.lines)

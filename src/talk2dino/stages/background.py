@@ -39,8 +39,7 @@ def clean_background(
         patches: (B, h, w, D) patch features after the final norm.
         attention: (B, M, h, w) CLS-row logits of the last block, before softmax.
         classes: (N, D) class embeddings.
-        variant: "published" or "paper".
-        weight: lambda; the share of the similarity.
+        weight: lambda, the share of the similarity.
 
     Returns:
         (B, N, h, w) float32.

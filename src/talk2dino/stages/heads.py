@@ -34,7 +34,6 @@ def combine_heads(
     """The image embeddings that enter the loss, and the chosen heads.
 
     Args:
-        strategy: one of :data:`STRATEGIES`.
         images: (B, M, D) head embeddings, or (B, D) for a strategy that reads a single feature.
         text: (B, D) projected embedding of each image's own caption.
         head_temperature: divides the similarities before the softmax of "softmax" and "sampled".

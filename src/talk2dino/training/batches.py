@@ -79,12 +79,8 @@ class Batches:
             noise = torch.from_numpy(drawn)[mine].to(self.device)
         rows = rows[mine]
         image_ids = self.store.caption_image[rows]
-        return Batch(
-            images=self._read(self.feature, image_ids),
-            captions=self._read("captions", rows),
-            image_ids=image_ids.to(self.device),
-            noise=noise,
-        )
+        images, captions = self._read(self.feature, image_ids), self._read("captions", rows)
+        return Batch(images, captions, image_ids.to(self.device), noise)
 
     def _read(self, name: str, rows: Tensor) -> Tensor:
         raw = self.store.gather(name, rows, self._raw[name][: len(rows)])

@@ -42,12 +42,6 @@ class RunState:
     losses: float = 0.0  # sum since the last record
     losses_of: int = 0  # steps in it
 
-    def take_loss(self) -> float:
-        """The mean loss since the last record; starts a new mean."""
-        mean = self.losses / max(1, self.losses_of)
-        self.losses, self.losses_of = 0.0, 0
-        return mean
-
 
 def save_checkpoint(
     folder: Path, aligner: Aligner, optimizer: torch.optim.Optimizer, state: RunState, data: str = ""
@@ -87,9 +81,7 @@ def save_projections(folder: Path, aligner: Aligner, step: int) -> None:
 def load_checkpoint(
     folder: Path, aligner: Aligner, optimizer: torch.optim.Optimizer, data: str = ""
 ) -> RunState | None:
-    """Restore a run from its last checkpoint, those of version 0.1.0 included; None if there is none.
-
-    The file is read with ``weights_only=True``: no code in it is run.
+    """Restore a run from its last checkpoint, those of version 0.1.0 included; None if there is none. Runs no code in it.
 
     Raises:
         InputError: the run in this folder has other settings; the differences are named.

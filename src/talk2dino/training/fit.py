@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from talk2dino.errors import DataError, Talk2DinoWarning
 from talk2dino.features.manifest import NAME
@@ -76,11 +77,9 @@ def train(
     run. Ctrl-C saves a checkpoint first. Under torchrun, all processes share each batch.
 
     Args:
-        store: features of images and captions.
         validation: features to validate on; otherwise a share of the images, if ``options`` says so.
         model: refuse features of another model than this one.
         verify: compare the checksums of stores on disk.
-        device: "auto", "cpu", "cuda" or "cuda:N".
         write_pth: write projection.pth, the published layout, too.
         progress: called once at the start, after each record and after each validation, with the number of steps; the
             note holds the validation metrics.
@@ -204,11 +203,12 @@ class _Run:
                 record(
                     step=state.step,
                     epoch=round(state.step / batches.steps_per_epoch, 4),
-                    loss=state.take_loss(),
+                    loss=state.losses / state.losses_of,
                     lr=self.optimizer.param_groups[0]["lr"],
                     temperature=self.aligner.temperature,
                     steps_per_second=round(since / (time.perf_counter() - started), 2),
                 )
+                state.losses, state.losses_of = 0.0, 0
                 since, started = 0, time.perf_counter()
             if validation is not None and (state.step % validate_every == 0 or final) and self.processes.first:
                 metrics = validate(self.aligner, validation, self.device, limit=options.validation_limit)
@@ -247,9 +247,8 @@ class _Run:
         if self.processes.count == 1:
             return loss
         gradients = [p.grad for p in self.aligner.parameters() if p.grad is not None]
-        message = self.processes.sum_(torch.cat([*(g.reshape(-1) for g in gradients), loss.reshape(1)]))
-        for gradient, part in zip(gradients, message[:-1].split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(part.view_as(gradient))
+        message = self.processes.sum_(parameters_to_vector([*gradients, loss]))
+        vector_to_parameters(message, gradients)
         return message[-1]
 
     def save(self) -> None:

@@ -35,15 +35,11 @@ def info_nce(
     The gradients summed over the processes equal those of one process with the whole batch.
 
     Args:
-        images: (B, D) or (B, M, D), see :func:`similarity`.
-        text: (B, D) projected captions.
+        images, text: (B, D) or (B, M, D), see :func:`similarity`, and (B, D) projected captions.
         scale: 1 / temperature.
         image_ids: (B,) the image of each pair. If given, other captions of the same image are not used as negatives.
         published_scale: divide the loss by B^2, as the published code does.
         across_processes: use the rows of the other processes as negatives, if there are any.
-
-    Returns:
-        A scalar, the mean over the batch of all processes.
 
     Source: Talk2DINO (arXiv 2411.19331), loss; temperature 1 / scale = 0.07 in the paper.
     """
@@ -52,11 +48,11 @@ def info_nce(
     all_text = text
     if several:
         own = places + dist.get_rank() * len(text)
-        all_text, all_images = _Gather.apply(text), _Gather.apply(images)
+        all_text, all_images = _gather(text), _gather(images)
     image_rows = similarity(images, all_text) * scale  # (B, total)
     text_rows = similarity(all_images, text).T * scale if several else image_rows.T
     if image_ids is not None:
-        all_ids = _Gather.apply(image_ids) if several else image_ids
+        all_ids = _gather(image_ids) if several else image_ids
         same = image_ids.unsqueeze(1) == all_ids.unsqueeze(0)
         same[places, own] = False
         image_rows, text_rows = image_rows.masked_fill(same, -torch.inf), text_rows.masked_fill(same, -torch.inf)
@@ -65,18 +61,8 @@ def info_nce(
     return loss / len(all_text) ** 2 if published_scale else loss
 
 
-class _Gather(torch.autograd.Function):
+def _gather(rows: Tensor) -> Tensor:
     """The rows of all processes in the order of their rank; the backward pass sums their gradients."""
+    from torch.distributed.nn.functional import all_gather
 
-    @staticmethod
-    def forward(ctx, rows: Tensor) -> Tensor:
-        ctx.rows = len(rows)
-        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, rows.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx, *gradients: Tensor) -> Tensor:
-        gradient = gradients[0].contiguous()
-        dist.all_reduce(gradient)
-        return gradient[dist.get_rank() * ctx.rows : (dist.get_rank() + 1) * ctx.rows]
+    return torch.cat(all_gather(rows.contiguous()))

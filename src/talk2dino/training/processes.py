@@ -34,7 +34,6 @@ class Processes:
         return value
 
     def wait(self) -> None:
-        """Wait until all processes are here."""
         if self.count > 1:
             dist.barrier()
 
@@ -60,11 +59,7 @@ def joined_processes(device: torch.device) -> Iterator[Processes]:
 
 
 def own_device(name: str) -> torch.device:
-    """The device of this process: "auto" and "cuda" mean its own GPU under torchrun; "auto" without a GPU is the CPU.
-
-    Raises:
-        InputError: an unknown device, or one that this machine does not have.
-    """
+    """The device of this process: "auto" and "cuda" mean its own GPU under torchrun; "auto" without a GPU is the CPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
@@ -77,11 +72,7 @@ def own_device(name: str) -> torch.device:
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Let SIGINT (Ctrl-C), SIGTERM and SIGHUP wait for the end of a step; a second Ctrl-C does not wait.
-
-    Yields:
-        A function that returns whether a signal arrived.
-    """
+    """Let SIGINT (Ctrl-C), SIGTERM and SIGHUP wait for the end of a step: yields whether one came. A second Ctrl-C ends."""
     asked = False
 
     def ask(number: int, frame: FrameType | None) -> None:

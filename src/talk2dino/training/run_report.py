@@ -27,15 +27,9 @@ if TYPE_CHECKING:
 
 
 def write_report(
-    folder: Path,
-    aligner: Aligner,
-    state: RunState,
-    records: Sequence[Record],
-    store: FeatureStore,
-    validation: FeatureStore | None,
-    *,
-    write_pth: bool = False,
-) -> None:
+    folder: Path, aligner: Aligner, state: RunState, records: Sequence[Record], store: FeatureStore,
+    validation: FeatureStore | None, *, write_pth: bool = False,
+) -> None:  # fmt: skip
     """Write figures, the model card and, with ``write_pth``, the published layout; warns if matplotlib is missing."""
     data = [("images", f"{store.num_view_images:,}"), ("captions", f"{store.num_captions:,}")]
     if validation is not None:

@@ -133,7 +133,7 @@ def test_prototypes_are_kept_in_the_output_folder_without_a_cache(micro, scene, 
 
 
 def test_a_system_that_cannot_be_built_is_left_out(micro, scene, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(type(micro.towers), "name", "vitb")
+    monkeypatch.setattr(micro.towers, "name", "vitb")
     options = CompareOptions(images=[scene], prompts="sky", systems="talk2dino,freeda", out=tmp_path)
     compare_images(options, segmenter=micro)
     assert "freeda is left out: it needs --prototypes DIR" in caplog.text

@@ -274,7 +274,7 @@ def test_full_disk(tmp_path, monkeypatch):
     assert not list((tmp_path / "out").glob("*shard*"))
     monkeypatch.undo()
     assert run_extract(source, tmp_path / "out").images == 23
-    with pytest.raises(OutputError, match=r"0000.txt/x: Not a directory"):
+    with pytest.raises(OutputError, match=r"0000.txt/x \(Not a directory\)"):
         run_extract(source, tmp_path / "in" / "0000.txt" / "x")
 
 

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 PIECE_TOKENS = 4200
 #: Rows up to which narrow layers are computed transposed, and what counts as narrow; see computes_transposed.
 TRANSPOSED_ROWS = (256, 1536)
-NARROW = 1024
+NARROW = 768
 
 
 def computes_transposed(rows: int, outputs: int, inputs: int) -> bool:

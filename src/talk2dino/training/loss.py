@@ -48,11 +48,11 @@ def info_nce(
     all_text = text
     if several:
         own = places + dist.get_rank() * len(text)
-        all_text, all_images = _gather(text), _gather(images)
+        all_text, all_images = _Gather.apply(text), _Gather.apply(images)
     image_rows = similarity(images, all_text) * scale  # (B, total)
     text_rows = similarity(all_images, text).T * scale if several else image_rows.T
     if image_ids is not None:
-        all_ids = _gather(image_ids) if several else image_ids
+        all_ids = _Gather.apply(image_ids) if several else image_ids
         same = image_ids.unsqueeze(1) == all_ids.unsqueeze(0)
         same[places, own] = False
         image_rows, text_rows = image_rows.masked_fill(same, -torch.inf), text_rows.masked_fill(same, -torch.inf)
@@ -61,8 +61,21 @@ def info_nce(
     return loss / len(all_text) ** 2 if published_scale else loss
 
 
-def _gather(rows: Tensor) -> Tensor:
-    """The rows of all processes in the order of their rank; the backward pass sums their gradients."""
-    from torch.distributed.nn.functional import all_gather
+class _Gather(torch.autograd.Function):
+    """The rows of all processes in the order of their rank; the backward pass sums their gradients.
 
-    return torch.cat(all_gather(rows.contiguous()))
+    Written here because torch's own differentiable all_gather is deprecated, and its successor is private.
+    """
+
+    @staticmethod
+    def forward(ctx, rows: Tensor) -> Tensor:
+        ctx.rows = len(rows)
+        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_Gather.apply(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor) -> Tensor:
+        gradient = gradients[0].contiguous()
+        dist.all_reduce(gradient)
+        return gradient[dist.get_rank() * ctx.rows : (dist.get_rank() + 1) * ctx.rows]

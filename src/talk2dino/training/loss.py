@@ -71,7 +71,7 @@ class _Gather(torch.autograd.Function):
     def forward(ctx, rows: Tensor) -> Tensor:
         ctx.rows = len(rows)
         parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-        dist.all_Gather.apply(parts, rows.contiguous())
+        dist.all_gather(parts, rows.contiguous())
         return torch.cat(parts)
 
     @staticmethod

@@ -86,7 +86,7 @@ def test_missing_image_folder(tmp_path):
 
 
 def test_entries_without_content(tmp_path):
-    """A null file name is a skipped record; captions that are no text or stand there twice are counted."""
+    """A null file name is a skipped record; captions without text and repeated captions are counted."""
     one = {"id": 1, "image_id": 1, "caption": "one"}
     content = {
         "images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": None}],

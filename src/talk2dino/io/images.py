@@ -119,7 +119,7 @@ def image_size(path: str | Path) -> tuple[int, int] | None:
 
 
 def _content(source: object) -> tuple[str, bytes]:
-    """Name and bytes of a source that is none of a path, an image, an array and a tensor."""
+    """Name and bytes of a source that holds an encoded file."""
     if isinstance(source, str | Path):
         if sys.stdin is None or sys.stdin.isatty():
             raise ImageError(

@@ -173,3 +173,13 @@ def test_a_full_disk_falls_back_to_the_plain_version(monkeypatch, caplog):
     maps, twice = torch.randn(3, 4, 5), [Resize(8, 10, True)]
     assert torch.equal(label_pixels(maps, twice), label_pixels_plain(maps, twice))
     assert "plain version" in caplog.text
+
+
+def test_ties_go_to_the_first_class_and_to_the_background_in_both_versions():
+    """Equal scores: the first class wins; a score equal to its threshold is background."""
+    maps = torch.tensor([0.2, 0.7, 0.7, 0.5])[:, None, None].expand(4, 3, 5).contiguous()
+    resizes = [Resize(6, 10, False)]
+    for label in (label_pixels, label_pixels_plain):
+        assert (label(maps, resizes) == 1).all()
+        assert (label(maps, resizes, torch.tensor([0.7, 0.7, 0.6, 0.9])) == 3).all()
+        assert (label(maps, resizes, torch.full((4,), 0.7)) == 0).all()

@@ -400,7 +400,7 @@ def _settings_key(options: FolderOptions, segmenter: Segmenter, settings: dict[s
     """A digest of everything that decides a result besides the image: weights, words, options."""
     method = segmenter.method
     decides = {
-        "method": method.name, "options": method.options, "weights": segmenter.towers.checksums(method.facts.towers),
+        "method": method.name, "options": method.options, "weights": segmenter.towers.checksums(method.facts.towers, quick=True),
         "files": method.fingerprints(), "dtype": str(segmenter.dtype), "engine": segmenter.engine, "size": method.size,
         "templates": segmenter.text.templates, "names": options.prompts.names, "synonyms": options.prompts.synonyms,
         "negative": None if options.negative is None else options.negative.synonyms, "settings": settings,

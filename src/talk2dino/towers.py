@@ -12,7 +12,7 @@ from talk2dino.device import choose_device, choose_dtype
 from talk2dino.engines import IN_TORCH, Engine, make_engine
 from talk2dino.engines.forward import InParts
 from talk2dino.errors import ModelNotFoundError, Talk2DinoError
-from talk2dino.models.fingerprint import quick_fingerprint, weights_checksum
+from talk2dino.models.fingerprint import quick_checksum, quick_fingerprint, weights_checksum
 from talk2dino.models.loading import Parts
 from talk2dino.models.preprocess import normalise
 from talk2dino.models.vision import VisionOutput
@@ -87,10 +87,11 @@ class Towers:
                 self._fingerprints[name] = "" if tower is None else quick_fingerprint(tower)[:8]
         return "-".join(self._fingerprints[name] for name in names)
 
-    def checksums(self, names: Iterable[str]) -> dict[str, str]:
-        """Checksums of every weight of the named towers, for results that say what made them."""
+    def checksums(self, names: Iterable[str], *, quick: bool = False) -> dict[str, str]:
+        """Checksums of every weight of the named towers: SHA-256 for records that last, or ``quick`` ones."""
+        checksum = quick_checksum if quick else weights_checksum
         towers = {name: getattr(self, name) for name in names}
-        return {name: weights_checksum(tower) for name, tower in towers.items() if tower is not None}
+        return {name: checksum(tower) for name, tower in towers.items() if tower is not None}
 
 
 # OpenMP's threads do not survive a fork: the child's first parallel operation would wait for them for ever.

@@ -1,4 +1,4 @@
-"""A class keeps its colour, no two share one, and colours can be told apart."""
+"""A class keeps its colour, no two classes share one, and different colours are distinguishable."""
 
 from __future__ import annotations
 

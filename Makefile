@@ -18,7 +18,7 @@ $(CORE): pyproject.toml constraints.txt
 	touch $@
 
 $(DEV): $(CORE)
-	$(PIP) -e ".[dev,fast,plots,parquet,log,freeda,onnx,openvino]"
+	$(PIP) -e ".[dev,fast,plots,parquet,log,freeda,onnx,openvino,serve,video,translate]"
 	touch $@
 
 demo: $(CORE)

@@ -17,7 +17,7 @@ from talk2dino import Segmenter
 from talk2dino.errors import OutputError
 from talk2dino.folder import JOURNAL, LOOK_AHEAD, FolderOptions, batches, result_names, run_folder
 from talk2dino.io.lock import folder_lock
-from talk2dino.prompts import read_prompts
+from talk2dino.words.prompts import read_prompts
 from talk2dino.world import render, sample_scene
 
 NAMES = ["sky", "grass", "ball", "house"]

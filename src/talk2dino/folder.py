@@ -30,8 +30,8 @@ from talk2dino.io.find import STDIN, search_images
 from talk2dino.io.images import MAX_PIXELS, LoadedImage, image_size, read_image
 from talk2dino.io.journal import Journal
 from talk2dino.io.lock import folder_lock
-from talk2dino.prompts import PromptList
 from talk2dino.types import Segmentation
+from talk2dino.words.prompts import PromptList
 
 if TYPE_CHECKING:
     from talk2dino.progress import ProgressCallback

@@ -29,9 +29,9 @@ from talk2dino.models.loading import HubOptions, Parts, load_parts
 from talk2dino.models.preprocess import check_mode
 from talk2dino.models.vit import VisionTransformer
 from talk2dino.pipeline import Background
-from talk2dino.prompts import PromptList, Prompts
 from talk2dino.towers import Towers
 from talk2dino.types import ImageFeatures, Segmentation, TextFeatures
+from talk2dino.words.prompts import PromptList, Prompts
 
 
 class Segmenter:

@@ -22,7 +22,9 @@ HOMES = {
     "sqlite3": ("models",), "openvino": ("engines",), "onnx": ("engines",), "onnxruntime": ("engines",),
     "pyarrow": ("captions",), "numba": ("stages",), "llvmlite": ("stages",), "triton": ("stages",),
     "faiss": ("methods",), "diffusers": ("methods",), "skimage": ("methods",), "scipy": ("methods", "evaluation"),
-    "yaml": ("io", "prompts", "cli"), "pycocotools": ("io", "evaluation"),
+    "yaml": ("io", "cli"), "pycocotools": ("io", "evaluation"),
+    "fastapi": ("server",), "starlette": ("server",), "uvicorn": ("server", "cli"), "prometheus_client": ("server",),
+    "av": ("video",),
 }  # fmt: skip
 
 #: Names of methods that only methods/ may know, and the names that other files may spell for another reason.

@@ -61,7 +61,7 @@ def compare(
     from talk2dino.evaluation.options import CompareOptions
     from talk2dino.io.console import print_json
     from talk2dino.io.settings import build_options
-    from talk2dino.prompts import parse_prompts
+    from talk2dino.words.prompts import parse_prompts
 
     fields = CompareOptions.model_fields
     values = {name: value for name, value in context.params.items() if name in fields and value is not None}

@@ -89,7 +89,7 @@ def segment(
     from talk2dino.cli.usage import method_options, one_of_two, usage
     from talk2dino.folder import FolderOptions
     from talk2dino.io.settings import build_options
-    from talk2dino.prompts import parse_prompts, read_prompt_file
+    from talk2dino.words.prompts import parse_prompts, read_prompt_file
 
     one_of_two(prompts, prompt_file, 'give the classes either with --prompts "sky, grass" or with --prompt-file FILE')
     values: dict[str, Any] = {

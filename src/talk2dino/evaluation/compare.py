@@ -34,8 +34,8 @@ from talk2dino.methods import method_class, method_facts
 from talk2dino.methods.base import Preparation
 from talk2dino.models.loading import load_parts
 from talk2dino.progress import ProgressCallback
-from talk2dino.prompts import PromptList, parse_prompts
 from talk2dino.segmenter import Segmenter
+from talk2dino.words.prompts import PromptList, parse_prompts
 
 log = logging.getLogger(__name__)
 CASES = 4  # images of the benchmark in images.png

@@ -27,8 +27,8 @@ from talk2dino.evaluation.world import SCENE_COUNT, held_out_seeds, world_prompt
 from talk2dino.methods import method_class
 from talk2dino.pipeline import read_thresholds
 from talk2dino.progress import ProgressCallback
-from talk2dino.prompts import read_prompt_file
 from talk2dino.segmenter import Segmenter
+from talk2dino.words.prompts import read_prompt_file
 
 Loaded = tuple[np.ndarray, np.ndarray]  # (H, W, 3) uint8 RGB and (H, W) class indices
 #: Increases when the protocol changes in a way that changes figures. 0.1.0 had none; 2 resizes as OpenCV does, to the bit.

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from talk2dino.errors import InputError
 from talk2dino.progress import ProgressCallback
-from talk2dino.prompts import PromptList, Prompts, read_prompts
 from talk2dino.towers import Towers, check_fork
 from talk2dino.types import ImageFeatures, TextFeatures
+from talk2dino.words.prompts import PromptList, Prompts, read_prompts
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from talk2dino.errors import InputError
 from talk2dino.methods.base import Facts, Method
-from talk2dino.prompts import PromptList, Prompts
 from talk2dino.towers import Towers
 from talk2dino.types import ImageFeatures, TextFeatures
+from talk2dino.words.prompts import PromptList, Prompts
 
 ALGORITHMS = ("kmeans", "spectral")
 #: A larger grid is averaged down for the affinity matrix, which takes 21 MB in float32 for 2304 patches.

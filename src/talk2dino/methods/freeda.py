@@ -31,10 +31,10 @@ from talk2dino.errors import CheckpointError, InputError, MissingExtraError, Tal
 from talk2dino.methods.base import Facts, Method, Preparation
 from talk2dino.methods.clip_dense import clip_normalise
 from talk2dino.methods.prototypes import PrototypeStore
-from talk2dino.prompts import PromptList, Prompts
 from talk2dino.stages.similarity import cosine_similarity
 from talk2dino.towers import Towers
 from talk2dino.types import ImageFeatures, TextFeatures
+from talk2dino.words.prompts import PromptList, Prompts
 
 #: k_search and ensemble_dino_clip of the published configurations.
 NEAREST, LOCAL_WEIGHT = 350, 0.8

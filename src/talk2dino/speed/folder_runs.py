@@ -16,12 +16,12 @@ from talk2dino.folder import FolderOptions, run_folder
 from talk2dino.io.settings import build_options
 from talk2dino.models.preprocess import normalise, resize_image, to_pixels
 from talk2dino.pipeline import plan_view
-from talk2dino.prompts import read_prompts
 from talk2dino.segmenter import Segmenter
 from talk2dino.speed.clocks import seconds
 from talk2dino.speed.figures import Figure, Note
 from talk2dino.speed.plan import Pair, Plan
 from talk2dino.speed.workload import class_names, measure_each, photograph, run_vision, write_photographs
+from talk2dino.words.prompts import read_prompts
 
 TURNS = 3
 #: What is written -> its name in the figure, the share of the folder that is measured, and the goal.

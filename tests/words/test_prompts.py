@@ -7,7 +7,14 @@ import json
 import pytest
 
 from talk2dino.errors import PromptError
-from talk2dino.prompts import LONGEST_PROMPT, MOST_PROMPTS, PromptList, parse_prompts, read_prompt_file, read_prompts
+from talk2dino.words.prompts import (
+    LONGEST_PROMPT,
+    MOST_PROMPTS,
+    PromptList,
+    parse_prompts,
+    read_prompt_file,
+    read_prompts,
+)
 
 SKY_CAR = PromptList(("sky", "car"), (("sky",), ("red car", "automobile")))
 

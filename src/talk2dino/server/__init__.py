@@ -1,0 +1,1 @@
+"""The service and the page: HTTP in front of one segmenter (extra ``serve``)."""

@@ -1,0 +1,1 @@
+"""Videos in, labelled videos out (extra ``video``)."""

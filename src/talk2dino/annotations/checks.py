@@ -47,7 +47,9 @@ def image_name(given: object, source: str) -> str:
     if path.is_absolute() or name[1:3] == ":/":
         path = PurePosixPath(path.name)
     if ".." in path.parts or not path.name or "\0" in name:
-        raise DataError(f"{source}: the image name {readable(given)!r} leads out of the folder of images; names must not contain '..'")
+        raise DataError(
+            f"{source}: the image name {readable(given)!r} leads out of the folder of images; names must not contain '..'"
+        )
     return str(path)
 
 
@@ -65,7 +67,9 @@ def image_size(height: object, width: object, where: str) -> tuple[int, int]:
     if not whole or min(size) < 1:
         raise DataError(f"{where}: the size {height!r} x {width!r} (height x width) is not two whole positive numbers")
     if size[0] * size[1] > MAX_PIXELS:
-        raise DataError(f"{where}: the size {size[0]} x {size[1]} has more than {MAX_PIXELS:,} pixels, the largest that is read")
+        raise DataError(
+            f"{where}: the size {size[0]} x {size[1]} has more than {MAX_PIXELS:,} pixels, the largest that is read"
+        )
     return size
 
 

@@ -15,7 +15,7 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from talk2dino.annotations.brush import brush_mask, brush_rle
+from talk2dino.annotations.brush_rle import decode_brush, encode_brush
 from talk2dino.annotations.checks import (
     Notes,
     box_polygon,
@@ -68,7 +68,7 @@ def regions(
     for place, one in enumerate(image.objects, start=1):
         score = {} if one.score is None else {"score": round(one.score, 6)}
         if not polygons:
-            value: dict[str, Any] = {"format": "rle", "rle": brush_rle(one.mask), "brushlabels": [one.name]}
+            value: dict[str, Any] = {"format": "rle", "rle": encode_brush(one.mask), "brushlabels": [one.name]}
             found.append({"id": f"r{place}", "type": "brushlabels", "value": value, **shared, **score})
             continue
         for part, polygon in enumerate(object_polygons(one, outline), start=1):
@@ -103,7 +103,9 @@ def read(path: Path, images: Path | None = None) -> Annotations:
     """
     tasks = read_json_file(path)
     tasks = [tasks] if isinstance(tasks, dict) else tasks
-    if not isinstance(tasks, list) or not all(isinstance(task, dict) and isinstance(task.get("data"), dict) for task in tasks):
+    if not isinstance(tasks, list) or not all(
+        isinstance(task, dict) and isinstance(task.get("data"), dict) for task in tasks
+    ):
         raise DataError(f"{path} is not an export of Label Studio: expected a list of tasks with 'data'")
     notes = Notes()
     found = [_read_task(task, str(path), images, notes) for task in tasks]
@@ -169,7 +171,7 @@ def _read_region(result: Mapping[str, Any], size: tuple[int, int], where: str, n
         return None
     score = score_of(result.get("score"))
     if kind == "brushlabels":
-        made = AnnotatedObject.of_mask(str(names[0]), brush_mask(value.get("rle", ()), size), score)
+        made = AnnotatedObject.of_mask(str(names[0]), decode_brush(value.get("rle", ()), size), score)
         return made if made.area else None
     if kind == "polygonlabels":
         ring = ring_of(value.get("points"), where) * (width / 100, height / 100)

@@ -73,7 +73,10 @@ def _counts(values: np.ndarray, wanted: Sequence[int]) -> dict[int, str]:
     """COCO's compressed run lengths of some of the values of an (H, W) integer array, in one pass."""
     starts, lengths, found = column_runs(values)
     order = np.argsort(found, kind="stable")
-    bounds = np.searchsorted(found[order], [*wanted], side="left"), np.searchsorted(found[order], [*wanted], side="right")
+    bounds = (
+        np.searchsorted(found[order], [*wanted], side="left"),
+        np.searchsorted(found[order], [*wanted], side="right"),
+    )
     return {
         value: compress(run_counts(starts[runs], lengths[runs], values.size))
         for value, runs in zip(wanted, (order[a:b] for a, b in zip(*bounds, strict=True)), strict=True)

@@ -38,9 +38,9 @@ def object_polygons(one: AnnotatedObject, options: OutlineOptions = EXACT) -> tu
         return one.polygons
     if not one.area:
         return ()
-    x, y, _, _ = one.box
+    corner = np.array(one.box[:2])
     polygons = mask_polygons(one.crop, options)
-    return tuple(tuple(ring + (x, y) for ring in polygon) for polygon in polygons)
+    return tuple(tuple(ring + corner for ring in polygon) for polygon in polygons)
 
 
 def mask_polygons(mask: np.ndarray, options: OutlineOptions = EXACT) -> list[Polygon]:

@@ -77,6 +77,6 @@ def _basins(grid: np.ndarray, attention: np.ndarray, prominence: float) -> np.nd
         owner[cell] = peaks[0]
         needed = prominence * (high[flat[cell]] - low[flat[cell]])
         for other in peaks[1:]:
-            if values[other] - values[cell] < needed:
+            if values[other] - values[cell] <= needed:
                 owner[other] = peaks[0]
     return np.array([peak(cell) for cell in range(h * w)]).reshape(h, w)

@@ -17,7 +17,9 @@ def size_of(name: str, images: Path | None, source: str) -> tuple[int, int]:
         DataError: no folder is known, or the image is missing or damaged.
     """
     if images is None:
-        raise DataError(f"{source} does not say how large {readable(name)} is: give the folder of the images with --images")
+        raise DataError(
+            f"{source} does not say how large {readable(name)} is: give the folder of the images with --images"
+        )
     size = image_size(images / name)
     if size is None:
         raise DataError(f"cannot read the size of {readable(images / name)}: the image is missing or damaged")
@@ -51,6 +53,8 @@ def read_world_file(image: Path) -> tuple[float, ...] | None:
         except (OSError, ValueError):
             values = ()
         if len(values) != 6 or values[0] * values[3] == values[1] * values[2]:
-            raise DataError(f"{readable(path)} is not a world file: expected six numbers that map pixels to coordinates")
+            raise DataError(
+                f"{readable(path)} is not a world file: expected six numbers that map pixels to coordinates"
+            )
         return values
     return None

@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from talk2dino import threads
@@ -110,7 +111,6 @@ def works() -> dict[str, Callable[[], object]]:
 def training(folder: Path) -> Callable[[], object]:
     """One run of ten epochs on features of micro's size."""
     import training as steps  # benchmarks/training.py
-
     from talk2dino.training.fit import train
     from talk2dino.training.options import TrainOptions
 
@@ -156,9 +156,9 @@ def core() -> None:
 
 
 def int8() -> None:
-    import forward  # benchmarks/forward.py
     import torch
 
+    import forward  # benchmarks/forward.py
     from talk2dino.models.fused import FusedLinear
 
     class Integer(torch.nn.Module):
@@ -188,10 +188,11 @@ def int8() -> None:
                 if isinstance(child, FusedLinear):
                     setattr(module, name, Integer(child))
         pixels = torch.randn(batch, 3, forward.SIDE, forward.SIDE)
+        passes = [partial(model, pixels) for model in models]
         with torch.inference_mode():
-            for model in models:
-                seconds(lambda model=model: model(pixels), 2)  # type: ignore[misc]
-            pairs = [[seconds(lambda model=model: model(pixels), 1)[0] for model in models] for _ in range(11)]  # type: ignore[misc]
+            for one in passes:
+                seconds(one, 2)
+            pairs = [[seconds(one, 1)[0] for one in passes] for _ in range(11)]
         print(f"int8 at most, batch {batch}: {spread([plain / whole for plain, whole in pairs])} x bfloat16 (goal 1.3)")
 
 

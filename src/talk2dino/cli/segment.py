@@ -15,6 +15,8 @@ _PROMPTS = 'Classes to look for: "sky, grass, car=red car|automobile". Commas se
 _PROMPT_FILE = "File with the classes: one per line, or .json / .yaml with a list or class: [synonyms]."
 _MODEL = "auto, a name from 'talk2dino models', a folder, or a hub id."
 _PROJECTION = "Your own psi: a folder written by 'talk2dino train', projection.safetensors, or a published .pth."
+_TEXT = "Text tower for another language: a folder written by 'talk2dino train-text'."
+_TRANSLATE = "Translate prompts into English: auto, or a Marian model as a folder or hub id (extra 'translate')."
 _BACKGROUND = (
     "Label pixels as background where no class reaches this score (0 to 1 for published models). Without a number: the "
     "model's default threshold."
@@ -49,6 +51,8 @@ def segment(
     prompt_file: Annotated[Path | None, typer.Option(help=_PROMPT_FILE)] = None,
     model: Annotated[str, typer.Option("--model", "-m", help=_MODEL)] = "auto",
     projection: Annotated[Path | None, typer.Option(help=_PROJECTION)] = None,
+    text: Annotated[Path | None, typer.Option(help=_TEXT)] = None,
+    translate: Annotated[str | None, typer.Option(help=_TRANSLATE)] = None,
     background: Annotated[str | None, typer.Option("--background", "-b", metavar="[NUMBER]", help=_BACKGROUND)] = None,
     threshold: Annotated[list[str] | None, typer.Option(metavar="NAME=NUMBER", help=_THRESHOLD)] = None,
     negative: Annotated[str | None, typer.Option(help="Classes whose pixels become background.")] = None,
@@ -93,7 +97,8 @@ def segment(
 
     one_of_two(prompts, prompt_file, 'give the classes either with --prompts "sky, grass" or with --prompt-file FILE')
     values: dict[str, Any] = {
-        "images": images, "model": model, "projection": projection, "background": _threshold(background),
+        "images": images, "model": model, "projection": projection, "text": text,
+        "translate": translate, "background": _threshold(background),
         "thresholds": _thresholds(threshold or []), "clean": clean, "refine": refine, "mode": mode, "out": out,
         "save": [kind.strip() for kind in save.split(",") if kind.strip()], "device": device, "dtype": dtype,
         "engine": engine, "batch_size": batch_size, "workers": workers, "method": method,

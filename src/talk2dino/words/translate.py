@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -177,7 +178,9 @@ class MarianTranslator:
                 raise ValueError(f"it holds a model of type {kind!r}")
             where = str(self._folder) if Path(self.model).is_dir() else self.model
             offline = self.local_files_only or Path(self.model).is_dir()
-            tokenizer = MarianTokenizer.from_pretrained(where, local_files_only=offline)
+            with warnings.catch_warnings():  # it recommends sacremoses, which changes punctuation only
+                warnings.simplefilter("ignore")
+                tokenizer = MarianTokenizer.from_pretrained(where, local_files_only=offline)
             model = MarianMTModel.from_pretrained(where, local_files_only=offline)
         except ModelNotFoundError:
             raise

@@ -72,7 +72,8 @@ def _sentence(rng: np.random.Generator) -> Phrases:
     else:
         phrases = [_phrase(_any(rng), rng) for _ in range(int(rng.integers(2, 4)))]
         english, spanish = (
-            f"{', '.join(one[:-1])} {word} {one[-1]}" for word, one in zip(("and", "y"), zip(*phrases, strict=True), strict=True)
+            f"{', '.join(one[:-1])} {word} {one[-1]}"
+            for word, one in zip(("and", "y"), zip(*phrases, strict=True), strict=True)
         )
     frame = _FRAMES[int(rng.integers(len(_FRAMES)))]
     return frame[0].format(english), frame[1].format(spanish)

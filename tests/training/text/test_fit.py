@@ -69,7 +69,9 @@ def test_pretrained_encoders(distil, encoders, tmp_path, name):
     long = " ".join(["árbol"] * 40)
     assert parts.text.embed([long], truncate=True).isfinite().all()
     assert not same(weights(tmp_path / name), {})
-    start = {f"encoder.{k}": v for k, v in read_tensors(encoders / name / "model.safetensors").items() if "pooler" not in k}
+    start = {
+        f"encoder.{k}": v for k, v in read_tensors(encoders / name / "model.safetensors").items() if "pooler" not in k
+    }
     moved = weights(tmp_path / name)
     assert start.keys() == {key for key in moved if not key.startswith("proj.")}
     key = next(key for key in start if key.endswith("attention.self.query.weight"))
@@ -79,7 +81,9 @@ def test_pretrained_encoders(distil, encoders, tmp_path, name):
 def test_a_run_that_was_stopped_equals_one_that_was_not(distil, tmp_path):
     distil(tmp_path / "whole", max_steps=7)
     with pytest.raises(KeyboardInterrupt):
-        distil(tmp_path / "parts", max_steps=7, progress=lambda done, *_: done == 4 and os.kill(os.getpid(), signal.SIGINT))
+        distil(
+            tmp_path / "parts", max_steps=7, progress=lambda done, *_: done == 4 and os.kill(os.getpid(), signal.SIGINT)
+        )
     assert not (tmp_path / "parts" / "text.safetensors").exists()
     assert distil(tmp_path / "parts", max_steps=7).steps == 7
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
@@ -95,7 +99,7 @@ def test_another_run_in_the_folder_is_refused(distil, tmp_path, pairs):
     with pytest.raises(DataError, match="holds a run on other data"):
         distil(tmp_path, max_steps=2, pairs=Pairs(pairs.texts[::-1], pairs.english[::-1]))
     (tmp_path / "checkpoint.pt").write_bytes(b"no checkpoint")
-    with pytest.raises(CheckpointError, match="checkpoint.pt is damaged"):
+    with pytest.raises(CheckpointError, match=r"checkpoint.pt is damaged"):
         distil(tmp_path, max_steps=2)
     assert same(before, weights(tmp_path))
 
@@ -147,7 +151,7 @@ def test_what_is_no_encoder_is_refused(distil, tmp_path, encoders):
     with pytest.raises(ModelNotFoundError, match="no encoder 'nobody/nothing': it is neither a folder nor a model"):
         distil(tmp_path / "a", encoder="nobody/nothing")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match="cannot read an encoder from .*empty"):
+    with pytest.raises(CheckpointError, match=r"cannot read an encoder from .*empty"):
         distil(tmp_path / "b", encoder=str(tmp_path / "empty"))
     with pytest.raises(DataError, match="batch size is 500, but there are"):
         distil(tmp_path / "c", batch_size=500)

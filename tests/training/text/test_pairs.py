@@ -23,7 +23,9 @@ def write(tmp_path):
 
 def test_every_form_gives_the_same(write):
     tsv = write("a.tsv", "\ufeffcielo azul\tblue sky\nun árbol\ta tree\n")
-    jsonl = write("a.jsonl", '{"text": "cielo azul", "english": "blue sky"}\n{"text": "un árbol", "english": "a tree"}\n')
+    jsonl = write(
+        "a.jsonl", '{"text": "cielo azul", "english": "blue sky"}\n{"text": "un árbol", "english": "a tree"}\n'
+    )
     texts, english = write("es.txt", "cielo azul\nun árbol\n"), write("en.txt", "blue sky\na tree")
     assert read_pairs([tsv]) == read_pairs([jsonl]) == read_pairs([texts, english]) == TWO
     assert len(read_pairs([tsv, jsonl])) == 4
@@ -62,7 +64,7 @@ def test_spanish_captions_of_the_drawn_world():
     assert set(SPANISH) == {concept.name for concept in CLASSES} == set(spanish_names())
     for concept in CLASSES:
         assert len(SPANISH[concept.name]) == len(concept.english)
-    found = dict(write_pairs(3000))
+    found = dict(write_pairs(6000))
     assert found["una pelota roja"] == "a red ball"
     assert found["un barco rojo"] == "a red boat"
     text = " ".join(found)

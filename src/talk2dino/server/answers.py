@@ -24,7 +24,7 @@ MEDIA_TYPES = {
 }  # fmt: skip
 
 
-def segmentation_answer(done: Segmentation, text: TextFeatures | None, image: LoadedImage | None, format: str) -> bytes:
+def segmentation_answer(done: Segmentation, image: LoadedImage | None, format: str) -> bytes:
     """A result in one of the formats; the image is needed for an overlay only."""
     if format == "json":
         return plain_json(segmentation_document(done)).encode()
@@ -76,9 +76,8 @@ def features_file(features: ImageFeatures, method: Method) -> bytes:
 
     from talk2dino.stages.pooling import head_embeddings
 
-    psi = method.towers.vision_projection if "vision_projection" in method.facts.towers else None
     with torch.inference_mode():
-        patches = features.patches.float() if psi is None else psi(features.patches.float())
+        patches = method.compared_patches(features).float()
         tensors = {"patches": patches[0].half().cpu().contiguous()}
         if method.facts.can_clean and features.attention is not None:
             attention = features.attention.float()

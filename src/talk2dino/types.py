@@ -11,7 +11,14 @@ import numpy as np
 
 from talk2dino.errors import InputError, ShapeError, suggestion
 from talk2dino.io.legend import format_share
-from talk2dino.io.masks import read_segmentation, save_segmentation, to_coco, to_polygons
+from talk2dino.io.masks import (
+    parse_segmentation,
+    read_segmentation,
+    save_segmentation,
+    segmentation_bytes,
+    to_coco,
+    to_polygons,
+)
 from talk2dino.io.overlay import draw_overlay
 
 if TYPE_CHECKING:
@@ -278,6 +285,19 @@ class Segmentation:
             ImageError: no such file. DataError: the file is damaged or holds no segmentation.
         """
         return cls(**read_segmentation(path))
+
+    @classmethod
+    def from_bytes(cls, content: bytes, suffix: str = ".png", *, name: str = "the content") -> Segmentation:
+        """Read what :meth:`to_bytes` made; ``name`` stands for it in messages.
+
+        Raises:
+            DataError: the content is damaged or holds no segmentation.
+        """
+        return cls(**parse_segmentation(content, suffix, name))
+
+    def to_bytes(self, suffix: str = ".png") -> bytes:
+        """What :meth:`save` writes to a file with this suffix: ".png", ".npz" or ".json"."""
+        return segmentation_bytes(self, suffix)
 
     @property
     def size(self) -> tuple[int, int]:

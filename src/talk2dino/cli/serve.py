@@ -62,7 +62,9 @@ def serve(
         "session_bytes": session_bytes, "session_seconds": session_seconds, "batch_size": batch_size,
     }  # fmt: skip
     with usage():
-        options = build_options(ServeOptions, values | {name: value for name, value in bounds.items() if value is not None})
+        options = build_options(
+            ServeOptions, values | {name: value for name, value in bounds.items() if value is not None}
+        )
     run(options, open_browser)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from talk2dino.server.options import ServeOptions
@@ -65,8 +66,9 @@ class _Body:
             return await self._receive()
         left = self.deadline - asyncio.get_running_loop().time()
         try:
-            message = await asyncio.wait_for(self._receive(), max(left, 0.001))
-        except asyncio.TimeoutError:
+            with anyio.fail_after(max(left, 0.001)):  # asyncio.wait_for of Python 3.11 can swallow a cancellation
+                message = await self._receive()
+        except TimeoutError:
             raise Problem(
                 408, f"the request was not complete after {self.options.upload_seconds:g} s", kind="slow-upload",
                 hint="send a smaller version of the image", headers={"Connection": "close"},
@@ -100,15 +102,10 @@ class _Body:
         return wrapped
 
     async def _drain(self) -> None:
-        async def read() -> None:
-            size = 0
+        size = 0
+        with anyio.move_on_after(DRAIN_SECONDS):
             while size < DRAIN_BYTES:
                 message = await self._receive()
                 size += len(message.get("body", b""))
                 if message["type"] != "http.request" or not message.get("more_body", False):
                     return
-
-        try:
-            await asyncio.wait_for(read(), DRAIN_SECONDS)
-        except asyncio.TimeoutError:
-            pass

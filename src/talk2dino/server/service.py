@@ -156,7 +156,9 @@ class Service:
 
     # --- words -------------------------------------------------------------------------------------------------------
 
-    async def words(self, ask: WordsAsk, segmenter: Segmenter, examples: tuple[Examples, Examples] = ({}, {})) -> TextFeatures:
+    async def words(
+        self, ask: WordsAsk, segmenter: Segmenter, examples: tuple[Examples, Examples] = ({}, {})
+    ) -> TextFeatures:
         """The classes of a request: words, and examples."""
         prompts, negative = ask.read(self.options.max_prompts)
         text = None
@@ -191,9 +193,7 @@ class Service:
         with self.models.using(segmenter.method):
             return segmenter.encode_examples(wanted, negative=unwanted or None)
 
-    async def examples(
-        self, ask: Ask, segmenter: Segmenter, own: ImageFeatures | None
-    ) -> tuple[Examples, Examples]:
+    async def examples(self, ask: Ask, segmenter: Segmenter, own: ImageFeatures | None) -> tuple[Examples, Examples]:
         """The regions of a request with the features of their images."""
 
         async def resolve(regions: Mapping[str, Sequence[Region]]) -> Examples:

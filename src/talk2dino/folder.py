@@ -29,8 +29,9 @@ from talk2dino.io.find import STDIN, search_images
 from talk2dino.io.images import MAX_PIXELS, LoadedImage, image_size, read_image
 from talk2dino.io.journal import Journal
 from talk2dino.io.lock import folder_lock
-from talk2dino.types import Segmentation
+from talk2dino.types import Segmentation, TextFeatures
 from talk2dino.words.prompts import PromptList
+from talk2dino.words.understanding import describe_understood
 from talk2dino.workers import choose_workers, group, run_batches
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ class _Run:
             "refine": options.refine, "mode": options.mode,
         }  # fmt: skip
         segmenter.segment_batch([], self.text, **self.settings)  # reports wrong options before the work
-        self.key = _settings_key(options, segmenter, self.settings)
+        self.key = _settings_key(options, segmenter, self.settings, self.text)
         finished = {record.get("result"): record.get("stamp") for record in self.journal.records}
         todo = [path for path in self.paths if options.overwrite or not self._is_done(path, finished)]
         skipped = len(self.paths) - len(todo)
@@ -209,7 +210,7 @@ class _Run:
                 "" if segmenter.engine == "torch" else f" ({segmenter.engine})", _count(len(todo)),
                 _count(len(options.prompts.names), "prompt"),
             )  # fmt: skip
-            for note in options.prompts.notes:
+            for note in (*options.prompts.notes, *describe_understood(self.text.understood)):
                 log.info("%s", note)
             self._segment_all(todo)
         return FolderResult(len(todo) - len(self.failed), skipped, tuple(self.failed), options.out)
@@ -350,7 +351,7 @@ def _without_own_results(paths: list[Path], out: Path, records: Iterable[dict[st
     return kept
 
 
-def _settings_key(options: FolderOptions, segmenter: Segmenter, settings: dict[str, Any]) -> str:
+def _settings_key(options: FolderOptions, segmenter: Segmenter, settings: dict[str, Any], text: TextFeatures) -> str:
     """A digest of everything that decides a result besides the image: weights, words, options."""
     method = segmenter.method
     decides = {
@@ -358,7 +359,7 @@ def _settings_key(options: FolderOptions, segmenter: Segmenter, settings: dict[s
         "files": method.fingerprints(), "dtype": str(segmenter.dtype), "engine": segmenter.engine, "size": method.size,
         "templates": segmenter.text.templates, "names": options.prompts.names, "synonyms": options.prompts.synonyms,
         "negative": None if options.negative is None else options.negative.synonyms, "settings": settings,
-        "truncated": options.allow_truncated, "overlay": options.overlay,
+        "truncated": options.allow_truncated, "overlay": options.overlay, "understood": text.understood,
     }  # fmt: skip
     return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:16]
 

@@ -79,7 +79,7 @@ def test_supervision_reads_coco_and_yolo(data, tmp_path, kind):
     if kind == "coco":
         save_annotations(data, tmp_path / "coco.json", "coco")
         theirs = supervision.DetectionDataset.from_coco(str(photos), str(tmp_path / "coco.json"), force_masks=True)
-        found = dict((str(path), detections) for path, _, detections in theirs)
+        found = {str(path): detections for path, _, detections in theirs}
     else:
         save_annotations(data, tmp_path / "yolo", "yolo")
         found = {}
@@ -88,7 +88,7 @@ def test_supervision_reads_coco_and_yolo(data, tmp_path, kind):
                 str(photos / folder), str(tmp_path / "yolo" / "labels" / folder), str(tmp_path / "yolo" / "data.yaml"),
                 force_masks=True,
             )  # fmt: skip
-            found |= dict((str(path), detections) for path, _, detections in theirs)
+            found |= {str(path): detections for path, _, detections in theirs}
     assert tuple(theirs.classes) == data.classes
     assert len(found) == len(data.images)
     for image in data.images:
@@ -132,14 +132,14 @@ def test_pillow_reads_label_pngs_in_the_colours_of_the_class_list(data, tmp_path
     assert (root / "ImageSets/Segmentation/default.txt").read_text().split("\n") == ["a", "b/ü 2", "c", ""]
     for image in data.images:
         file = root / "SegmentationClass" / image.name.replace("jpg", "png")
-        assert Image.open(file).mode == ("P" if kind == "voc" else "RGB")
-        drawn = np.array(Image.open(file).convert("RGB"))
+        with Image.open(file) as png:
+            assert png.mode == ("P" if kind == "voc" else "RGB")
+            values, drawn = np.array(png), np.array(png.convert("RGB"))
         labels = image.labels(data.classes)
         for index, name in enumerate(data.classes):
             assert np.array_equal((drawn == colours[name]).all(2), labels == index)
         if kind == "voc":
-            indices = np.array(Image.open(file))
-            assert np.array_equal(indices, labels + 1)
+            assert np.array_equal(values, labels + 1)
 
 
 def test_cvats_xml_has_the_documented_elements(data, tmp_path):

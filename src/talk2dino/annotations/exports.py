@@ -13,7 +13,7 @@ from talk2dino.annotations.objects import ObjectOptions, find_objects
 from talk2dino.annotations.sizes import read_world_file
 from talk2dino.annotations.types import AnnotatedImage, AnnotatedObject
 from talk2dino.annotations.writing import DataSet, WriteOptions
-from talk2dino.errors import InputError, MissingExtraError
+from talk2dino.errors import InputError, MissingExtraError, suggestion
 from talk2dino.io.settings import build_options
 
 if TYPE_CHECKING:
@@ -73,6 +73,13 @@ def split_options(values: dict[str, Any]) -> tuple[ObjectOptions, WriteOptions]:
     outline = {of_outline[name]: value for name, value in values.items() if name in of_outline and value is not None}
     chosen = {name: value for name, value in values.items() if name in ObjectOptions.model_fields}
     rest = {name: value for name, value in values.items() if name not in of_outline and name not in chosen}
+    known = [
+        *of_outline,
+        *ObjectOptions.model_fields,
+        *(name for name in WriteOptions.model_fields if name != "outline"),
+    ]
+    if unknown := [name for name in rest if name not in known]:
+        raise InputError(f"unknown option {unknown[0]!r}{suggestion(unknown[0], known)}; there are {', '.join(known)}")
     return build_options(ObjectOptions, chosen), build_options(WriteOptions, {**rest, "outline": outline})
 
 

@@ -24,6 +24,7 @@ HOMES = {
     "faiss": ("methods",), "diffusers": ("methods",), "skimage": ("methods",), "scipy": ("methods", "evaluation"),
     "yaml": ("io", "cli"), "pycocotools": ("io", "evaluation"),
     "fastapi": ("server",), "starlette": ("server",), "uvicorn": ("server", "cli"), "prometheus_client": ("server",),
+    "anyio": ("server",), "python_multipart": ("server",),
     "av": ("video",), "ray": ("scale",), "duckdb": ("scale",), "fsspec": ("scale",),
     "supervision": ("annotations",), "fiftyone": ("annotations",),
 }  # fmt: skip

@@ -106,16 +106,12 @@ def read_image(
 
 
 def image_size(source: str | Path | bytes) -> tuple[int, int] | None:
-    """(height, width) of an image file as it will be read, from its header alone; None if the header cannot be read.
-
-    Args:
-        source: a path, or the bytes of a file.
-    """
+    """(height, width) of an image file, or of its bytes, as it will be read, from the header alone; None if it is damaged."""
     if not isinstance(source, bytes) and not os.path.isfile(source):  # opening a pipe would wait for its other end
         return None
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
-            image = _open_header(file, "image")
+            image = _open_header(file, "bytes" if isinstance(source, bytes) else str(source))
             turned = exif_orientation(image.info.get("exif")) >= 5
     except (ImageError, OSError):
         return None

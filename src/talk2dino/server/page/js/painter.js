@@ -1,0 +1,232 @@
+// Draws labels and results with WebGL2. Textures change only when their content does; a frame is a few draw calls.
+
+import { resizeTaps } from "./scores.js";
+import { COMPOSE, CORNERS, GRID_LABELS, IMAGE_LABELS, SEEN_LABELS } from "./shaders.js";
+
+const NEVER = 3e38; // a threshold that no score passes
+const LABEL_PIXELS = 2 ** 21; // larger images are labelled at every second, third ... pixel while they are shown
+
+export class Painter {
+  constructor(canvas) {
+    const gl = canvas.getContext("webgl2", { antialias: false, alpha: false, preserveDrawingBuffer: true });
+    if (!gl) throw new Error("WebGL2");
+    if (!gl.getExtension("EXT_color_buffer_float")) gl.getExtension("EXT_color_buffer_half_float");
+    this.gl = gl;
+    this.canvas = canvas;
+    this.programs = {};
+    for (const [name, source] of Object.entries({ grid: GRID_LABELS, seen: SEEN_LABELS, image: IMAGE_LABELS, compose: COMPOSE })) {
+      this.programs[name] = link(gl, source);
+    }
+    this.textures = {};
+    this.frame = gl.createFramebuffer();
+    this.largest = gl.getParameter(gl.MAX_TEXTURE_SIZE);
+    this.mostClasses = Math.min(4 * gl.getParameter(gl.MAX_ARRAY_TEXTURE_LAYERS), 4 * this.largest);
+    gl.bindVertexArray(gl.createVertexArray());
+    for (const name of ["palette", "otherPalette"]) this.setPalette([[0, 0, 0, 0]], name);
+    for (const name of ["labels", "otherLabels"]) this.#labelTexture(name, 1, 1, new Uint16Array(1));
+    this.setHeat({ w: 1, h: 1, values: new Float32Array(1) });
+    this.setImage(new ImageData(1, 1));
+  }
+
+  setImage(source) {
+    const { gl } = this;
+    this.#bind("image", gl.TEXTURE_2D);
+    gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA8, gl.RGBA, gl.UNSIGNED_BYTE, source);
+    gl.generateMipmap(gl.TEXTURE_2D);
+    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MIN_FILTER, gl.LINEAR_MIPMAP_LINEAR);
+    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MAG_FILTER, gl.LINEAR);
+    clamp(gl, gl.TEXTURE_2D);
+  }
+
+  /** Sizes of a newly encoded image. */
+  setFeatures(features) {
+    this.features = features;
+    const taps = resizeTaps(features);
+    for (const name of ["seenRows", "seenColumns", "rows", "columns"]) this.#table(name, taps[name]);
+    const [seenH, seenW] = features.seenSize;
+    this.#labelTexture("gridLabels", features.w, features.h);
+    this.#labelTexture("seenLabels", seenW, seenH);
+    return taps;
+  }
+
+  /** N score maps of (h * w) values, positives first. */
+  setScores(maps) {
+    const { gl } = this;
+    const { h, w } = this.features;
+    const layers = Math.max(1, Math.ceil(maps.length / 4));
+    const packed = new Float32Array(layers * h * w * 4).fill(-NEVER);
+    maps.forEach((map, n) => {
+      const start = (n >> 2) * h * w * 4 + (n & 3);
+      for (let p = 0; p < map.length; p++) packed[start + 4 * p] = map[p];
+    });
+    this.#bind("scores", gl.TEXTURE_2D_ARRAY);
+    gl.texImage3D(gl.TEXTURE_2D_ARRAY, 0, gl.RGBA32F, w, h, layers, 0, gl.RGBA, gl.FLOAT, packed);
+    nearest(gl, gl.TEXTURE_2D_ARRAY);
+    this.layers = layers;
+    this.count = maps.length;
+  }
+
+  /** Thresholds of the N classes, or null for no background; the last ``negative`` classes become background. */
+  setThresholds(thresholds, negative) {
+    const floors = new Float32Array(4 * this.layers).fill(NEVER);
+    for (let n = 0; n < this.count; n++) floors[n] = thresholds ? thresholds[n] : -NEVER;
+    this.#table("floors", floors);
+    this.positive = this.count - negative;
+  }
+
+  /** RGBA rows, 0..255; row 0 is the background. */
+  setPalette(colours, name = "palette") {
+    const { gl } = this;
+    this.#bind(name, gl.TEXTURE_2D);
+    gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA8, colours.length, 1, 0, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(colours.flat()));
+    nearest(gl, gl.TEXTURE_2D);
+  }
+
+  /** Labels that the server computed: 0 is the background. */
+  setLabels(labels, width, height, name = "labels") {
+    this.#labelTexture(name, width, height, labels);
+  }
+
+  setHeat({ w, h, values }) {
+    const { gl } = this;
+    this.#bind("heat", gl.TEXTURE_2D);
+    gl.texImage2D(gl.TEXTURE_2D, 0, gl.R32F, w, h, 0, gl.RED, gl.FLOAT, values);
+    nearest(gl, gl.TEXTURE_2D);
+    this.textures.heat.size = [w, h];
+    let low = Infinity;
+    let high = -Infinity;
+    for (const value of values) {
+      low = Math.min(low, value);
+      high = Math.max(high, value);
+    }
+    this.heatRange = [low, high];
+  }
+
+  /** Find the label of every pixel into the texture ``labels``; every pixel of the image if ``exact``. */
+  label({ exact = false } = {}) {
+    const [height, width] = this.features.imageSize;
+    const stride = exact ? 1 : Math.ceil(Math.sqrt((width * height) / LABEL_PIXELS));
+    const size = [Math.ceil(width / stride), Math.ceil(height / stride)];
+    const [seenH, seenW] = this.features.seenSize;
+    this.#run("grid", "gridLabels", [this.features.w, this.features.h], {});
+    this.#run("seen", "seenLabels", [seenW, seenH], { lower: "gridLabels" });
+    const current = this.textures.labels.size;
+    if (current[0] !== size[0] || current[1] !== size[1]) this.#labelTexture("labels", ...size);
+    this.#run("image", "labels", size, { lower: "seenLabels" }, (gl, at) => {
+      gl.uniform2i(at("stride"), stride, stride);
+      gl.uniform2i(at("size"), width, height);
+      gl.uniform1ui(at("positive"), this.positive);
+    });
+  }
+
+  /** The labels last found, as Uint16Array with width and height; 0 is the background. */
+  read(name = "labels") {
+    const { gl } = this;
+    const [width, height] = this.textures[name].size;
+    const pixels = new Uint32Array(4 * width * height);
+    this.#target(name);
+    gl.readPixels(0, 0, width, height, gl.RGBA_INTEGER, gl.UNSIGNED_INT, pixels);
+    const labels = new Uint16Array(width * height);
+    for (let i = 0; i < labels.length; i++) labels[i] = pixels[4 * i];
+    return { labels, width, height };
+  }
+
+  /** Draw what the person sees. */
+  draw({ view, opacity, wipe = 2, focus = -1 }) {
+    const { gl, canvas } = this;
+    gl.bindFramebuffer(gl.FRAMEBUFFER, null);
+    gl.viewport(0, 0, canvas.width, canvas.height);
+    const at = this.#use("compose", {
+      image: "image", palette: "palette", otherPalette: "otherPalette", labels: "labels", otherLabels: "otherLabels", heat: "heat",
+    });
+    gl.uniform2f(at("canvas"), canvas.width, canvas.height);
+    gl.uniform2i(at("labelSize"), ...this.textures.labels.size);
+    gl.uniform2i(at("otherSize"), ...this.textures.otherLabels.size);
+    gl.uniform2i(at("heatSize"), ...this.textures.heat.size);
+    gl.uniform2f(at("heatRange"), ...this.heatRange);
+    gl.uniform1f(at("opacity"), opacity);
+    gl.uniform1f(at("wipe"), wipe);
+    gl.uniform1i(at("focus"), focus);
+    gl.uniform1i(at("view"), { image: 0, classes: 1, heat: 2 }[view]);
+    gl.drawArrays(gl.TRIANGLES, 0, 3);
+  }
+
+  #run(program, target, [width, height], own, set) {
+    const { gl } = this;
+    this.#target(target);
+    gl.viewport(0, 0, width, height);
+    const shared = { scores: "scores", floors: "floors" };
+    const tables = { grid: [], seen: ["seenRows", "seenColumns"], image: ["seenRows", "seenColumns", "rows", "columns"] }[program];
+    for (const name of tables) shared[name] = name;
+    const at = this.#use(program, { ...shared, ...own });
+    gl.uniform1i(at("layers"), this.layers);
+    set?.(gl, at);
+    gl.drawArrays(gl.TRIANGLES, 0, 3);
+  }
+
+  #use(name, samplers) {
+    const { gl } = this;
+    const { program, places } = this.programs[name];
+    const at = (uniform) => (places[uniform] ??= gl.getUniformLocation(program, uniform));
+    gl.useProgram(program);
+    Object.entries(samplers).forEach(([uniform, texture], unit) => {
+      gl.activeTexture(gl.TEXTURE0 + unit);
+      gl.bindTexture(this.textures[texture].kind, this.textures[texture].handle);
+      gl.uniform1i(at(uniform), unit);
+    });
+    return at;
+  }
+
+  #target(name) {
+    const { gl } = this;
+    gl.bindFramebuffer(gl.FRAMEBUFFER, this.frame);
+    gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, this.textures[name].handle, 0);
+  }
+
+  #bind(name, kind) {
+    const { gl } = this;
+    this.textures[name] ??= { handle: gl.createTexture(), kind, size: [1, 1] };
+    gl.activeTexture(gl.TEXTURE0);
+    gl.bindTexture(kind, this.textures[name].handle);
+  }
+
+  #table(name, values) {
+    const { gl } = this;
+    this.#bind(name, gl.TEXTURE_2D);
+    gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA32F, values.length / 4, 1, 0, gl.RGBA, gl.FLOAT, values);
+    nearest(gl, gl.TEXTURE_2D);
+  }
+
+  #labelTexture(name, width, height, values = null) {
+    const { gl } = this;
+    this.#bind(name, gl.TEXTURE_2D);
+    gl.pixelStorei(gl.UNPACK_ALIGNMENT, 1);
+    gl.texImage2D(gl.TEXTURE_2D, 0, gl.R16UI, width, height, 0, gl.RED_INTEGER, gl.UNSIGNED_SHORT, values);
+    nearest(gl, gl.TEXTURE_2D);
+    this.textures[name].size = [width, height];
+  }
+}
+
+function nearest(gl, kind) {
+  gl.texParameteri(kind, gl.TEXTURE_MIN_FILTER, gl.NEAREST);
+  gl.texParameteri(kind, gl.TEXTURE_MAG_FILTER, gl.NEAREST);
+  clamp(gl, kind);
+}
+
+function clamp(gl, kind) {
+  gl.texParameteri(kind, gl.TEXTURE_WRAP_S, gl.CLAMP_TO_EDGE);
+  gl.texParameteri(kind, gl.TEXTURE_WRAP_T, gl.CLAMP_TO_EDGE);
+}
+
+function link(gl, fragment) {
+  const program = gl.createProgram();
+  for (const [kind, source] of [[gl.VERTEX_SHADER, CORNERS], [gl.FRAGMENT_SHADER, fragment]]) {
+    const shader = gl.createShader(kind);
+    gl.shaderSource(shader, source);
+    gl.compileShader(shader);
+    gl.attachShader(program, shader);
+  }
+  gl.linkProgram(program);
+  if (!gl.getProgramParameter(program, gl.LINK_STATUS)) throw new Error(`WebGL2: ${gl.getProgramInfoLog(program)}`);
+  return { program, places: {} };
+}

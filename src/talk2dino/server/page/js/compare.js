@@ -6,6 +6,7 @@ import { toHex } from "./palette.js";
 import { readAnswer } from "./rle.js";
 import { t } from "./text.js";
 
+const NOTHING = { labels: new Uint16Array(1), width: 1, height: 1, classes: [], plain: true }; // shows the image alone
 const OWN = "talk2dino"; // computed in the browser
 
 export class ComparePanel {
@@ -33,6 +34,7 @@ export class ComparePanel {
 
   /** The view was opened or left. */
   show(open) {
+    this.asking?.abort();
     for (const id of ["wipe", "divider", "left-name", "right-name"]) find(id).hidden = !open;
     if (!open) {
       if (this.sides.left !== OWN) this.engine.show("left", null);
@@ -77,7 +79,7 @@ export class ComparePanel {
     this.render();
     try {
       const answer = await this.store.ask((id) => api.segment(id, this.#body(method), signal));
-      if (!signal.aborted) this.#done(side, { ...readAnswer(answer), shares: answer.shares, words: method.takes_words }, "");
+      if (!signal.aborted) this.#done(side, { ...readAnswer(answer), shares: answer.shares, words: method.takes_words, foreign: method.name !== OWN }, "");
     } catch (error) {
       if (error.name !== "AbortError" && !signal.aborted) this.#done(side, null, error.message);
     }
@@ -86,7 +88,8 @@ export class ComparePanel {
   #done(side, answer, message) {
     this.answers[side] = answer;
     this.messages[side] = message;
-    if (answer || side === "right") this.engine.show(side, answer);
+    const own = side === "left" && this.sides.left === OWN;
+    if (!own) this.engine.show(side, answer ?? NOTHING);
     this.#place();
     this.render();
   }

@@ -1,7 +1,5 @@
 // Small helpers to build elements.
 
-import { translate } from "./text.js";
-
 /** element("button", {class: "x", onclick: f, "aria-label": "..."}, "text", child, ...) */
 export function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -73,5 +71,3 @@ export function drawMap(canvas, values, w, h) {
   }
   canvas.getContext("2d").putImageData(picture, 0, 0);
 }
-
-export { translate };

@@ -7,6 +7,8 @@ import { cosines, patchAt, scoreAt, scoreMaps, similarPatches } from "./scores.j
 
 const REFINE_AFTER = 350; // ms without a change until the server is asked
 const SHARES_AFTER = 120;
+const SLOW = 30; // ms between the redraws of a drag; more, and the preview gets coarser until the drag ends
+const COARSE_CANVAS = 180_000; // pixels
 
 export class Engine {
   constructor(store, canvas, report) {
@@ -56,12 +58,33 @@ export class Engine {
   #frame() {
     this.waiting = 0;
     if (!this.store.image) return;
+    this.#pace();
     if (this.dirty.scores) this.#score();
     if (this.dirty.labels) this.#label();
     if (this.dirty.draw) this.#draw();
     this.dirty = { scores: false, labels: false, draw: false };
     this.redraws++;
     this.store.dispatchEvent(new CustomEvent("drawn"));
+  }
+
+  /** Redraws that follow each other slowly are drawn with fewer pixels; when they stop, everything is drawn once more. */
+  #pace() {
+    const now = performance.now();
+    const gap = now - (this.drawnAt ?? 0);
+    this.drawnAt = now;
+    this.slow = gap < 400 ? 0.7 * (this.slow ?? 0) + 0.3 * gap : 0;
+    clearTimeout(this.settling);
+    if (!this.coarse && this.slow > SLOW && this.dirty.labels) this.#setCoarse(true);
+    if (this.coarse) this.settling = setTimeout(() => {
+      this.#setCoarse(false);
+      this.dirty.labels = true;
+      this.#redraw();
+    }, 160);
+  }
+
+  #setCoarse(coarse) {
+    this.coarse = coarse;
+    this.#fit();
   }
 
   // --- compute ---------------------------------------------------------------------------------------------------------
@@ -78,13 +101,15 @@ export class Engine {
   #label() {
     const { store, painter } = this;
     painter.setThresholds(store.thresholds, store.negatives);
-    if (!this.slots.left) painter.label();
+    if (!store.image.features.whole && !this.slots.left) painter.setLabels(new Uint16Array(1), 1, 1);
+    else if (!this.slots.left) painter.label({ coarse: this.coarse });
     clearTimeout(this.counting);
     this.counting = setTimeout(() => this.count(), SHARES_AFTER);
   }
 
   /** Area share of every word, from the labels on the screen. */
   count() {
+    if (this.slots.left?.foreign || this.slots.left?.plain || !this.store.image) return;
     const { labels } = this.painter.read();
     const words = this.store.active;
     const counts = new Float64Array(words.length + 1);
@@ -128,7 +153,9 @@ export class Engine {
   #planRefinement() {
     clearTimeout(this.planned);
     this.asking?.abort();
-    if (!this.store.refine || !this.store.image || !this.store.active.length) return this.report("local");
+    const { image, active, refine } = this.store;
+    if (!image || active.length === this.store.negatives) return this.report("local");
+    if (!refine && image.features.whole) return this.report("local");
     this.report("preview");
     this.planned = setTimeout(() => this.#refine(), REFINE_AFTER);
   }
@@ -152,7 +179,7 @@ export class Engine {
   /** A range input is held: the server is asked when it is let go. */
   hold(held) {
     this.holding = held;
-    if (!held && this.store.refine && !this.slots.left) this.#planRefinement();
+    if (!held && !this.slots.left) this.#planRefinement();
   }
 
   /** Show an answer of the server on one side, or with null what this page computes. */
@@ -167,7 +194,8 @@ export class Engine {
 
   #fit() {
     const { canvas } = this.painter;
-    const scale = Math.min(devicePixelRatio, 2);
+    const area = canvas.clientWidth * canvas.clientHeight;
+    const scale = this.coarse ? Math.min(1, Math.sqrt(COARSE_CANVAS / area)) : Math.min(devicePixelRatio, 2);
     const width = Math.max(1, Math.round(canvas.clientWidth * scale));
     const height = Math.max(1, Math.round(canvas.clientHeight * scale));
     if (canvas.width !== width || canvas.height !== height) {
@@ -181,6 +209,7 @@ export class Engine {
     const own = this.store.words;
     const named = (name, fallback) => own.find((word) => word.name === name && !word.negative)?.colour ?? fallback;
     const classes = answer ? answer.classes.map(({ name, colour }) => named(name, colour)) : this.store.active.map((word) => word.colour);
+    if (answer?.plain) return [[0, 0, 0, 0]];
     const nothing = this.store.background || this.store.negatives ? [0, 0, 0, 140] : [0, 0, 0, 0];
     return [nothing, ...classes.map((colour) => [...colour, 255])];
   }
@@ -190,7 +219,7 @@ export class Engine {
     painter.setPalette(this.#colours(this.slots.left));
     const comparing = store.view === "compare" && this.slots.right;
     if (comparing) painter.setPalette(this.#colours(this.slots.right), "otherPalette");
-    const wipe = comparing ? store.wipe : 2;
+    const wipe = comparing ? store.wipe : null;
     const heat = store.view === "similar" ? this.#similar() : store.view === "heads" ? this.#headMap() : null;
     if (heat) painter.setHeat(heat);
     const nothing = !store.active.length && !this.slots.left;
@@ -205,14 +234,14 @@ export class Engine {
 
   #similar() {
     const { features } = this.store.image;
-    if (!this.point) return null;
+    if (!this.point || !features.whole) return null;
     const patch = patchAt(features, this.point.x, this.point.y);
     return { w: features.w, h: features.h, values: similarPatches(features, patch) };
   }
 
   #headMap() {
     const { features } = this.store.image;
-    if (this.head === null || !features.maps) return null;
+    if (this.head === null || !features.maps || !features.whole) return null;
     const count = features.w * features.h;
     return { w: features.w, h: features.h, values: features.maps.subarray(this.head * count, (this.head + 1) * count) };
   }

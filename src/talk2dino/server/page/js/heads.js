@@ -18,7 +18,8 @@ export class HeadsPanel {
     if (store.view !== "heads" || !store.image) return;
     const { features } = store.image;
     const parts = [element("h3", {}, t("headsTitle")), element("p", { class: "hint" }, t("headsHint"))];
-    if (!features.maps || !features.heads) parts.push(element("p", {}, t("noHeads")));
+    if (!features.whole) parts.push(element("p", {}, t("windows")));
+    else if (!features.maps || !features.heads) parts.push(element("p", {}, t("noHeads")));
     else {
       this.engine.head ??= 0;
       const words = store.active;

@@ -1,26 +1,32 @@
 // Draws labels and results with WebGL2. Textures change only when their content does; a frame is a few draw calls.
 
 import { resizeTaps } from "./scores.js";
-import { COMPOSE, CORNERS, GRID_LABELS, IMAGE_LABELS, SEEN_LABELS } from "./shaders.js";
+import {
+  CELLS, CORNERS, GRID_LABELS, IMAGE_LABELS, SEEN_LABELS, SHOW_BOTH, SHOW_CLASSES, SHOW_HEAT, SHOW_IMAGE,
+} from "./shaders.js";
 
+const NEAR_EDGE = 0x8000; // see shaders.js
 const NEVER = 3e38; // a threshold that no score passes
+const PROGRAMS = {
+  grid: GRID_LABELS, cells: CELLS, seen: SEEN_LABELS, image: IMAGE_LABELS,
+  showImage: SHOW_IMAGE, showClasses: SHOW_CLASSES, showBoth: SHOW_BOTH, showHeat: SHOW_HEAT,
+};
 const LABEL_PIXELS = 2 ** 21; // larger images are labelled at every second, third ... pixel while they are shown
+const COARSE_PIXELS = 2 ** 17; // the same while a slider is dragged and drawing is slow
 
 export class Painter {
   constructor(canvas) {
-    const gl = canvas.getContext("webgl2", { antialias: false, alpha: false, preserveDrawingBuffer: true });
+    const gl = canvas.getContext("webgl2", { antialias: false, alpha: false });
     if (!gl) throw new Error("WebGL2");
     if (!gl.getExtension("EXT_color_buffer_float")) gl.getExtension("EXT_color_buffer_half_float");
     this.gl = gl;
     this.canvas = canvas;
     this.programs = {};
-    for (const [name, source] of Object.entries({ grid: GRID_LABELS, seen: SEEN_LABELS, image: IMAGE_LABELS, compose: COMPOSE })) {
-      this.programs[name] = link(gl, source);
-    }
+    for (const [name, source] of Object.entries(PROGRAMS)) this.programs[name] = link(gl, source);
     this.textures = {};
     this.frame = gl.createFramebuffer();
     this.largest = gl.getParameter(gl.MAX_TEXTURE_SIZE);
-    this.mostClasses = Math.min(4 * gl.getParameter(gl.MAX_ARRAY_TEXTURE_LAYERS), 4 * this.largest);
+    this.mostClasses = Math.min(NEAR_EDGE - 2, 4 * gl.getParameter(gl.MAX_ARRAY_TEXTURE_LAYERS), 4 * this.largest);
     gl.bindVertexArray(gl.createVertexArray());
     for (const name of ["palette", "otherPalette"]) this.setPalette([[0, 0, 0, 0]], name);
     for (const name of ["labels", "otherLabels"]) this.#labelTexture(name, 1, 1, new Uint16Array(1));
@@ -33,9 +39,9 @@ export class Painter {
     this.#bind("image", gl.TEXTURE_2D);
     gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA8, gl.RGBA, gl.UNSIGNED_BYTE, source);
     gl.generateMipmap(gl.TEXTURE_2D);
-    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MIN_FILTER, gl.LINEAR_MIPMAP_LINEAR);
     gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MAG_FILTER, gl.LINEAR);
     clamp(gl, gl.TEXTURE_2D);
+    this.textures.image.size = [source.width, source.height];
   }
 
   /** Sizes of a newly encoded image. */
@@ -44,8 +50,8 @@ export class Painter {
     const taps = resizeTaps(features);
     for (const name of ["seenRows", "seenColumns", "rows", "columns"]) this.#table(name, taps[name]);
     const [seenH, seenW] = features.seenSize;
-    this.#labelTexture("gridLabels", features.w, features.h);
-    this.#labelTexture("seenLabels", seenW, seenH);
+    for (const name of ["gridLabels", "gridCells"]) this.#labelTexture(name, features.w, features.h);
+    for (const name of ["seenLabels", "seenCells"]) this.#labelTexture(name, seenW, seenH);
     return taps;
   }
 
@@ -84,7 +90,7 @@ export class Painter {
 
   /** Labels that the server computed: 0 is the background. */
   setLabels(labels, width, height, name = "labels") {
-    this.#labelTexture(name, width, height, labels);
+    this.#labelTexture(name, width, height, labels.map((label) => label | NEAR_EDGE));
   }
 
   setHeat({ w, h, values }) {
@@ -92,7 +98,6 @@ export class Painter {
     this.#bind("heat", gl.TEXTURE_2D);
     gl.texImage2D(gl.TEXTURE_2D, 0, gl.R32F, w, h, 0, gl.RED, gl.FLOAT, values);
     nearest(gl, gl.TEXTURE_2D);
-    this.textures.heat.size = [w, h];
     let low = Infinity;
     let high = -Infinity;
     for (const value of values) {
@@ -102,17 +107,25 @@ export class Painter {
     this.heatRange = [low, high];
   }
 
-  /** Find the label of every pixel into the texture ``labels``; every pixel of the image if ``exact``. */
-  label({ exact = false } = {}) {
+  /** Find the labels: of every pixel of the image if ``exact``, of every few pixels if ``coarse`` or the image is large. */
+  label({ exact = false, coarse = false } = {}) {
     const [height, width] = this.features.imageSize;
-    const stride = exact ? 1 : Math.ceil(Math.sqrt((width * height) / LABEL_PIXELS));
+    const stride = exact ? 1 : Math.ceil(Math.sqrt((width * height) / (coarse ? COARSE_PIXELS : LABEL_PIXELS)));
     const size = [Math.ceil(width / stride), Math.ceil(height / stride)];
     const [seenH, seenW] = this.features.seenSize;
-    this.#run("grid", "gridLabels", [this.features.w, this.features.h], {});
-    this.#run("seen", "seenLabels", [seenW, seenH], { lower: "gridLabels" });
     const current = this.textures.labels.size;
     if (current[0] !== size[0] || current[1] !== size[1]) this.#labelTexture("labels", ...size);
-    this.#run("image", "labels", size, { lower: "seenLabels" }, (gl, at) => {
+    const shared = { scores: "scores", floors: "floors" };
+    const seen = { ...shared, seenRows: "seenRows", seenColumns: "seenColumns" };
+    this.#run("grid", "gridLabels", shared);
+    this.#run("cells", "gridCells", { lower: "gridLabels" });
+    this.#run("seen", "seenLabels", { ...seen, cells: "gridCells" }, (gl, at) => {
+      const scale = (source, target) => (target > 1 ? (source - 1) / (target - 1) : 0);
+      gl.uniform2f(at("scale"), scale(this.features.w, seenW), scale(this.features.h, seenH));
+    });
+    this.#run("cells", "seenCells", { lower: "seenLabels" });
+    this.#run("image", "labels", { ...seen, rows: "rows", columns: "columns", cells: "seenCells" }, (gl, at) => {
+      gl.uniform2f(at("scale"), seenW / width, seenH / height);
       gl.uniform2i(at("stride"), stride, stride);
       gl.uniform2i(at("size"), width, height);
       gl.uniform1ui(at("positive"), this.positive);
@@ -127,38 +140,43 @@ export class Painter {
     this.#target(name);
     gl.readPixels(0, 0, width, height, gl.RGBA_INTEGER, gl.UNSIGNED_INT, pixels);
     const labels = new Uint16Array(width * height);
-    for (let i = 0; i < labels.length; i++) labels[i] = pixels[4 * i];
+    for (let i = 0; i < labels.length; i++) labels[i] = pixels[4 * i] & ~NEAR_EDGE;
     return { labels, width, height };
   }
 
-  /** Draw what the person sees. */
-  draw({ view, opacity, wipe = 2, focus = -1 }) {
+  /** Draw what the person sees; view: "image", "classes" or "heat". */
+  draw({ view, opacity = 0, wipe = null, focus = -1 }) {
     const { gl, canvas } = this;
     gl.bindFramebuffer(gl.FRAMEBUFFER, null);
     gl.viewport(0, 0, canvas.width, canvas.height);
-    const at = this.#use("compose", {
-      image: "image", palette: "palette", otherPalette: "otherPalette", labels: "labels", otherLabels: "otherLabels", heat: "heat",
-    });
+    this.#filterImage();
+    const [program, samplers] = {
+      image: ["showImage", {}], heat: ["showHeat", { heat: "heat" }],
+      classes: wipe === null ? ["showClasses", { palette: "palette", labels: "labels" }]
+        : ["showBoth", { palette: "palette", labels: "labels", otherPalette: "otherPalette", otherLabels: "otherLabels" }],
+    }[view];
+    const at = this.#use(program, { image: "image", ...samplers });
     gl.uniform2f(at("canvas"), canvas.width, canvas.height);
-    gl.uniform2i(at("labelSize"), ...this.textures.labels.size);
-    gl.uniform2i(at("otherSize"), ...this.textures.otherLabels.size);
-    gl.uniform2i(at("heatSize"), ...this.textures.heat.size);
     gl.uniform2f(at("heatRange"), ...this.heatRange);
     gl.uniform1f(at("opacity"), opacity);
-    gl.uniform1f(at("wipe"), wipe);
+    gl.uniform1f(at("wipe"), wipe ?? 2);
     gl.uniform1i(at("focus"), focus);
-    gl.uniform1i(at("view"), { image: 0, classes: 1, heat: 2 }[view]);
     gl.drawArrays(gl.TRIANGLES, 0, 3);
   }
 
-  #run(program, target, [width, height], own, set) {
+  /** Mipmaps are only needed where the image is shown smaller than it is. */
+  #filterImage() {
+    const { gl, canvas } = this;
+    const smaller = canvas.width < this.textures.image.size[0];
+    this.#bind("image", gl.TEXTURE_2D);
+    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MIN_FILTER, smaller ? gl.LINEAR_MIPMAP_LINEAR : gl.LINEAR);
+  }
+
+  #run(program, target, samplers, set) {
     const { gl } = this;
     this.#target(target);
-    gl.viewport(0, 0, width, height);
-    const shared = { scores: "scores", floors: "floors" };
-    const tables = { grid: [], seen: ["seenRows", "seenColumns"], image: ["seenRows", "seenColumns", "rows", "columns"] }[program];
-    for (const name of tables) shared[name] = name;
-    const at = this.#use(program, { ...shared, ...own });
+    gl.viewport(0, 0, ...this.textures[target].size);
+    const at = this.#use(program, samplers);
     gl.uniform1i(at("layers"), this.layers);
     set?.(gl, at);
     gl.drawArrays(gl.TRIANGLES, 0, 3);

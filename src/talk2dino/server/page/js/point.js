@@ -89,7 +89,8 @@ export class PointPanel {
     const { point } = this.engine;
     const parts = [element("h3", {}, t("point"))];
     if (this.store.view === "similar") parts.push(element("p", { class: "hint" }, t("similarHint")));
-    if (!point) {
+    if (!this.store.image.features.whole) parts.push(element("p", { class: "hint" }, t("windows")));
+    else if (!point) {
       if (this.store.view === "classes") parts.push(element("p", { class: "hint" }, t("pointHint")));
     } else {
       const { features } = this.store.image;

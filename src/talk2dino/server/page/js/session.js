@@ -33,6 +33,7 @@ async function encodeImage(image) {
   image.height = answer.height;
   image.notes = answer.notes ?? [];
   image.features = readFeatures(await api.features(answer.id));
+  image.features.whole = (answer.mode ?? "whole") === "whole"; // elongated images are seen in windows: the server labels them
 }
 
 /** Run a request about the current image; if it has expired on the server, encode it again and ask once more. */

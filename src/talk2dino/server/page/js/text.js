@@ -39,6 +39,7 @@ const TEXTS = {
     encoding: "Reading the image ...", encoded: "{name}, {width} x {height}, encoded once in {seconds} s", embedding: "Reading {name} ...",
     notImage: "{name} is not an image.", noWebgl: "This page needs WebGL2, which this browser does not offer or has switched off.",
     tooMany: "At most {count} words fit on this page.", failed: "{message}", expired: "The image had expired on the server and was encoded again.",
+    windows: "This image is too elongated to be seen as a whole. The server segments it in windows; this view needs a whole image.",
     ready: "Ready", examplesLabel: "Example images", modelLabel: "{name} on {device}", tools: "Tools", help: "API documentation",
   },
   zh: {
@@ -79,6 +80,7 @@ const TEXTS = {
     encoding: "正在读取图片……", encoded: "{name}，{width} x {height}，编码一次，用时 {seconds} 秒", embedding: "正在读取 {name}……",
     notImage: "{name} 不是图片。", noWebgl: "此页面需要 WebGL2，但浏览器不支持或已关闭。",
     tooMany: "此页面最多容纳 {count} 个词语。", failed: "{message}", expired: "图片在服务器上已过期，已重新编码。",
+    windows: "图片过于狭长，无法整体处理。服务器按窗口分割；此视图需要完整的图片。",
     ready: "就绪", examplesLabel: "示例图片", modelLabel: "{name}，{device}", tools: "工具", help: "API 文档",
   },
 };

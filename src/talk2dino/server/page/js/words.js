@@ -41,16 +41,17 @@ export class WordList {
   /** Offer the words that go with an example image. */
   suggest(prompts) {
     const place = find("tries");
-    const words = parsePrompts(prompts).filter(({ name }) => !this.store.words.some((word) => word.name === name));
-    place.replaceChildren(element("span", { "data-t": "tryWords" }, t("tryWords")), ...words.map((word) => {
-      const button = element("button", { type: "button", onclick: () => {
-        this.store.addWord(word);
-        button.remove();
-        place.hidden = place.children.length < 2;
-      } }, word.name);
-      return button;
-    }));
-    place.hidden = !words.length;
+    const words = parsePrompts(prompts);
+    place.replaceChildren(element("span", { "data-t": "tryWords" }, t("tryWords")), ...words.map((word) =>
+      element("button", { type: "button", "data-try": word.name, onclick: () => this.store.addWord(word) }, word.name)));
+    this.#refreshTries();
+  }
+
+  /** Hide what is in the list. */
+  #refreshTries() {
+    const buttons = [...find("tries").querySelectorAll("button")];
+    for (const button of buttons) button.hidden = this.store.words.some((word) => word.name === button.dataset.try);
+    find("tries").hidden = buttons.every((button) => button.hidden);
   }
 
   /** Draw all rows again, in another language. */
@@ -79,10 +80,12 @@ export class WordList {
       if (list.children[place] !== row.item) list.insertBefore(row.item, list.children[place] ?? null);
       this.#refresh(row, word);
     });
+    this.#refreshTries();
     const hint = find("no-words");
     hint.hidden = words.some((word) => word.on);
     setText(hint, t(words.length ? "allOff" : "noWords"));
     const notes = [...new Set(words.flatMap((word) => word.notes))];
+    find("notes").hidden = !notes.length;
     find("notes").replaceChildren(...notes.map((note) => element("li", {}, note)));
   }
 
@@ -109,6 +112,7 @@ export class WordList {
     parts.more.addEventListener("click", () => {
       parts.settings.hidden = !parts.settings.hidden;
       parts.more.setAttribute("aria-expanded", String(!parts.settings.hidden));
+      this.#refresh(parts, word);
     });
     const remove = element("button", { type: "button", class: "icon quiet", "aria-label": t("removeWord", { name }), title: t("removeWord", { name }), onclick: () => this.#remove(word) }, cross());
     parts.item = element("li", { class: "word", "data-name": name },
@@ -165,13 +169,11 @@ export class WordList {
 
   #refresh(row, word) {
     const { store } = this;
-    const features = store.image?.features;
     const colour = word.colour ?? [128, 128, 128];
     row.item.classList.toggle("off", !word.on);
     row.item.classList.toggle("failed", Boolean(word.error));
     if (document.activeElement !== row.colour) row.colour.value = toHex(colour);
     row.on.checked = word.on;
-    row.negative.checked = word.negative;
     setText(row.tag, word.negative ? t("negative") : word.examples.length ? (word.examples.length > 1 ? t("exampleCount", { count: word.examples.length }) : t("exampleOf")) : "");
     row.tag.hidden = !row.tag.textContent;
     const understood = word.understood.filter(([given, meant]) => given !== meant).map(([, meant, how]) => t("understood", { word: meant, how }));
@@ -182,6 +184,13 @@ export class WordList {
     row.share.classList.toggle("missing", counted && !word.share);
     row.fill.style.width = counted ? `${100 * word.share}%` : "0";
     row.fill.style.backgroundColor = toHex(colour);
+    if (!row.settings.hidden) this.#refreshSettings(row, word);
+  }
+
+  #refreshSettings(row, word) {
+    const { store } = this;
+    const features = store.image?.features;
+    row.negative.checked = word.negative;
     row.own.checked = word.threshold !== null;
     row.threshold.disabled = word.threshold === null;
     if (features) {

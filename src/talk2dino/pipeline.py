@@ -196,6 +196,20 @@ def read_thresholds(method: Method, names: Sequence[str], background: Background
     return torch.tensor([check_threshold(method, given.get(name, method.threshold)) for name in names])
 
 
+def join_thresholds(
+    background: float | bool | None, thresholds: Mapping[str, float], names: Sequence[str], default: float | None
+) -> Background:
+    """The ``background=`` argument for a background and thresholds of single classes, which imply one.
+
+    Args:
+        names: all classes. default: the method's own threshold.
+    """
+    if not thresholds:
+        return background
+    base = default if background is None or isinstance(background, bool) else float(background)
+    return ({} if base is None else dict.fromkeys(names, base)) | dict(thresholds)
+
+
 def check_threshold(method: Method, value: object) -> float:
     """A number on the scale of the method's scores, or InputError."""
     low, high = method.threshold_range
@@ -289,6 +303,7 @@ def _info(image: ImageFeatures, text: TextFeatures, method: Method, options: Dec
         "thresholds": used, "cleaning": method.options.get("variant") if options.clean else None,
         "refined": options.refine, "dtype": str(towers.dtype).removeprefix("torch."), "device": str(towers.device),
         "engine": towers.engine, "negative": list(text.names[text.positive :]), "notes": [*text.notes, *image.notes],
+        "understood": [list(one) for one in text.understood],
         "source": towers.config.source,
     }  # fmt: skip
 

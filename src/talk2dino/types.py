@@ -11,7 +11,14 @@ import numpy as np
 
 from talk2dino.errors import InputError, ShapeError, suggestion
 from talk2dino.io.legend import format_share
-from talk2dino.io.masks import read_segmentation, save_segmentation, to_coco, to_polygons
+from talk2dino.io.masks import (
+    parse_segmentation,
+    read_segmentation,
+    save_segmentation,
+    segmentation_bytes,
+    to_coco,
+    to_polygons,
+)
 from talk2dino.io.overlay import draw_overlay
 
 if TYPE_CHECKING:
@@ -125,6 +132,7 @@ class TextFeatures:
         space: fingerprint of the weights that decide which images fit these words; empty if unknown.
         clip: (N, C) CLIP text embeddings, for methods that also compare with CLIP's image embedding.
         notes: what was changed on the way in, such as a duplicate that was dropped.
+        understood: (given, understood, how) of each prompt that was looked up or translated.
         counts: number of consecutive embeddings of each name, whose best score counts; empty: one each.
     """
 
@@ -136,6 +144,7 @@ class TextFeatures:
     clip: Tensor | None = None
     notes: tuple[str, ...] = ()
     counts: tuple[int, ...] = ()
+    understood: tuple[tuple[str, str, str], ...] = ()
 
     def __post_init__(self) -> None:
         rows = sum(self.counts) if self.counts else len(self.names)
@@ -196,6 +205,7 @@ class TextFeatures:
             self, names=names, embeddings=torch.cat(rows) if rows else self.embeddings, negative=len(unwanted), clip=clip,
             model=self.model or other.model, space=self.space or other.space,
             counts=() if set(counts) <= {1} else counts, notes=(*self.notes, *other.notes, *averaged),
+            understood=tuple(dict.fromkeys((*self.understood, *other.understood))),
         )  # fmt: skip
 
 
@@ -278,6 +288,19 @@ class Segmentation:
             ImageError: no such file. DataError: the file is damaged or holds no segmentation.
         """
         return cls(**read_segmentation(path))
+
+    @classmethod
+    def from_bytes(cls, content: bytes, suffix: str = ".png", *, name: str = "the content") -> Segmentation:
+        """Read what :meth:`to_bytes` made; ``name`` stands for it in messages.
+
+        Raises:
+            DataError: the content is damaged or holds no segmentation.
+        """
+        return cls(**parse_segmentation(content, suffix, name))
+
+    def to_bytes(self, suffix: str = ".png") -> bytes:
+        """What :meth:`save` writes to a file with this suffix: ".png", ".npz" or ".json"."""
+        return segmentation_bytes(self, suffix)
 
     @property
     def size(self) -> tuple[int, int]:

@@ -6,15 +6,14 @@ import { toHex } from "./palette.js";
 import { readAnswer } from "./rle.js";
 import { t } from "./text.js";
 
-const NOTHING = { labels: new Uint16Array(1), width: 1, height: 1, classes: [], plain: true }; // shows the image alone
-const OWN = "talk2dino"; // computed in the browser
-
+const NOTHING = { labels: new Uint16Array(1), width: 1, height: 1, classes: [], plain: true }; // the image alone
 export class ComparePanel {
   constructor(store, engine, methods) {
     this.store = store;
     this.engine = engine;
     this.methods = methods;
-    this.sides = { left: OWN, right: methods.find((method) => method.name !== OWN && method.available)?.name ?? OWN };
+    this.own = store.model.method; // computed in the browser
+    this.sides = { left: this.own, right: methods.find((method) => method.name !== this.own && method.available)?.name ?? this.own };
     this.answers = { left: null, right: null };
     this.messages = { left: "", right: "" };
     store.wipe = 0.5;
@@ -37,7 +36,7 @@ export class ComparePanel {
     this.asking?.abort();
     for (const id of ["wipe", "divider", "left-name", "right-name"]) find(id).hidden = !open;
     if (!open) {
-      if (this.sides.left !== OWN) this.engine.show("left", null);
+      if (this.sides.left !== this.own) this.engine.show("left", null);
       this.engine.show("right", null);
       if (this.store.refine) this.engine.hold(false);
       return;
@@ -54,7 +53,7 @@ export class ComparePanel {
 
   #body(method) {
     const body = this.store.request({ method: method.name });
-    if (method.name === OWN) return body;
+    if (method.name === this.own) return body;
     for (const field of ["examples", "negative_examples", "threshold", "clean"]) delete body[field];
     if (!method.takes_words || (method.threshold ?? null) === null) delete body.background;
     else if (body.background !== undefined) body.background = true; // thresholds of methods are not on one scale
@@ -72,14 +71,14 @@ export class ComparePanel {
 
   async #ask(side, signal) {
     const method = this.methods.find(({ name }) => name === this.sides[side]);
-    if (side === "left" && method.name === OWN) return this.#done(side, null, "");
+    if (side === "left" && method.name === this.own) return this.#done(side, null, "");
     if (!method.available) return this.#done(side, null, t("unavailable", { name: method.name, reason: method.reason }));
     if (method.takes_words && !this.store.active.length) return this.#done(side, null, t("noWords"));
     this.messages[side] = t("compareLoading", { name: method.name });
     this.render();
     try {
       const answer = await this.store.ask((id) => api.segment(id, this.#body(method), signal));
-      if (!signal.aborted) this.#done(side, { ...readAnswer(answer), shares: answer.shares, words: method.takes_words, foreign: method.name !== OWN }, "");
+      if (!signal.aborted) this.#done(side, { ...readAnswer(answer), shares: answer.shares, words: method.takes_words, foreign: method.name !== this.own }, "");
     } catch (error) {
       if (error.name !== "AbortError" && !signal.aborted) this.#done(side, null, error.message);
     }
@@ -88,7 +87,7 @@ export class ComparePanel {
   #done(side, answer, message) {
     this.answers[side] = answer;
     this.messages[side] = message;
-    const own = side === "left" && this.sides.left === OWN;
+    const own = side === "left" && this.sides.left === this.own;
     if (!own) this.engine.show(side, answer ?? NOTHING);
     this.#place();
     this.render();
@@ -106,7 +105,7 @@ export class ComparePanel {
     const id = `method-${side}`;
     const choice = element("select", { id, onchange: () => {
       this.sides[side] = choice.value;
-      if (side === "left" && choice.value === OWN) this.engine.show("left", null);
+      if (side === "left" && choice.value === this.own) this.engine.show("left", null);
       this.#place();
       this.ask();
     } }, ...this.methods.map(({ name }) => element("option", { value: name, selected: name === this.sides[side] }, name)));

@@ -56,12 +56,23 @@ export function readFeatures(buffer) {
     h, w, dim, patches: tensors.patches.data, unit: normaliseRows(tensors.patches.data, dim),
     attention: tensors.attention?.data ?? null, headCount: tensors.attention?.shape[0] ?? 0,
     heads: tensors.heads?.data ?? null, pooled: null, maps: null,
-    imageSize: pair(metadata.image_size), seenSize: pair(metadata.seen_size), variant: metadata.variant || "published",
-    patchSize: Number(metadata.patch_size), threshold: metadata.threshold ? Number(metadata.threshold) : null,
+    imageSize: pair(metadata.image_size), seenSize: pair(metadata.seen_size), variant: metadata.variant ?? "", method: metadata.method ?? "",
+    whole: true, patchSize: Number(metadata.patch_size), threshold: metadata.threshold ? Number(metadata.threshold) : null,
     thresholdRange: [low, high], space: metadata.space ?? "", model: metadata.model ?? "",
   };
   if (features.attention) addHeads(features);
   return features;
+}
+
+/** In place of features for an image that is too elongated to be seen as a whole: the server labels it in windows. */
+export function noFeatures({ width, height }, model) {
+  const { dim, variant, threshold, threshold_range: thresholdRange, patch_size: patchSize } = model;
+  const empty = new Float32Array(dim);
+  return {
+    h: 1, w: 1, dim, patches: empty, unit: empty, attention: null, headCount: 0, heads: null, pooled: null, maps: null,
+    imageSize: [height, width], seenSize: [height, width], variant, method: model.method, whole: false, patchSize,
+    threshold, thresholdRange, space: model.space, model: model.name,
+  };
 }
 
 function addHeads(features) {

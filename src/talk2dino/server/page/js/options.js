@@ -40,7 +40,7 @@ export class Options {
     find("threshold-row").hidden = !store.background || !store.image;
     if (!store.image) return;
     const { features } = store.image;
-    find("clean").disabled = !features.attention;
+    find("clean").disabled = features.whole && !features.attention;
     const threshold = find("threshold");
     [threshold.min, threshold.max] = sliderRange(store);
     const value = store.threshold ?? features.threshold ?? 0.5;

@@ -29,7 +29,7 @@ export function similarPatches(features, index) {
  * Returns N arrays on the scale of the thresholds: after the sigmoid for published models, cosines otherwise.
  */
 export function scoreMaps(features, similarity, vectors, clean) {
-  const published = features.variant !== "paper";
+  const published = features.variant === "published";
   const maps = similarity.map((map) => (published ? map.map((value) => 1 / (1 + Math.exp(-value))) : map.slice()));
   if (!clean || !features.attention || !maps.length) return maps;
   const focus = vectors.map((vector) => focusMap(features, vector));

@@ -1,16 +1,18 @@
 // The image on the server: encoded once, encoded again without a word when it has expired there.
 
 import * as api from "./api.js";
-import { readFeatures } from "./features.js";
+import { noFeatures, readFeatures } from "./features.js";
 import { t } from "./text.js";
 import { toast } from "./dom.js";
+
+const COMPARED = ["published", "paper", "values", "residual", "patches"]; // variants whose scores are cosines of patches and words
 
 /** Open an image: show it, encode it, fetch its features. */
 export async function openImage(store, blob, name, status, wanted = () => true) {
   status.busy(t("encoding"));
   const started = performance.now();
   const image = { blob, name, id: null, features: null, bitmap: null, thumbnail: null };
-  const [bitmap] = await Promise.all([createImageBitmap(blob).catch(() => null), encodeImage(image)]);
+  const [bitmap] = await Promise.all([createImageBitmap(blob).catch(() => null), encodeImage(image, store.model)]);
   image.bitmap = bitmap;
   if (!bitmap || bitmap.width !== image.width || bitmap.height !== image.height) {
     image.bitmap = await createImageBitmap(await api.picture(image.id)); // a format or orientation that the browser does not know
@@ -26,14 +28,14 @@ export async function openImage(store, blob, name, status, wanted = () => true) 
 
 const usedByExamples = (store, image) => store.words.some((word) => word.examples.some((one) => one.image === image));
 
-async function encodeImage(image) {
+async function encodeImage(image, model) {
   const answer = await api.encode(image.blob, image.name);
   image.id = answer.id;
   image.width = answer.width;
   image.height = answer.height;
   image.notes = answer.notes ?? [];
-  image.features = readFeatures(await api.features(answer.id));
-  image.features.whole = (answer.mode ?? "whole") === "whole"; // elongated images are seen in windows: the server labels them
+  image.features = answer.mode === "whole" ? readFeatures(await api.features(answer.id)) : noFeatures(image, model);
+  image.features.whole &&= COMPARED.includes(image.features.variant);
 }
 
 /** Run a request about the current image; if it has expired on the server, encode it again and ask once more. */

@@ -84,7 +84,7 @@ export class WordList {
     const hint = find("no-words");
     hint.hidden = words.some((word) => word.on);
     setText(hint, t(words.length ? "allOff" : "noWords"));
-    const notes = [...new Set(words.flatMap((word) => word.notes))];
+    const notes = [...new Set([...(this.store.image?.notes ?? []), ...words.flatMap((word) => word.notes)])];
     find("notes").hidden = !notes.length;
     find("notes").replaceChildren(...notes.map((note) => element("li", {}, note)));
   }
@@ -204,7 +204,7 @@ export class WordList {
 /** Ends of the threshold sliders: where scores of words are found. */
 export function sliderRange(store) {
   const { variant, thresholdRange } = store.image.features;
-  return variant === "paper" ? thresholdRange : [0.4, 0.75];
+  return variant === "published" ? [0.4, 0.75] : thresholdRange;
 }
 
 /** Tell the engine while a range input is held with the pointer. */

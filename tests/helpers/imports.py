@@ -26,6 +26,7 @@ HOMES = {
     "fastapi": ("server",), "starlette": ("server",), "uvicorn": ("server", "cli"), "prometheus_client": ("server",),
     "anyio": ("server",), "python_multipart": ("server",),
     "av": ("video",), "ray": ("scale",), "duckdb": ("scale",), "fsspec": ("scale",),
+    "supervision": ("annotations",), "fiftyone": ("annotations",),
 }  # fmt: skip
 
 #: Names of methods that only methods/ may know, and the names that other files may spell for another reason.

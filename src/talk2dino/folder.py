@@ -107,7 +107,8 @@ class FolderOptions(BaseModel):
             raise InputError(f"save must name at least one of {', '.join(get_args(Kind))}")
         if not self.formats and (self.objects, self.writing) != (ObjectOptions(), WriteOptions()):
             raise InputError(
-                "options of objects and polygons apply to labelling formats, and save names none: add one, such as coco or cvat"
+                "instances, smallest_area, split, polygons, tolerance and polygon_iou apply to labelling formats, and save "
+                "names none: add one, such as coco"
             )
         if self.objects.split and not self.objects.instances:
             raise InputError("split divides the objects that instances makes: ask for both")

@@ -34,6 +34,7 @@ from talk2dino.types import Segmentation
 from talk2dino.words.prompts import PromptList
 
 if TYPE_CHECKING:
+    from talk2dino.pipeline import Background
     from talk2dino.progress import ProgressCallback
     from talk2dino.segmenter import Segmenter
 
@@ -98,13 +99,11 @@ class FolderOptions(BaseModel):
             raise InputError(f"save must name at least one of {', '.join(SUFFIX)}")
         return self
 
-    def asked_background(self, default: float | None) -> bool | float | dict[str, float] | None:
+    def asked_background(self, default: float | None) -> Background:
         """The ``background=`` argument of the segmenter; single thresholds imply a background."""
-        if not self.thresholds:
-            return self.background
-        base = default if self.background in (None, True, False) else float(self.background)
-        known = {} if base is None else dict.fromkeys(self.prompts.names, base)
-        return known | self.thresholds
+        from talk2dino.pipeline import join_thresholds
+
+        return join_thresholds(self.background, self.thresholds, self.prompts.names, default)
 
 
 @dataclass(frozen=True)

@@ -196,6 +196,20 @@ def read_thresholds(method: Method, names: Sequence[str], background: Background
     return torch.tensor([check_threshold(method, given.get(name, method.threshold)) for name in names])
 
 
+def join_thresholds(
+    background: float | bool | None, thresholds: Mapping[str, float], names: Sequence[str], default: float | None
+) -> Background:
+    """The ``background=`` argument for a background and thresholds of single classes, which imply one.
+
+    Args:
+        names: all classes. default: the method's own threshold.
+    """
+    if not thresholds:
+        return background
+    base = default if background is None or isinstance(background, bool) else float(background)
+    return ({} if base is None else dict.fromkeys(names, base)) | dict(thresholds)
+
+
 def check_threshold(method: Method, value: object) -> float:
     """A number on the scale of the method's scores, or InputError."""
     low, high = method.threshold_range

@@ -12,10 +12,10 @@ import numpy as np
 from talk2dino.errors import InputError, ShapeError, suggestion
 from talk2dino.io.legend import format_share
 from talk2dino.io.masks import (
+    encode_segmentation,
     parse_segmentation,
     read_segmentation,
     save_segmentation,
-    segmentation_bytes,
     to_coco,
     to_polygons,
 )
@@ -297,7 +297,7 @@ class Segmentation:
 
     def to_bytes(self, suffix: str = ".png") -> bytes:
         """What :meth:`save` writes to a file with this suffix: ".png", ".npz" or ".json"."""
-        return segmentation_bytes(self, suffix)
+        return encode_segmentation(self, suffix)
 
     @property
     def size(self) -> tuple[int, int]:

@@ -41,6 +41,7 @@ VERBS: dict[str, Verb] = {
     "train": Verb("Train psi on extracted features.", ()),
     "store": Verb("Check, convert and merge stores of features."),
     "export": Verb("Write the vision model as ONNX."),
+    "serve": Verb("Open a web page and an HTTP service."),
     "bench": Verb("Measure how fast this machine is."),
 }
 

@@ -266,7 +266,9 @@ def throughput(bench: Bench) -> None:
         bench.row(f"{name}: {CLIENTS} clients for {load.seconds:.0f} s, images per second", f"{load.rate:.1f}")
         bench.row(f"{name}: service / segment_batch", f"{load.rate / base:.2f}", f"at least {GOALS[name]:.2f}")
         bench.row(f"{name}: statuses", _statuses(load), "200 only")
-        bench.row(f"{name}: processor time of the clients, seconds per second", f"{load.own_seconds / load.seconds:.2f}")
+        bench.row(
+            f"{name}: processor time of the clients, seconds per second", f"{load.own_seconds / load.seconds:.2f}"
+        )
 
 
 def batch_rate(bench: Bench, model: str, seconds: float) -> float:
@@ -294,7 +296,9 @@ def again(bench: Bench) -> None:
             once(running, bench.requests(format="json")[0])  # embeds the words
             firsts, seconds = [], []
             for turn in range(turns):
-                firsts.append(once(running, form(bench.images[turn % IMAGES], prompts=", ".join(WORDS), format="json"))[2])
+                firsts.append(
+                    once(running, form(bench.images[turn % IMAGES], prompts=", ".join(WORDS), format="json"))[2]
+                )
                 status, body, _ = once(running, form(bench.images[turn % IMAGES], "/v1/images"))
                 assert status == 201, body
                 path = f"/v1/images/{json.loads(body)['id']}/segment"
@@ -364,7 +368,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="shorter runs, fewer requests")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="sections to run")
-    parser.add_argument("--models", nargs="+", choices=GOALS, default=list(GOALS), help="models of throughput and again")
+    parser.add_argument(
+        "--models", nargs="+", choices=GOALS, default=list(GOALS), help="models of throughput and again"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         models, images = prepare(Path(folder), options.models)

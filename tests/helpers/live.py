@@ -117,5 +117,11 @@ def segment_form(image: bytes, path: str = "/v1/segment", **fields: Any) -> byte
 
 def json_post(path: str, document: Any, **headers: str) -> bytes:
     """A POST of JSON; bytes and texts are sent as they are."""
-    body = document if isinstance(document, bytes) else document.encode() if isinstance(document, str) else json.dumps(document).encode()
+    body = (
+        document
+        if isinstance(document, bytes)
+        else document.encode()
+        if isinstance(document, str)
+        else json.dumps(document).encode()
+    )
     return raw("POST", path, body, content_type="application/json", **headers)

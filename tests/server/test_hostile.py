@@ -4,20 +4,18 @@ request works at once afterwards."""
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 import io
-import json
 import socket
 import struct
 import time
 import zlib
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 from live import (
     BOUNDARY,
-    Address,
     exchange,
     form,
     json_post,
@@ -273,6 +271,7 @@ LINES: dict[str, bytes] = {
 def address(segmenter):
     options = ServeOptions(**BOUNDS)
     with live_service(create_app(options, segmenter), options) as found:
+        exchange(found, segment_form(GOOD, prompts="sky", refine="true"), timeout=120)  # compiles
         yield found
 
 
@@ -321,7 +320,23 @@ def test_a_bad_address_or_body_is_refused(address, name):
 @pytest.mark.parametrize("name", LINES)
 def test_what_is_hardly_http_is_refused(address, name):
     answer = exchange(address, LINES[name], end=True)
-    assert answer is None or answer.status in (200, 400, 403, 404, 405, 408, 411, 413, 414, 415, 421, 422, 431, 501, 505)
+    assert answer is None or answer.status in (
+        200,
+        400,
+        403,
+        404,
+        405,
+        408,
+        411,
+        413,
+        414,
+        415,
+        421,
+        422,
+        431,
+        501,
+        505,
+    )
 
 
 def test_there_are_at_least_sixty_bad_requests():
@@ -329,7 +344,9 @@ def test_there_are_at_least_sixty_bad_requests():
 
 
 @pytest.mark.parametrize("path", ["/v1/images", "/x-anylabeling/v1/predict", "/label-studio/predict", "/v1/text"])
-@pytest.mark.parametrize("kind", ["", "application/json", "multipart/form-data; boundary=x", "application/octet-stream"])
+@pytest.mark.parametrize(
+    "kind", ["", "application/json", "multipart/form-data; boundary=x", "application/octet-stream"]
+)
 def test_random_bodies_are_refused(address, path, kind):
     body = np.random.default_rng(len(path) + len(kind)).bytes(2000)
     check_problem(exchange(address, raw("POST", path, body, **({"content_type": kind} if kind else {}))), BODY_REFUSED)
@@ -389,7 +406,7 @@ def test_a_head_that_drips_is_closed_in_time(address):
     start = time.monotonic()
     with socket.create_connection(address, timeout=10) as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n")
-        with pytest.raises(OSError):
+        with contextlib.suppress(OSError):
             while time.monotonic() - start < 8:
                 connection.sendall(b"X-Slow: a\r\n")
                 time.sleep(0.1)
@@ -402,14 +419,12 @@ def test_a_client_that_never_reads_its_answer_is_closed_in_time(address):
     with socket.create_connection(address, timeout=1) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         start, sent = time.monotonic(), 0
-        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             while time.monotonic() - start < 20:
-                try:
+                with contextlib.suppress(TimeoutError):
                     sent += connection.send(request)
-                except TimeoutError:
-                    continue
                 time.sleep(0.005)
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 15
 
 
 def test_clients_that_leave_at_once(address):
@@ -446,7 +461,9 @@ def test_a_client_that_asks_before_it_sends_is_refused_at_once(address):
 
 
 def test_endless_chunks_are_cut_off(address):
-    head = raw("POST", "/v1/segment", transfer_encoding="chunked", content_type=f"multipart/form-data; boundary={BOUNDARY}")
+    head = raw(
+        "POST", "/v1/segment", transfer_encoding="chunked", content_type=f"multipart/form-data; boundary={BOUNDARY}"
+    )
     block = b"10000\r\n" + b"a" * 65536 + b"\r\n"
     sent = 0
     with socket.create_connection(address, timeout=10) as connection:
@@ -464,7 +481,13 @@ def test_endless_chunks_are_cut_off(address):
 
 def test_a_large_upload_is_refused_before_it_is_read(address):
     """The answer is there although the client has sent a part only."""
-    request = raw("POST", "/v1/segment", b"a" * 1000, content_length="900000000", content_type=f"multipart/form-data; boundary={BOUNDARY}")
+    request = raw(
+        "POST",
+        "/v1/segment",
+        b"a" * 1000,
+        content_length="900000000",
+        content_type=f"multipart/form-data; boundary={BOUNDARY}",
+    )
     start = time.monotonic()
     check_problem(exchange(address, request), (413,))
     assert time.monotonic() - start < 6
@@ -527,7 +550,9 @@ def basic(password: str) -> str:
         {"authorization": "Basic !!!"}, {"authorization": basic("wrong")}, {"token": "wrong"}, {"cookie": f"token={TOKEN}"},
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("path", ["/v1/models", "/metrics", "/x-anylabeling/v1/models", "/label-studio/health", "/v1//models", "/nowhere"])
+@pytest.mark.parametrize(
+    "path", ["/v1/models", "/metrics", "/x-anylabeling/v1/models", "/label-studio/health", "/v1//models", "/nowhere"]
+)
 def test_a_wrong_token_opens_nothing(guarded, headers, path):
     check_problem(exchange(guarded, raw("GET", path, **headers)), (401, 404) if path == "/nowhere" else (401,))
 
@@ -540,7 +565,13 @@ def test_the_right_token_works_in_the_three_forms_that_clients_send(guarded, hea
 
 
 def test_a_large_body_without_a_token_is_not_read(guarded):
-    request = raw("POST", "/v1/segment", b"a" * 100, content_length="2000000", content_type=f"multipart/form-data; boundary={BOUNDARY}")
+    request = raw(
+        "POST",
+        "/v1/segment",
+        b"a" * 100,
+        content_length="2000000",
+        content_type=f"multipart/form-data; boundary={BOUNDARY}",
+    )
     check_problem(exchange(guarded, request), (401,))
 
 
@@ -568,5 +599,3 @@ def test_a_long_list_of_bad_values_is_cut(address):
     answer = exchange(address, json_post("/v1/text", {"prompts": [1] * 400}))
     check_problem(answer, (422,))
     assert len(answer.body) < 3000
-
-

@@ -8,10 +8,10 @@ import json
 
 import numpy as np
 import pytest
-from service import keep_image, post_image
 from PIL import Image
 from safetensors.numpy import load
 
+from service import keep_image, post_image
 from talk2dino import Segmentation
 from talk2dino.io.rle import decode_rle
 
@@ -65,7 +65,10 @@ def test_formats(client, segmenter, beach, tmp_path):
 def test_synonyms_as_on_the_command_line_and_as_json(client, beach):
     answers = [
         post_image(client, beach, prompts=prompts).json()["shares"]
-        for prompts in ("grass, sand, car=red car|automobile", {"grass": None, "sand": [], "car": ["red car", "automobile"]})
+        for prompts in (
+            "grass, sand, car=red car|automobile",
+            {"grass": None, "sand": [], "car": ["red car", "automobile"]},
+        )
     ]
     assert answers[0] == answers[1]
     assert answers[0] != post_image(client, beach, prompts="grass, sand, car").json()["shares"]

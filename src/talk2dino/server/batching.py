@@ -56,7 +56,13 @@ class Batcher:
     """
 
     def __init__(
-        self, encode: Encode, thread: Executor, *, size: int, seconds: float, dropped: Callable[[int], None] = lambda n: None
+        self,
+        encode: Encode,
+        thread: Executor,
+        *,
+        size: int,
+        seconds: float,
+        dropped: Callable[[int], None] = lambda n: None,
     ) -> None:
         self.encode_batch, self.thread, self.size, self.seconds, self.dropped = encode, thread, size, seconds, dropped
         self.waiting: list[Waiting] = []

@@ -84,9 +84,7 @@ class _Reader:
             try:
                 self.form.fields[self.name] = self.content.decode("utf-8")
             except UnicodeDecodeError:
-                raise Problem(
-                    400, f"the field {self.name[:60]!r} is not UTF-8 text", kind="not-utf-8"
-                ) from None
+                raise Problem(400, f"the field {self.name[:60]!r} is not UTF-8 text", kind="not-utf-8") from None
         self.content = bytearray()
 
     def on_end(self) -> None:

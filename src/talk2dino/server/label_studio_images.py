@@ -80,7 +80,9 @@ class LabelStudioImages:
         plain = unquote(path)
         if not _FILES.match(plain) or ".." in plain.split("/") or re.search(r"[\x00-\x20\\]", address):
             raise DataError(f"{_short(address)} is not the address of a file in Label Studio")
-        return quote(path, safe="/%:@!$&'()*+,;=~") + (f"?{quote(parts.query, safe='/%:@!$&()*+,;=?~')}" if parts.query else "")
+        return quote(path, safe="/%:@!$&'()*+,;=~") + (
+            f"?{quote(parts.query, safe='/%:@!$&()*+,;=?~')}" if parts.query else ""
+        )
 
     def _get(self, path: str, headers: dict[str, str], body: bytes | None = None) -> tuple[HTTPResponse, bytes]:
         kind = HTTPSConnection if self._origin[0] == "https" else HTTPConnection

@@ -18,7 +18,9 @@ from talk2dino.server.options import ServeOptions
 log = logging.getLogger(__name__)
 
 
-def serve(options: ServeOptions, *, on_listening: Callable[[str], None] | None = None, open_browser: bool = False) -> None:
+def serve(
+    options: ServeOptions, *, on_listening: Callable[[str], None] | None = None, open_browser: bool = False
+) -> None:
     """Run the service until it is stopped.
 
     Args:

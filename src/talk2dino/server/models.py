@@ -13,9 +13,9 @@ from talk2dino.errors import Talk2DinoError
 from talk2dino.io.images import read_image
 from talk2dino.methods import method_class, method_names
 from talk2dino.methods.base import Method
+from talk2dino.segmenter import Segmenter
 from talk2dino.server.options import ServeOptions
 from talk2dino.server.problems import Problem
-from talk2dino.segmenter import Segmenter
 
 
 def load_segmenter(options: ServeOptions, say: Callable[[str], None] = lambda step: None) -> Segmenter:
@@ -54,7 +54,9 @@ class Models:
         """
         name = name or self.default.method.name
         if name not in method_names():
-            raise Problem(422, f"there is no method {name[:60]!r}", kind="no-such-method", accepted=list(method_names()))
+            raise Problem(
+                422, f"there is no method {name[:60]!r}", kind="no-such-method", accepted=list(method_names())
+            )
         with self._making:
             if name not in self._made:
                 try:

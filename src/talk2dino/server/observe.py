@@ -68,7 +68,9 @@ class Metrics:
 class Observe:
     """The outermost ASGI middleware: headers of every answer, metrics, the log, and what no other layer caught."""
 
-    def __init__(self, app: ASGIApp, options: ServeOptions, metrics: Metrics, clock: Callable[[], float] = time.perf_counter):
+    def __init__(
+        self, app: ASGIApp, options: ServeOptions, metrics: Metrics, clock: Callable[[], float] = time.perf_counter
+    ):
         self.app, self.options, self.metrics, self.clock = app, options, metrics, clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -33,10 +33,12 @@ from talk2dino.server.options import ServeOptions
 from talk2dino.server.problems import Problem, busy
 from talk2dino.server.schemas import Ask, Region, WordsAsk
 from talk2dino.server.sessions import Session, Sessions, return_memory
-from talk2dino.types import ImageFeatures, TextFeatures
+from talk2dino.types import ImageFeatures, Segmentation, TextFeatures
 from talk2dino.words.prompts import PromptList
 
 T = TypeVar("T")
+#: What an answer is made from: the result, the image (for an overlay), the format that was asked for.
+Answer = Callable[[Segmentation, LoadedImage | None, str], T]
 #: Class -> its examples as encode_examples takes them.
 Examples = dict[str, list[tuple[ImageFeatures, Any]]]
 
@@ -156,7 +158,9 @@ class Service:
 
     # --- words -------------------------------------------------------------------------------------------------------
 
-    async def words(self, ask: WordsAsk, segmenter: Segmenter, examples: tuple[Examples, Examples] = ({}, {})) -> TextFeatures:
+    async def words(
+        self, ask: WordsAsk, segmenter: Segmenter, examples: tuple[Examples, Examples] = ({}, {})
+    ) -> TextFeatures:
         """The classes of a request: words, and examples."""
         prompts, negative = ask.read(self.options.max_prompts)
         text = None
@@ -191,9 +195,7 @@ class Service:
         with self.models.using(segmenter.method):
             return segmenter.encode_examples(wanted, negative=unwanted or None)
 
-    async def examples(
-        self, ask: Ask, segmenter: Segmenter, own: ImageFeatures | None
-    ) -> tuple[Examples, Examples]:
+    async def examples(self, ask: Ask, segmenter: Segmenter, own: ImageFeatures | None) -> tuple[Examples, Examples]:
         """The regions of a request with the features of their images."""
 
         async def resolve(regions: Mapping[str, Sequence[Region]]) -> Examples:
@@ -217,6 +219,10 @@ class Service:
 
     async def segment(self, upload: bytes, ask: Ask) -> bytes:
         """Segment an image that is not kept."""
+        return await self.segment_into(upload, ask, answers.segmentation_answer)
+
+    async def segment_into(self, upload: bytes, ask: Ask, answer: Answer[T]) -> T:
+        """The same; ``answer`` makes something of the result."""
         segmenter = await self.segmenter(ask.method)
         mode = ask.mode or segmenter.method.facts.modes[0]
         if not ask.examples and not ask.negative_examples:
@@ -224,25 +230,27 @@ class Service:
             self._options(segmenter, text, ask)
         image = await self.read(upload)
         features = await self.encode(image, mode, segmenter)
-        return await self.label(features, image, ask, segmenter)
+        return await self.label(features, image, ask, segmenter, answer)
 
     async def ask_again(self, session: Session, ask: Ask) -> bytes:
         """Segment a kept image."""
         segmenter = await self.segmenter(ask.method)
         features = await self.features(session, ask.mode, segmenter)
         image = await self.read(session.upload) if ask.format == "overlay" else None
-        return await self.label(features, image, ask, segmenter)
+        return await self.label(features, image, ask, segmenter, answers.segmentation_answer)
 
-    async def label(self, features: ImageFeatures, image: LoadedImage | None, ask: Ask, segmenter: Segmenter) -> bytes:
+    async def label(
+        self, features: ImageFeatures, image: LoadedImage | None, ask: Ask, segmenter: Segmenter, answer: Answer[T]
+    ) -> T:  # fmt: skip
         """Features and words to an answer."""
         text = await self.words(ask, segmenter, await self.examples(ask, segmenter, features))
         options = self._options(segmenter, text, ask)
 
-        def work() -> bytes:
+        def work() -> T:
             with self.models.using(segmenter.method):
                 pipeline.check_features(features, text, segmenter.method)
                 done = pipeline.decode_image(features, text, segmenter.method, options)
-            return answers.segmentation_answer(done, image, ask.format)
+            return answer(done, image, ask.format)
 
         return await _run(self._labels, work)
 

@@ -57,7 +57,12 @@ class Sessions:
         return len(self._kept)
 
     def add(
-        self, upload: bytes, size: tuple[int, int], notes: tuple[str, ...], key: tuple[str, str], features: ImageFeatures
+        self,
+        upload: bytes,
+        size: tuple[int, int],
+        notes: tuple[str, ...],
+        key: tuple[str, str],
+        features: ImageFeatures,
     ) -> Session:
         """Keep an encoded image.
 

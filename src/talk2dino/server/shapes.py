@@ -28,7 +28,7 @@ def polygon_shapes(done: Segmentation, fineness: float) -> list[dict[str, Any]]:
     """
     smallest = max(1, round(SMALLEST_SHARE * done.labels.size))
     options = ObjectOptions(instances=True, smallest_area=smallest)
-    shapes = []
+    shapes: list[dict[str, Any]] = []
     for one in find_objects(done.labels, done.names, done.background, options):
         for polygon in object_polygons(one):
             ring = bridge_holes(simplify_polygon(polygon, fineness * _length(polygon)))

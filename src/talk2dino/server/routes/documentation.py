@@ -65,7 +65,7 @@ def answer(description: str, example: Any, status: int = 200) -> dict[int | str,
 
 def binary(description: str, *media_types: str) -> dict[int | str, dict[str, Any]]:
     """A binary answer."""
-    return {200: {"description": description, "content": {media_type: _BINARY for media_type in media_types}}}
+    return {200: {"description": description, "content": dict.fromkeys(media_types, _BINARY)}}
 
 
 def form(only_image: bool = False) -> dict[str, Any]:

@@ -27,7 +27,9 @@ async def encode(request: Request) -> Response:
     with service.admitted():
         sent = await read_form(request)
         if sent.fields:
-            raise Problem(422, f"there is no field {next(iter(sent.fields))[:60]!r}", kind="refused-input", accepted=["image"])
+            raise Problem(
+                422, f"there is no field {next(iter(sent.fields))[:60]!r}", kind="refused-input", accepted=["image"]
+            )
         session = await while_connected(request, service.keep(sent.image))
     features = next(iter(session.features.values()))
     height, width = session.size

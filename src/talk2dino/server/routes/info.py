@@ -52,7 +52,9 @@ async def ready(request: Request) -> Response:
         status = "loading" if state.error is None else "failed"
         return _json({"status": status, "step": state.step}, 503, **{"Retry-After": "1"})
     described = state.service.models.describe()
-    return _json({"status": "ready", "model": described["name"], **{k: described[k] for k in ("method", "dtype", "device")}})
+    return _json(
+        {"status": "ready", "model": described["name"], **{k: described[k] for k in ("method", "dtype", "device")}}
+    )
 
 
 @router.get("/metrics", tags=["state"], summary="Metrics for Prometheus", response_class=Response,
@@ -87,7 +89,13 @@ async def methods(request: Request) -> Response:
 async def examples() -> Response:
     """Drawn images that show what the service can do."""
     rows = [
-        {"name": one.name, "url": f"/v1/examples/{one.name}", "prompts": one.prompts, "width": one.width, "height": one.height}
+        {
+            "name": one.name,
+            "url": f"/v1/examples/{one.name}",
+            "prompts": one.prompts,
+            "width": one.width,
+            "height": one.height,
+        }
         for one in EXAMPLES.values()
     ]
     return _json(rows)

@@ -56,7 +56,9 @@ class Task(BaseModel):
 class Setup(BaseModel):
     """What Label Studio sends when a project is connected."""
 
-    model_config = ConfigDict(extra="ignore", json_schema_extra={"examples": [{"project": "1.1700000000", "schema": "<View/>"}]})
+    model_config = ConfigDict(
+        extra="ignore", json_schema_extra={"examples": [{"project": "1.1700000000", "schema": "<View/>"}]}
+    )
     schema_: str = Field("", alias="schema", description="The labelling configuration.")
 
 
@@ -108,9 +110,7 @@ async def predict(request: Request, sent: Predict) -> Response:
     return _json({"results": results, "model_version": _version(service)})
 
 
-async def _all(
-    request: Request, service: Service, controls: list[Control], tasks: list[Task]
-) -> list[dict[str, Any]]:
+async def _all(request: Request, service: Service, controls: list[Control], tasks: list[Task]) -> list[dict[str, Any]]:
     places = asyncio.Semaphore(TOGETHER)
 
     async def one(task: Task) -> dict[str, Any]:
@@ -143,12 +143,15 @@ async def _predict(request: Request, service: Service, controls: list[Control], 
             raise DataError(f"its data has no address of an image under {control.key!r}")
         if address not in uploads:
             uploads[address] = await _fetch(request, address, task.id)
-        ask = Ask(prompts={label: list(words) for label, words in control.labels.items()}, background=_background(service, control))
+        words = {label: list(synonyms) for label, synonyms in control.labels.items()}
+        ask = Ask.model_validate({"prompts": words, "background": _background(service, control)})
 
-        def answered(done: Segmentation, *_: object, control: Control = control, place: int = place) -> list[dict[str, Any]]:
+        def answered(
+            done: Segmentation, *_: object, control: Control = control, place: int = place
+        ) -> list[dict[str, Any]]:
             return control_regions(done, control, f"{place}-")
 
-        found += await service.segment(uploads[address], ask, answered)
+        found += await service.segment_into(uploads[address], ask, answered)
     return {"result": found, "model_version": _version(service)}
 
 

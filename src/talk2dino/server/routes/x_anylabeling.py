@@ -49,12 +49,14 @@ class Mark(BaseModel):
     def region(self) -> Region:
         """The same as an example."""
         if self.type == "point":
-            return Region(point=(self.data[0], self.data[1]))
+            return Region.model_validate({"point": self.data[:2]})
         if len(self.data) != 4:
-            raise Problem(422, f"a rectangle with {len(self.data)} numbers", kind="refused-input", accepted="x1, y1, x2, y2")
+            raise Problem(
+                422, f"a rectangle with {len(self.data)} numbers", kind="refused-input", accepted="x1, y1, x2, y2"
+            )
         x0, x1 = sorted((self.data[0], self.data[2]))
         y0, y1 = sorted((self.data[1], self.data[3]))
-        return Region(box=(x0, y0, x1, y1))
+        return Region.model_validate({"box": [x0, y0, x1, y1]})
 
 
 class Params(BaseModel):
@@ -77,7 +79,7 @@ class Predict(BaseModel):
     )  # fmt: skip
     model: str
     image: str = Field(description="A data URI, or the base64 text of an image file.")
-    params: Params = Params()
+    params: Params = Params.model_validate({})
 
     def ask(self) -> Ask:
         """The same as a request of this service."""
@@ -88,10 +90,10 @@ class Predict(BaseModel):
         for mark in self.params.marks:
             regions[mark.label != 1].append(mark.region())
         shown, unwanted = regions
-        return Ask(
-            prompts=text or None, background=self.params.conf_threshold or None,
-            examples={UNNAMED: shown} if shown else {}, negative_examples={"other": unwanted} if unwanted and shown else {},
-        )  # fmt: skip
+        asked: dict[str, Any] = {"prompts": text or None, "background": self.params.conf_threshold or None}
+        if shown:
+            asked |= {"examples": {UNNAMED: shown}, "negative_examples": {"other": unwanted} if unwanted else {}}
+        return Ask.model_validate(asked)
 
     def upload(self) -> bytes:
         """The bytes of the image file.
@@ -103,8 +105,10 @@ class Predict(BaseModel):
         try:
             return base64.b64decode(self.image[found.end() if found else 0 :], validate=True)
         except (binascii.Error, ValueError):
-            raise Problem(422, f"the image is no base64 text: {self.image[:40]!r}", kind="not-an-image",
-                          accepted="data:image/png;base64,... or the base64 text of a file")  # fmt: skip
+            raise Problem(
+                422, f"the image is not base64 text: {self.image[:40]!r}", kind="not-an-image",
+                accepted="data:image/png;base64,... or the base64 text of a file",
+            ) from None  # fmt: skip
 
 
 def describe(service: Service) -> dict[str, Any]:
@@ -173,7 +177,7 @@ async def predict(request: Request) -> Response:
                 return _shapes([])  # nothing was asked for
             request.state.prompts = asked.params.text_prompt
             shapes = partial(_shapes_of, fineness=asked.params.epsilon_factor)
-            found = await while_connected(request, service.segment(upload, asked.ask(), shapes))
+            found = await while_connected(request, service.segment_into(upload, asked.ask(), shapes))
     except (HTTPException, Talk2DinoError, ValidationError) as error:
         return _refusal(error)
     return _shapes(found)

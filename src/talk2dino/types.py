@@ -12,20 +12,24 @@ import numpy as np
 from talk2dino.errors import InputError, ShapeError, suggestion
 from talk2dino.io.legend import format_share
 from talk2dino.io.masks import (
-    encode_segmentation,
     parse_segmentation,
     read_segmentation,
     save_segmentation,
+    segmentation_bytes,
     to_coco,
     to_polygons,
 )
 from talk2dino.io.overlay import draw_overlay
 
 if TYPE_CHECKING:
+    import fiftyone
+    import supervision
     import torch
     from PIL import Image
     from torch import Tensor
 
+    from talk2dino.annotations.objects import Evidence
+    from talk2dino.annotations.types import AnnotatedObject
     from talk2dino.io.images import ImageSource
 
 
@@ -132,6 +136,7 @@ class TextFeatures:
         space: fingerprint of the weights that decide which images fit these words; empty if unknown.
         clip: (N, C) CLIP text embeddings, for methods that also compare with CLIP's image embedding.
         notes: what was changed on the way in, such as a duplicate that was dropped.
+        understood: (given, understood, how) of each prompt that was looked up or translated.
         counts: number of consecutive embeddings of each name, whose best score counts; empty: one each.
     """
 
@@ -143,6 +148,7 @@ class TextFeatures:
     clip: Tensor | None = None
     notes: tuple[str, ...] = ()
     counts: tuple[int, ...] = ()
+    understood: tuple[tuple[str, str, str], ...] = ()
 
     def __post_init__(self) -> None:
         rows = sum(self.counts) if self.counts else len(self.names)
@@ -203,6 +209,7 @@ class TextFeatures:
             self, names=names, embeddings=torch.cat(rows) if rows else self.embeddings, negative=len(unwanted), clip=clip,
             model=self.model or other.model, space=self.space or other.space,
             counts=() if set(counts) <= {1} else counts, notes=(*self.notes, *other.notes, *averaged),
+            understood=tuple(dict.fromkeys((*self.understood, *other.understood))),
         )  # fmt: skip
 
 
@@ -235,6 +242,7 @@ class Segmentation:
         scores: (N, H, W) float32 on request, else None.
         model: name of the model (and projection) that made it.
         info: how it was made: method, mode, thresholds, cleaning, dtype, sizes.
+        evidence: on request, what objects are scored and split with; not saved and not compared.
     """
 
     labels: np.ndarray
@@ -244,6 +252,7 @@ class Segmentation:
     scores: np.ndarray | None = None
     model: str = ""
     info: dict[str, Any] = field(default_factory=dict)
+    evidence: Evidence | None = None
 
     def __post_init__(self) -> None:
         if self.labels.ndim != 2 or not np.issubdtype(self.labels.dtype, np.integer):
@@ -297,7 +306,7 @@ class Segmentation:
 
     def to_bytes(self, suffix: str = ".png") -> bytes:
         """What :meth:`save` writes to a file with this suffix: ".png", ".npz" or ".json"."""
-        return encode_segmentation(self, suffix)
+        return segmentation_bytes(self, suffix)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -342,3 +351,47 @@ class Segmentation:
     def polygons(self) -> dict[str, list[list[tuple[float, float]]]]:
         """Outlines of each class as closed rings of (x, y) pixel corners; a hole is a separate ring."""
         return to_polygons(self)
+
+    def objects(self, **options: Any) -> tuple[AnnotatedObject, ...]:
+        """One object per class, or with ``instances=True`` one per connected part.
+
+        Args:
+            options: instances, smallest_area, split: see :class:`talk2dino.annotations.objects.ObjectOptions`. Scores and
+                ``split`` need a segmentation with evidence (``return_evidence=True``).
+        """
+        from talk2dino.annotations.exports import segmentation_objects, split_options
+
+        return segmentation_objects(self, split_options(options)[0])
+
+    def export(
+        self, path: str | Path, format: str, *, image: str | Path = "image.png", **options: Any
+    ) -> tuple[str, ...]:
+        """Write a labelling format, such as "coco" or "cvat"; see :data:`talk2dino.annotations.formats.FORMATS`.
+
+        Args:
+            image: the image file, to which the format refers by its name.
+            options: those of :meth:`objects`, and polygons, tolerance, polygon_iou: see
+                :class:`talk2dino.annotations.writing.WriteOptions` and :class:`~talk2dino.annotations.outlines.OutlineOptions`.
+
+        Returns:
+            Notes: what the format could not hold.
+
+        Raises:
+            InputError: an unknown format or option. OutputError: the file cannot be written.
+        """
+        from talk2dino.annotations.exports import export_segmentation, split_options
+
+        objects, writing = split_options(options)
+        return export_segmentation(self, path, format, image=image, objects=objects, options=writing)
+
+    def to_supervision(self, **options: Any) -> supervision.Detections:
+        """For the package supervision; options as in :meth:`objects`. MissingExtraError if it is not installed."""
+        from talk2dino.annotations.exports import split_options, to_supervision
+
+        return to_supervision(self, split_options(options)[0])
+
+    def to_fiftyone(self, **options: Any) -> fiftyone.Detections:
+        """For the package FiftyOne; options as in :meth:`objects`. MissingExtraError if it is not installed."""
+        from talk2dino.annotations.exports import split_options, to_fiftyone
+
+        return to_fiftyone(self, split_options(options)[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -55,12 +56,10 @@ def exchange(address: Address, request: bytes, *, end: bool = False, timeout: fl
         end: say that nothing more will be sent.
     """
     with socket.create_connection(address, timeout=timeout) as connection:
-        try:
+        with contextlib.suppress(OSError):  # refused before everything was sent
             connection.sendall(request)
             if end:
                 connection.shutdown(socket.SHUT_WR)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # refused before everything was sent
         return read_answer(connection)
 
 

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import gzip
 import io
+import re
 import socket
 import struct
 import time
@@ -119,7 +120,7 @@ FORMS: dict[str, tuple[bytes, tuple[int, ...]]] = {
         (413, 415, 422)),
     "a BMP with a negative size": (
         segment_form(b"BM" + struct.pack("<IHHIIiiHHIIIIII", 1000, 0, 0, 54, 40, -7, -7, 1, 24, 0, 0, 0, 0, 0, 0), prompts="sky"),
-        (415, 422)),
+        (413, 415, 422)),
     "a TIFF whose directory points to itself": (
         segment_form(b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHII", 256, 4, 1, 9) + struct.pack("<I", 8), prompts="sky"),
         (415, 422)),
@@ -383,7 +384,7 @@ def test_an_upload_that_drips_is_refused_in_time(address):
             for place in range(0, len(whole), 20):
                 connection.sendall(whole[place : place + 20])
                 time.sleep(0.1)
-                if time.monotonic() - start > 6:
+                if time.monotonic() - start > 2:
                     break
         except OSError:
             pass
@@ -449,7 +450,7 @@ def test_requests_behind_one_another_are_answered_in_order(address):
         content = b""
         while content.count(b"HTTP/1.1") < 3 or not content.endswith(b"}"):
             content += connection.recv(65536)
-    assert [line[9:12] for line in content.split(b"\r\n") if line.startswith(b"HTTP/1.1")] == [b"200", b"404", b"200"]
+    assert re.findall(rb"HTTP/1\.1 (\d+)", content) == [b"200", b"404", b"200"]
 
 
 def test_a_client_that_asks_before_it_sends_is_refused_at_once(address):

@@ -44,11 +44,11 @@ def save_segmentation(seg: Segmentation, path: str | Path) -> Path:
     path = Path(path)
     if path.suffix.lower() not in _FORMATS:
         raise InputError(f"cannot save to {_refusal(path)}")
-    return write_atomically(path, encode_segmentation(seg, path.suffix.lower()))
+    return write_atomically(path, segmentation_bytes(seg, path.suffix.lower()))
 
 
-def encode_segmentation(seg: Segmentation, suffix: str) -> bytes:
-    """The content of the file that :func:`save_segmentation` writes for ``.png``, ``.npz`` or ``.json``.
+def segmentation_bytes(seg: Segmentation, suffix: str) -> bytes:
+    """What :func:`save_segmentation` writes to a file with this suffix: ".png", ".npz" or ".json".
 
     Raises:
         InputError: a label without a name.
@@ -84,7 +84,7 @@ def read_segmentation(path: str | Path) -> dict[str, Any]:
 
 
 def parse_segmentation(content: bytes, suffix: str, name: str) -> dict[str, Any]:
-    """Read the fields of a segmentation from what :func:`encode_segmentation` made; ``name`` is for messages.
+    """Read the fields of a segmentation from what :func:`segmentation_bytes` made; ``name`` is for messages.
 
     Raises:
         DataError: the content is damaged or holds no segmentation.

@@ -10,7 +10,7 @@ import numpy as np
 
 from talk2dino.errors import InputError
 from talk2dino.io.images import LoadedImage
-from talk2dino.io.masks import encode_segmentation, plain_json
+from talk2dino.io.masks import plain_json, segmentation_bytes
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -32,7 +32,7 @@ def segmentation_answer(done: Segmentation, image: LoadedImage | None, format: s
         if image is None:
             raise InputError("an overlay needs the image")
         return encode_png(done.overlay(image))
-    return encode_segmentation(done, f".{format}")
+    return segmentation_bytes(done, f".{format}")
 
 
 def segmentation_document(done: Segmentation) -> dict[str, Any]:

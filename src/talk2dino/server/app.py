@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -132,10 +132,8 @@ async def _load(state: State, prefix: str, on_failure: Callable[[Exception], Non
             result: tuple[Segmenter | None, Exception | None] = (load_segmenter(state.options, say), None)
         except Exception as error:
             result = (None, error)
-        try:
+        with suppress(RuntimeError):  # the service was stopped in the meantime
             loop.call_soon_threadsafe(settle, *result)
-        except RuntimeError:  # the service was stopped in the meantime
-            pass
 
     threading.Thread(target=load, name="load", daemon=True).start()
     try:

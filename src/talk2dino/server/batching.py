@@ -15,6 +15,8 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from time import monotonic
 
+import anyio
+
 from talk2dino.io.images import LoadedImage
 from talk2dino.methods.base import Method
 from talk2dino.pipeline import View, view_key
@@ -93,10 +95,8 @@ class Batcher:
             batch = self._oldest()
             left = self.waiting[0].since + self.seconds - monotonic()
             if sum(one.cost for one in batch) < self.size and left > 0:
-                try:
-                    await asyncio.wait_for(self.arrived.wait(), left)
-                except asyncio.TimeoutError:
-                    pass
+                with anyio.move_on_after(left):
+                    await self.arrived.wait()
                 continue
             for one in batch:
                 self.waiting.remove(one)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from talk2dino.server.options import ServeOptions
@@ -69,8 +70,9 @@ class _Body:
             return await self._receive()
         left = self.deadline - asyncio.get_running_loop().time()
         try:
-            message = await asyncio.wait_for(self._receive(), max(left, 0.001))
-        except asyncio.TimeoutError:
+            with anyio.fail_after(max(left, 0.001)):  # asyncio.wait_for of Python 3.11 can swallow a cancellation
+                message = await self._receive()
+        except TimeoutError:
             raise Problem(
                 408, f"the request was not complete after {self.options.upload_seconds:g} s", kind="slow-upload",
                 hint="send a smaller version of the image", headers={"Connection": "close"},
@@ -93,8 +95,12 @@ class _Body:
         expects = self.chunked or (self.announced.isdigit() and int(self.announced) > 0)
 
         async def wrapped(message: Message) -> None:
+            unread = expects and not self.complete
+            if unread and message["type"] == "http.response.start":  # whoever goes on sending is cut off in the end
+                await send({**message, "headers": [*message.get("headers", []), (b"connection", b"close")]})
+                return
             last = message["type"] == "http.response.body" and not message.get("more_body", False)
-            if not last or self.complete or not expects:
+            if not last or not unread:
                 await send(message)
                 return
             await send({**message, "more_body": True})
@@ -104,15 +110,10 @@ class _Body:
         return wrapped
 
     async def _drain(self) -> None:
-        async def read() -> None:
-            size = 0
+        size = 0
+        with anyio.move_on_after(DRAIN_SECONDS):
             while size < DRAIN_BYTES:
                 message = await self._receive()
                 size += len(message.get("body", b""))
                 if message["type"] != "http.request" or not message.get("more_body", False):
                     return
-
-        try:
-            await asyncio.wait_for(read(), DRAIN_SECONDS)
-        except asyncio.TimeoutError:
-            pass

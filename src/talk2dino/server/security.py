@@ -66,9 +66,9 @@ class Guard:
             return Problem(421, f"this service is not {host[:80]!r}", kind="foreign-host",
                            hint="use its own address, or start it with a token or --allow-anonymous")  # fmt: skip
         origin = headers.get(b"origin", b"").decode("latin-1")
-        if origin and origin not in self.options.cors and "*" not in self.options.cors:
-            if urlsplit(origin).netloc != host:
-                return Problem(403, f"pages of {origin[:80]!r} may not use this service", kind="foreign-origin",
+        allowed = ("", f"http://{host}", f"https://{host}", *self.options.cors)
+        if origin not in allowed and "*" not in self.options.cors:
+            return Problem(403, f"pages of {origin[:80]!r} may not use this service", kind="foreign-origin",
                                hint="start it with --cors ORIGIN to allow them")  # fmt: skip
         return None
 

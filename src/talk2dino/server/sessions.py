@@ -9,6 +9,7 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from talk2dino.server.problems import Problem
@@ -135,7 +136,5 @@ def return_memory() -> None:
     """Give freed memory back to the system, which glibc otherwise keeps for later."""
     gc.collect()
     if sys.platform.startswith("linux"):
-        try:
+        with suppress(OSError, AttributeError):  # another C library
             ctypes.CDLL("libc.so.6").malloc_trim(0)
-        except (OSError, AttributeError):  # another C library
-            pass

@@ -110,6 +110,14 @@ async def predict(request: Request, sent: Predict) -> Response:
     return _json({"results": results, "model_version": _version(service)})
 
 
+@router.post("/webhook", summary="Events of a project", response_class=Response,
+             responses={**answer("nothing is done with them", {}), **problems(413)})  # fmt: skip
+async def webhook(request: Request) -> Response:
+    """Label Studio sends every event of a connected project; this backend learns nothing from them."""
+    await request.body()
+    return _json({})
+
+
 async def _all(request: Request, service: Service, controls: list[Control], tasks: list[Task]) -> list[dict[str, Any]]:
     places = asyncio.Semaphore(TOGETHER)
 

@@ -105,13 +105,13 @@ def read_image(
     return LoadedImage(array, name, tuple(notes), path)
 
 
-def image_size(path: str | Path) -> tuple[int, int] | None:
-    """(height, width) of an image file as it will be read, from its header alone; None if the header cannot be read."""
-    if not os.path.isfile(path):  # opening a pipe would wait for its other end
+def image_size(source: str | Path | bytes) -> tuple[int, int] | None:
+    """(height, width) of an image file, or of its bytes, as it will be read, from the header alone; None if it is damaged."""
+    if not isinstance(source, bytes) and not os.path.isfile(source):  # opening a pipe would wait for its other end
         return None
     try:
-        with open(path, "rb") as file:
-            image = _open_header(file, str(path))
+        with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+            image = _open_header(file, "bytes" if isinstance(source, bytes) else str(source))
             turned = exif_orientation(image.info.get("exif")) >= 5
     except (ImageError, OSError):
         return None

@@ -25,7 +25,7 @@ from starlette.exceptions import HTTPException
 from talk2dino.errors import Talk2DinoError
 from talk2dino.server.answers import dumps
 from talk2dino.server.problems import Problem, problem_of
-from talk2dino.server.routes.documentation import answer, problems
+from talk2dino.server.routes.documentation import answer, json_body, problems
 from talk2dino.server.schemas import Ask, Number, Region
 from talk2dino.server.service import Service
 from talk2dino.server.shapes import polygon_shapes
@@ -160,8 +160,7 @@ async def info(request: Request, model_id: str) -> Response:
 
 @router.post(
     "/v1/predict", summary="Polygons for an image", response_class=Response,
-    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": Predict.model_json_schema(
-        ref_template="#/components/schemas/{model}")}}}},
+    openapi_extra=json_body(Predict),
     responses={**answer("the shapes", {"success": True, "data": {"shapes": [], "description": "", "replace": True}}),
                **problems(400, 404, 413, 415, 422, 503)},
 )  # fmt: skip

@@ -34,7 +34,7 @@ from talk2dino.server.options import ServeOptions
 #: Small bounds, so that they are reached quickly.
 BOUNDS = {
     "model": "micro", "port": 0, "batch_milliseconds": 1, "max_upload": 3_000_000, "max_pixels": 1_000_000,
-    "upload_seconds": 1.0, "request_seconds": 20.0, "max_prompts": 500,
+    "upload_seconds": 1.0, "header_seconds": 1.0, "request_seconds": 20.0, "max_prompts": 500,
 }  # fmt: skip
 BODY_REFUSED = (400, 413, 415, 422)
 

@@ -72,7 +72,7 @@ def create_app(
                 await service.close()
 
     app = FastAPI(
-        title="talk2dino", version=__version__, description=_ABOUT, docs_url=None, redoc_url=None, lifespan=lifespan,
+        title="talk2dino", version=__version__, description=_ABOUT, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan,
         openapi_tags=[{"name": name} for name in TAGS],
     )  # fmt: skip
     app.state.talk2dino = state
@@ -94,7 +94,6 @@ def create_app(
 
 def _add_page(app: FastAPI) -> None:
     """The page and its files."""
-    PAGE.mkdir(exist_ok=True)
     app.mount("/static", StaticFiles(directory=PAGE), name="static")
 
     @app.get("/", include_in_schema=False)

@@ -148,10 +148,10 @@ def check_afterwards(address: Address) -> None:
 
 
 def test_a_few_hundred_generated_requests(running):
-    statuses = generate(*running, per_operation=8)
-    assert statuses[200] > 20
+    statuses = generate(*running, per_operation=5)
+    assert statuses[200] > 10
     assert statuses[422] > 20
-    assert statuses.total() > 150
+    assert statuses.total() > 100
     check_afterwards(running[1])
 
 

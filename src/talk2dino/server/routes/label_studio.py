@@ -65,7 +65,14 @@ class Setup(BaseModel):
 class Predict(BaseModel):
     """A request for regions."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(
+        extra="ignore",
+        json_schema_extra={"examples": [{
+            "tasks": [{"id": 1, "data": {"image": "/data/upload/1/0123abcd-beach.png"}}],
+            "label_config": '<View><Image name="image" value="$image"/><BrushLabels name="label" toName="image">'
+                            '<Label value="sand"/></BrushLabels></View>',
+        }]},
+    )  # fmt: skip
     tasks: list[Task] = Field(max_length=1000)
     label_config: str
 

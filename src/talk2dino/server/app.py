@@ -21,7 +21,7 @@ from talk2dino.server.forward import UPLOAD, Forward, Worker
 from talk2dino.server.observe import Metrics, Observe
 from talk2dino.server.options import ServeOptions
 from talk2dino.server.problems import Problem, answer_with_problems
-from talk2dino.server.routes import images, info, segment, words
+from talk2dino.server.routes import api_docs, images, info, label_studio, segment, words, x_anylabeling
 from talk2dino.server.security import Guard
 from talk2dino.server.state import State, service_of
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from talk2dino.segmenter import Segmenter
 
 log = logging.getLogger(__name__)
+TAGS = ("segment", "encode once, ask often", "words", "about", "state", "X-AnyLabeling", "Label Studio")
 PAGE = Path(__file__).parent / "page"
 
 _ABOUT = """Open-vocabulary segmentation: an image and words in, a label for every pixel out.
@@ -83,11 +84,11 @@ def create_app(
 
     app = FastAPI(
         title="talk2dino", version=__version__, description=_ABOUT, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan,
-        openapi_tags=[{"name": name} for name in ("segment", "encode once, ask often", "words", "about", "state")],
+        openapi_tags=[{"name": name} for name in TAGS],
     )  # fmt: skip
     app.state.talk2dino = state
     answer_with_problems(app)
-    for module in (segment, images, words, info):
+    for module in (segment, images, words, info, x_anylabeling, label_studio, api_docs):
         app.include_router(module.router)
     _add_page(app)
     if worker is not None:

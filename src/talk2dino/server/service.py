@@ -35,10 +35,12 @@ from talk2dino.server.options import ServeOptions
 from talk2dino.server.problems import Problem, busy
 from talk2dino.server.schemas import Ask, Region, WordsAsk
 from talk2dino.server.sessions import Session, Sessions, return_memory
-from talk2dino.types import ImageFeatures, TextFeatures
+from talk2dino.types import ImageFeatures, Segmentation, TextFeatures
 from talk2dino.words.prompts import PromptList
 
 T = TypeVar("T")
+#: What an answer is made from: the result, the image (for an overlay), the format that was asked for.
+Answer = Callable[[Segmentation, LoadedImage | None, str], T]
 #: Class -> its examples as encode_examples takes them.
 Examples = dict[str, list[tuple[ImageFeatures, Any]]]
 
@@ -240,6 +242,10 @@ class Service:
 
     async def segment(self, upload: bytes, ask: Ask) -> bytes:
         """Segment an image that is not kept."""
+        return await self.segment_into(upload, ask, answers.segmentation_answer)
+
+    async def segment_into(self, upload: bytes, ask: Ask, answer: Answer[T]) -> T:
+        """The same; ``answer`` makes something of the result."""
         segmenter = await self.segmenter(ask.method)
         mode = ask.mode or segmenter.method.facts.modes[0]
         if not ask.examples and not ask.negative_examples:
@@ -247,28 +253,30 @@ class Service:
             self._options(segmenter, text, ask)
         async with self.decoded(upload) as image:
             features = await self.encode(image, mode, segmenter)
-            return await self.label(features, image, ask, segmenter)
+            return await self.label(features, image, ask, segmenter, answer)
 
     async def ask_again(self, session: Session, ask: Ask) -> bytes:
         """Segment a kept image."""
         segmenter = await self.segmenter(ask.method)
         features = await self.features(session, ask.mode, segmenter)
         if ask.format != "overlay":
-            return await self.label(features, None, ask, segmenter)
+            return await self.label(features, None, ask, segmenter, answers.segmentation_answer)
         async with self.decoded(session.upload) as image:
-            return await self.label(features, image, ask, segmenter)
+            return await self.label(features, image, ask, segmenter, answers.segmentation_answer)
 
-    async def label(self, features: ImageFeatures, image: LoadedImage | None, ask: Ask, segmenter: Segmenter) -> bytes:
+    async def label(
+        self, features: ImageFeatures, image: LoadedImage | None, ask: Ask, segmenter: Segmenter, answer: Answer[T]
+    ) -> T:  # fmt: skip
         """Features and words to an answer."""
         text = await self.words(ask, segmenter, await self.examples(ask, segmenter, features))
         options = self._options(segmenter, text, ask)
         self._check_scores(features, text, ask)
 
-        def work() -> bytes:
+        def work() -> T:
             with self.models.using(segmenter.method):
                 pipeline.check_features(features, text, segmenter.method)
                 done = pipeline.decode_image(features, text, segmenter.method, options)
-            return answers.segmentation_answer(done, image, ask.format)
+            return answer(done, image, ask.format)
 
         return await _run(self._labels, work)
 

@@ -90,9 +90,8 @@ class PageUnderTest:
     def settle(self) -> None:
         """Wait until all words have vectors and the picture and the shares are up to date."""
         self.wait("talk2dino.store.words.every((word) => word.vector || word.error)")
-        self.page.wait_for_timeout(50)
-        self.page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
         self.wait("!talk2dino.engine.coarse")
+        self.page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
         self.page.evaluate("talk2dino.engine.count()")
 
     def wait(self, expression: str, seconds: float = 20) -> None:

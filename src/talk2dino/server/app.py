@@ -20,7 +20,7 @@ from talk2dino.server.bounds import Bounds
 from talk2dino.server.observe import Metrics, Observe
 from talk2dino.server.options import ServeOptions
 from talk2dino.server.problems import Problem, answer_with_problems
-from talk2dino.server.routes import images, info, segment, words
+from talk2dino.server.routes import api_docs, images, info, label_studio, segment, words, x_anylabeling
 from talk2dino.server.security import Guard
 from talk2dino.server.state import State
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from talk2dino.segmenter import Segmenter
 
 log = logging.getLogger(__name__)
+TAGS = ("segment", "encode once, ask often", "words", "about", "state", "X-AnyLabeling", "Label Studio")
 PAGE = Path(__file__).parent / "page"
 
 _ABOUT = """Open-vocabulary segmentation: an image and words in, a label for every pixel out.
@@ -71,12 +72,12 @@ def create_app(
                 await service.close()
 
     app = FastAPI(
-        title="talk2dino", version=__version__, description=_ABOUT, docs_url=None, redoc_url=None, lifespan=lifespan,
-        openapi_tags=[{"name": name} for name in ("segment", "encode once, ask often", "words", "about", "state")],
+        title="talk2dino", version=__version__, description=_ABOUT, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan,
+        openapi_tags=[{"name": name} for name in TAGS],
     )  # fmt: skip
     app.state.talk2dino = state
     answer_with_problems(app)
-    for module in (segment, images, words, info):
+    for module in (segment, images, words, info, x_anylabeling, label_studio, api_docs):
         app.include_router(module.router)
     _add_page(app)
     app.add_middleware(Bounds, options=options)
@@ -93,7 +94,6 @@ def create_app(
 
 def _add_page(app: FastAPI) -> None:
     """The page and its files."""
-    PAGE.mkdir(exist_ok=True)
     app.mount("/static", StaticFiles(directory=PAGE), name="static")
 
     @app.get("/", include_in_schema=False)

@@ -31,6 +31,7 @@ from talk2dino.models.preprocess import (
     to_pixels,
 )
 from talk2dino.stages.refine import refine as refine_maps
+from talk2dino.stages.similarity import best_of_each
 from talk2dino.stages.upsample import Resize, label_pixels, resized_rows, upsample
 from talk2dino.stages.windows import Box, average_windows, full_batches, window_boxes
 from talk2dino.towers import check_fork
@@ -216,6 +217,8 @@ def check_features(image: ImageFeatures, text: TextFeatures, method: Method) -> 
                 f"these {what} were made by {found.model or 'another model'} ({found.space.partition(':')[0]}), not by "
                 f"{method.towers.name} ({method.name}) with its weights: encode them again with this segmenter"
             )
+    if text.negative and not text.positive:
+        raise InputError("there are only negative classes: add at least one class to look for")
 
 
 @torch.inference_mode()
@@ -236,7 +239,7 @@ def _maps(
     image: ImageFeatures, text: TextFeatures, method: Method, options: DecodeOptions
 ) -> tuple[Tensor, list[Resize]]:
     """(N, ., .) scores of one image or window, and the resizes that still lead to its size."""
-    scores = method.score(image, text, clean=options.clean)
+    scores = best_of_each(method.score(image, text, clean=options.clean), text.counts)
     if image.pixels is not None:
         height, width = image.pixels.shape[2:]
     elif options.refine:

@@ -31,6 +31,7 @@ from talk2dino.models.vit import VisionTransformer
 from talk2dino.pipeline import Background
 from talk2dino.towers import Towers
 from talk2dino.types import ImageFeatures, Segmentation, TextFeatures
+from talk2dino.words.examples import Examples, embed_examples
 from talk2dino.words.prompts import PromptList, Prompts
 
 
@@ -168,6 +169,33 @@ class Segmenter:
             PromptError: empty, too long, or not text.
         """
         return self.method.encode_text(prompts, negative=negative, templates=templates)
+
+    @torch.inference_mode()
+    def encode_examples(
+        self, examples: Examples, *, negative: Examples | None = None, per_class: int = 1, mode: str = "whole"
+    ) -> TextFeatures:  # fmt: skip
+        """Classes by example, which can be joined with words: ``segmenter.encode_text(["sky"]) + examples``.
+
+        Args:
+            examples: a mapping from class to a list of (image, region). The image is a source as in :meth:`encode_image`,
+                or ImageFeatures of one image. The region is a mask, (H, W) bool; a box (x0, y0, x1, y1); or a point (x, y),
+                in pixels of the image.
+            negative: regions whose likes become background. ``examples`` may then be empty.
+            per_class: most embeddings per class. Examples that are unlike get one embedding per cluster, chosen by
+                silhouette; the others are averaged.
+            mode: as in :meth:`encode_image`.
+
+        Returns:
+            TextFeatures with L2-normalised embeddings, negatives last.
+
+        Raises:
+            InputError: a region without pixels, outside its image or of another size; a method without named classes.
+        """
+        self.method.check_examples()
+        return embed_examples(
+            examples, negative, per_class=per_class, encode=lambda image: self.encode_image(image, mode=mode),
+            compared=self.method.compared_patches,
+        )  # fmt: skip
 
     # --- ask often -------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,14 @@ import numpy as np
 
 from talk2dino.errors import InputError, ShapeError, suggestion
 from talk2dino.io.legend import format_share
-from talk2dino.io.masks import read_segmentation, save_segmentation, to_coco, to_polygons
+from talk2dino.io.masks import (
+    parse_segmentation,
+    read_segmentation,
+    save_segmentation,
+    segmentation_bytes,
+    to_coco,
+    to_polygons,
+)
 from talk2dino.io.overlay import draw_overlay
 
 if TYPE_CHECKING:
@@ -119,12 +126,13 @@ class TextFeatures:
 
     Attributes:
         names: N class names.
-        embeddings: (N, D) float32, L2-normalised.
+        embeddings: (R, D) float32, L2-normalised; R = N unless ``counts`` says otherwise.
         negative: how many of the last names are negative prompts: pixels that they win become background.
         model: name of the model that made the embeddings.
         space: fingerprint of the weights that decide which images fit these words; empty if unknown.
         clip: (N, C) CLIP text embeddings, for methods that also compare with CLIP's image embedding.
         notes: what was changed on the way in, such as a duplicate that was dropped.
+        counts: number of consecutive embeddings of each name, whose best score counts; empty: one each.
     """
 
     names: tuple[str, ...]
@@ -134,10 +142,14 @@ class TextFeatures:
     space: str = ""
     clip: Tensor | None = None
     notes: tuple[str, ...] = ()
+    counts: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.embeddings.ndim != 2 or self.embeddings.shape[0] != len(self.names):
-            raise ShapeError(f"embeddings must be (N, D) with N={len(self.names)}; got {tuple(self.embeddings.shape)}")
+        rows = sum(self.counts) if self.counts else len(self.names)
+        if self.embeddings.ndim != 2 or self.embeddings.shape[0] != rows:
+            raise ShapeError(f"embeddings must be (N, D) with N={rows}; got {tuple(self.embeddings.shape)}")
+        if self.counts and (len(self.counts) != len(self.names) or min(self.counts) < 1):
+            raise ShapeError(f"counts must be {len(self.names)} positive numbers, one per name; got {self.counts}")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -146,6 +158,69 @@ class TextFeatures:
     def positive(self) -> int:
         """How many of the names can appear as labels."""
         return len(self.names) - self.negative
+
+    def rows(self) -> list[Tensor]:
+        """The (K, D) embeddings of each name."""
+        return list(self.embeddings.split(list(self.counts) or [1] * len(self)))
+
+    def __add__(self, other: TextFeatures) -> TextFeatures:
+        """The classes of both, negatives last. A class of both has the average of their embeddings, as synonyms have.
+
+        Where a class has several embeddings on one side (``counts``), all embeddings of both sides are kept instead.
+
+        Raises:
+            InputError: made by different models or methods, or a name that is a class in one and negative in the other.
+        """
+        import torch
+        import torch.nn.functional as F
+
+        if not isinstance(other, TextFeatures):
+            return NotImplemented
+        _check_joinable(self, other)
+        both = (self, other)
+        wanted = dict.fromkeys(name for text in both for name in text.names[: text.positive])
+        unwanted = dict.fromkeys(name for text in both for name in text.names[text.positive :])
+        if clash := sorted(wanted.keys() & unwanted.keys()):
+            raise InputError(f"{', '.join(clash)}: a name cannot be both a prompt and a negative prompt")
+        names = (*wanted, *unwanted)
+        shared = [name for name in names if name in self.names and name in other.names]
+
+        def joined(parts: list[dict[str, Tensor]]) -> list[Tensor]:
+            found = [[part[name] for part in parts if name in part] for name in names]
+            return [
+                F.normalize(torch.stack(rows).mean(0), dim=-1, eps=1e-6)
+                if [len(r) for r in rows] == [1, 1]
+                else torch.cat(rows)
+                for rows in found
+            ]
+
+        rows = joined([dict(zip(text.names, text.rows(), strict=True)) for text in both])
+        clips = [dict(zip(t.names, t.clip.split(1), strict=True)) for t in both if t.clip is not None]
+        clip = torch.cat(joined(clips)) if len(clips) == 2 else None
+        counts = tuple(map(len, rows))
+        averaged = (f"averaged what both sides give for: {', '.join(shared)}",) if shared else ()
+        return replace(
+            self, names=names, embeddings=torch.cat(rows) if rows else self.embeddings, negative=len(unwanted), clip=clip,
+            model=self.model or other.model, space=self.space or other.space,
+            counts=() if set(counts) <= {1} else counts, notes=(*self.notes, *other.notes, *averaged),
+        )  # fmt: skip
+
+
+def _check_joinable(first: TextFeatures, second: TextFeatures) -> None:
+    """Refuse words and examples that live in different spaces."""
+    if (first.space and second.space and first.space != second.space) or (
+        first.embeddings.shape[1] != second.embeddings.shape[1]
+    ):
+        made = (
+            f"{text.model or 'an unknown model'} ({text.space.partition(':')[0] or 'unknown method'})"
+            for text in (first, second)
+        )
+        raise InputError(
+            f"cannot join words or examples of {' and '.join(made)}: their weights or methods differ. Encode both with one "
+            "segmenter"
+        )
+    if len(first) and len(second) and (first.clip is None) != (second.clip is None):
+        raise InputError("cannot join classes with and without CLIP text embeddings: encode both with one segmenter")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -210,6 +285,19 @@ class Segmentation:
             ImageError: no such file. DataError: the file is damaged or holds no segmentation.
         """
         return cls(**read_segmentation(path))
+
+    @classmethod
+    def from_bytes(cls, content: bytes, suffix: str = ".png", *, name: str = "the content") -> Segmentation:
+        """Read what :meth:`to_bytes` made; ``name`` stands for it in messages.
+
+        Raises:
+            DataError: the content is damaged or holds no segmentation.
+        """
+        return cls(**parse_segmentation(content, suffix, name))
+
+    def to_bytes(self, suffix: str = ".png") -> bytes:
+        """What :meth:`save` writes to a file with this suffix: ".png", ".npz" or ".json"."""
+        return segmentation_bytes(self, suffix)
 
     @property
     def size(self) -> tuple[int, int]:

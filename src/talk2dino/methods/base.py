@@ -112,6 +112,19 @@ class Method(ABC):
     def score(self, image: ImageFeatures, text: TextFeatures, *, clean: bool) -> Tensor:
         """The features of one image or window (B = 1) to (N, h, w) scores, at the patch grid or any finer one."""
 
+    def compared_patches(self, image: ImageFeatures) -> Tensor:
+        """(B, h, w, D) patch features in the space of the class embeddings, not normalised."""
+        return image.patches
+
+    def check_examples(self) -> None:
+        """Refuse examples where an image region cannot stand in for a word.
+
+        Raises:
+            InputError: says why.
+        """
+        if self.facts.matched:
+            raise InputError(f"{self.name} has no named classes, so examples have no effect: use another method")
+
     @property
     def options(self) -> dict[str, object]:
         """The method's own options as JSON values, for results and resolved configurations."""

@@ -302,6 +302,7 @@ def _info(image: ImageFeatures, text: TextFeatures, method: Method, options: Dec
         "thresholds": used, "cleaning": method.options.get("variant") if options.clean else None,
         "refined": options.refine, "dtype": str(towers.dtype).removeprefix("torch."), "device": str(towers.device),
         "engine": towers.engine, "negative": list(text.names[text.positive :]), "notes": [*text.notes, *image.notes],
+        "understood": [list(one) for one in text.understood],
         "source": towers.config.source,
     }  # fmt: skip
 

@@ -132,6 +132,7 @@ class TextFeatures:
         space: fingerprint of the weights that decide which images fit these words; empty if unknown.
         clip: (N, C) CLIP text embeddings, for methods that also compare with CLIP's image embedding.
         notes: what was changed on the way in, such as a duplicate that was dropped.
+        understood: (given, understood, how) of each prompt that was looked up or translated.
         counts: number of consecutive embeddings of each name, whose best score counts; empty: one each.
     """
 
@@ -143,6 +144,7 @@ class TextFeatures:
     clip: Tensor | None = None
     notes: tuple[str, ...] = ()
     counts: tuple[int, ...] = ()
+    understood: tuple[tuple[str, str, str], ...] = ()
 
     def __post_init__(self) -> None:
         rows = sum(self.counts) if self.counts else len(self.names)
@@ -203,6 +205,7 @@ class TextFeatures:
             self, names=names, embeddings=torch.cat(rows) if rows else self.embeddings, negative=len(unwanted), clip=clip,
             model=self.model or other.model, space=self.space or other.space,
             counts=() if set(counts) <= {1} else counts, notes=(*self.notes, *other.notes, *averaged),
+            understood=tuple(dict.fromkeys((*self.understood, *other.understood))),
         )  # fmt: skip
 
 

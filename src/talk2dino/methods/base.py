@@ -20,6 +20,7 @@ from talk2dino.progress import ProgressCallback
 from talk2dino.towers import Towers, check_fork
 from talk2dino.types import ImageFeatures, TextFeatures
 from talk2dino.words.prompts import PromptList, Prompts, read_prompts
+from talk2dino.words.understanding import understand
 
 
 @dataclass(frozen=True)
@@ -170,8 +171,11 @@ class Method(ABC):
         unwanted = read_prompts(negative) if negative else PromptList((), ())
         if clash := set(wanted.names) & set(unwanted.names):
             raise InputError(f"{', '.join(sorted(clash))}: a name cannot be both a prompt and a negative prompt")
-        embeddings = self.embed_classes([*wanted.synonyms, *unwanted.synonyms], templates)
+        towers = self.towers
+        everything = PromptList(wanted.names + unwanted.names, wanted.synonyms + unwanted.synonyms)
+        read, understood = understand(everything, towers.name, towers.languages, towers.translator)
+        embeddings = self.embed_classes(read.synonyms, templates)
         return TextFeatures(
-            wanted.names + unwanted.names, embeddings, len(unwanted), self.towers.name, self.space,
-            notes=wanted.notes + unwanted.notes,
+            read.names, embeddings, len(unwanted), towers.name, self.space, notes=wanted.notes + unwanted.notes,
+            understood=understood,
         )  # fmt: skip

@@ -31,7 +31,6 @@ from talk2dino.models.preprocess import (
     to_pixels,
 )
 from talk2dino.stages.refine import refine as refine_maps
-from talk2dino.stages.similarity import best_of_each
 from talk2dino.stages.upsample import Resize, label_pixels, resized_rows, upsample
 from talk2dino.stages.windows import Box, average_windows, full_batches, window_boxes
 from talk2dino.towers import check_fork
@@ -249,9 +248,7 @@ def label_scores(
     return _label(maps, resizes, image, text, method, options)
 
 
-def _maps(
-    scores: Tensor, image: ImageFeatures, method: Method, options: DecodeOptions
-) -> tuple[Tensor, list[Resize]]:
+def _maps(scores: Tensor, image: ImageFeatures, method: Method, options: DecodeOptions) -> tuple[Tensor, list[Resize]]:
     """(N, ., .) scores of one image or window, refined if asked for, and the resizes that still lead to its size."""
     if image.pixels is not None:
         height, width = image.pixels.shape[2:]

@@ -317,11 +317,13 @@ class Segmenter:
         segment = FrameSegmenter(
             text, self.method, options, mode=mode, steady=steady, keyframe_every=keyframe_every, batch_size=batch_size
         )
-        times = {"every": None if every is None else read_seconds(every), "start": read_seconds(start),
-                 "end": None if end is None else read_seconds(end)}  # fmt: skip
         if isinstance(video, str | Path):
             source = open_frames(video, fps=fps, allow_truncated=allow_truncated)
-            return segment(source.read(choose_frames(source.times, **times)))
+            numbers = choose_frames(
+                source.times, every=None if every is None else read_seconds(every), start=read_seconds(start),
+                end=None if end is None else read_seconds(end),
+            )  # fmt: skip
+            return segment(source.read(numbers))
         if (every, start, end) != (None, 0.0, None):
             raise InputError("every, start and end need a file or a folder; choose the images of an iterable yourself")
         return segment(frames_of(video, fps))

@@ -68,7 +68,7 @@ def overlay_legend(image: ImageSource, seg: Segmentation, *, opacity: float = 0.
     labels, sample = seg.labels[::step, ::step].ravel(), pixels[::step, ::step].reshape(-1, 3)
     counts = np.maximum(np.bincount(labels, minlength=len(seg.names)), 1)
     sums = [np.bincount(labels, weights=sample[:, channel], minlength=len(seg.names)) for channel in range(3)]
-    weights = _weights(seg.palette, opacity, seg.background)
+    weights = overlay_weights(seg.palette, opacity, seg.background)
     drawn = (1 - weights) * (np.stack(sums, axis=1) / counts[:, None]) + weights * seg.palette
     return make_legend(seg.labels, seg.names, drawn, background=seg.background)
 
@@ -101,7 +101,7 @@ def resize_for_overlay(
     return np.asarray(Image.fromarray(pixels).resize(size, resample)), labels[rows[:, None], columns]
 
 
-def _weights(palette: np.ndarray, opacity: float, background: int | None) -> np.ndarray:
+def overlay_weights(palette: np.ndarray, opacity: float, background: int | None) -> np.ndarray:
     """(N, 1) opacity of each class: the background stays behind the rest."""
     weights = np.full((len(palette), 1), opacity)
     if background is not None:
@@ -113,7 +113,7 @@ def paint(
     pixels: np.ndarray, labels: np.ndarray, palette: np.ndarray, opacity: float, background: int | None
 ) -> np.ndarray:
     """image * (1 - opacity) + colour * opacity, in 1/256ths; (H, W, 3) uint8."""
-    weights = np.rint(_weights(palette, opacity, background) * 256)
+    weights = np.rint(overlay_weights(palette, opacity, background) * 256)
     colours = (palette * weights).astype(np.uint16)
     keep = (256 - weights).astype(np.uint16)
     painted = np.empty_like(pixels)

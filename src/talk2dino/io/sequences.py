@@ -1,6 +1,6 @@
 """The frames of a video, whatever holds them: a video file, a folder of images, an animated image.
 
-    open_frames(path) -> FrameSource (times of all frames) -> choose_frames -> source.read(numbers) -> Frame ...
+open_frames(path) -> FrameSource (times of all frames) -> choose_frames -> source.read(numbers) -> Frame ...
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class FrameFolder:
         self._allow_truncated, self._max_pixels = allow_truncated, max_pixels
         self.size = image_size(self._paths[0]) or self._read(0).size
         self.times = np.arange(len(self._paths)) / fps
-        self.duration, self.notes = len(self._paths) / fps, ()
+        self.duration = len(self._paths) / fps
+        self.notes: tuple[str, ...] = ()
 
     def read(self, numbers: Sequence[int] | np.ndarray) -> Iterator[Frame]:
         for number in map(int, numbers):
@@ -73,9 +74,7 @@ class FrameFolder:
             yield Frame(number, float(self.times[number]), image)
 
     def _read(self, number: int) -> LoadedImage:
-        return read_image(
-            self._paths[number], allow_truncated=self._allow_truncated, max_pixels=self._max_pixels
-        )
+        return read_image(self._paths[number], allow_truncated=self._allow_truncated, max_pixels=self._max_pixels)
 
 
 class Animation:
@@ -103,7 +102,9 @@ class Animation:
             for number, frame in enumerate(self._frames(open_animation(file, self.name, self._max_pixels))):
                 if number in wanted:
                     array, notes = to_rgb(frame.copy())
-                    yield Frame(number, float(self.times[number]), LoadedImage(array, self.name, tuple(notes), self.path))
+                    yield Frame(
+                        number, float(self.times[number]), LoadedImage(array, self.name, tuple(notes), self.path)
+                    )
                 if number == max(wanted, default=-1):
                     return
 

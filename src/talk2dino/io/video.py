@@ -59,9 +59,7 @@ class VideoFile:
         aspect: width of a pixel over its height, upright.
     """
 
-    def __init__(
-        self, path: Path, *, allow_truncated: bool = False, max_pixels: int | None = MAX_PIXELS
-    ) -> None:
+    def __init__(self, path: Path, *, allow_truncated: bool = False, max_pixels: int | None = MAX_PIXELS) -> None:
         self.path, self.name = path, readable(path)
         self.allow_truncated, self.max_pixels = allow_truncated, max_pixels
         self._av = load_av()
@@ -202,7 +200,9 @@ class VideoFile:
                     container.seek(int(self._stamps[start]), stream=stream)
                     sought = True
                 for number, decoded in self._decode(container, stream):
-                    if number > wanted[place] and start > 0:  # the seek went too far: from here on, read without seeking
+                    if (
+                        number > wanted[place] and start > 0
+                    ):  # the seek went too far: from here on, read without seeking
                         self._keys = np.zeros(1, dtype=np.int64)
                         yield from self._wanted(wanted[place:])
                         return

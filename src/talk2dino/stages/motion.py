@@ -130,7 +130,9 @@ def _cost(old: Tensor, new: Tensor, flow: Tensor) -> Tensor:
 
 def _gradients(image: Tensor) -> tuple[Tensor, Tensor]:
     padded = F.pad(image, (1, 1, 1, 1), mode="replicate")
-    return (padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]) / 2, (padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]) / 2
+    return (padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]) / 2, (
+        padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]
+    ) / 2
 
 
 def _box(values: Tensor, side: int = WINDOW) -> Tensor:

@@ -79,9 +79,7 @@ def sample_film(seed: int, *, frames: int = 96, shots: int = 2, rate: float = 24
     ), rate)  # fmt: skip
 
 
-def _sample_shot(
-    seed: int, frames: int, seconds: float, panned: bool, aspect: float, rng: np.random.Generator
-) -> Shot:
+def _sample_shot(seed: int, frames: int, seconds: float, panned: bool, aspect: float, rng: np.random.Generator) -> Shot:
     scene = sample_scene(seed, aspect=aspect)
     pan = (0.0, 0.0)
     if panned:

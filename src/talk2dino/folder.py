@@ -101,6 +101,12 @@ class FolderOptions(BaseModel):
             raise InputError(f"save must name at least one of {', '.join(SUFFIX)}")
         return self
 
+    @property
+    def counted(self) -> str:
+        """What ``progress=`` counts: "image", or "frame" if all inputs are videos."""
+        videos, others = split_videos(self.images, as_video=self.video.as_video)
+        return "frame" if videos and not others else "image"
+
     def asked_background(self, default: float | None) -> bool | float | dict[str, float] | None:
         """The ``background=`` argument of the segmenter; single thresholds imply a background."""
         if not self.thresholds:

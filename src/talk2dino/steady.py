@@ -31,9 +31,9 @@ CELLS = 4
 #: Carried scores count as much as so many frames at most.
 MOST_WEIGHT = 8.0
 #: A frame of which less than this share is found in the one before follows a cut: nothing is carried over.
-CUT = 0.35
+CUT = 0.55
 #: A frame of which less than this share is found in the one before is encoded, also between two key frames.
-LOST = 0.7
+LOST = 0.75
 #: Pixels between which motion is estimated, per patch and axis.
 PATCH_PIXELS = 8
 #: Frames that are held at once have at most so many pixels together.

@@ -150,7 +150,7 @@ def _run(options: FolderOptions, as_json: bool) -> int:
         elif not as_json:
             message(f"{result.path}: {result.summary}")
 
-    with ProgressBar("segmenting") as progress:
+    with ProgressBar("segmenting", options.counted) as progress:
         outcome = run_folder(options, on_result=show, progress=progress)
     images = f"{outcome.done} {outcome.unit if outcome.done == 1 else outcome.unit + 's'}"
     if outcome.failed:

@@ -199,13 +199,11 @@ class VideoFile:
                 if self._stamps is not None and (start > 0 or sought):
                     container.seek(int(self._stamps[start]), stream=stream)
                     sought = True
+                lost = start > 0  # the seek may go too far, or nowhere
                 for number, decoded in self._decode(container, stream):
-                    if (
-                        number > wanted[place] and start > 0
-                    ):  # the seek went too far: from here on, read without seeking
-                        self._keys = np.zeros(1, dtype=np.int64)
-                        yield from self._wanted(wanted[place:])
-                        return
+                    if number > wanted[place] and lost:
+                        break
+                    lost = False
                     while place < len(wanted) and wanted[place] < number:
                         place += 1  # missing in the file
                     if place < len(wanted) and number == wanted[place]:
@@ -216,6 +214,11 @@ class VideoFile:
                     if self._key_before(wanted[place]) > number + 1:
                         break  # seeking is faster than decoding what lies between
                 else:
+                    if not lost:
+                        return
+                if lost:
+                    self._keys = np.zeros(1, dtype=np.int64)  # from here on, read without seeking
+                    yield from self._wanted(wanted[place:])
                     return
 
     def _key_before(self, number: int) -> int:

@@ -22,8 +22,10 @@ WINDOW = 7
 COARSEST = 12
 #: Updates of the flow per level.
 ITERATIONS = 3
-#: What a candidate other than the one before must gain to be taken, in grey levels (0..255) per pixel.
-PREFERENCE = 0.4
+#: Added to the squared gradients: what noise has, so that it does not move flat areas.
+DAMPING = 30.0
+#: Moving must be better than keeping still by this share of the difference, and by so many grey levels (0..255).
+PREFERENCE = 0.1
 #: Agreement is full up to so many times the median difference plus ``SLACK`` grey levels, and gone at twice that.
 TOLERANCE, SLACK = 2.0, 5.0
 #: The median difference counts as noise up to so many grey levels; more is another image.
@@ -59,19 +61,20 @@ def estimate_motion(old: Tensor, new: Tensor) -> Motion:
         ShapeError: sizes that differ.
 
     Source: Lucas and Kanade (IJCAI 1981), on a pyramid as by Bouguet (2001); at each level the flow starts from the best of
-    the coarser level's flow, its median, and no motion, so that large flat areas keep still.
+    the coarser level's flow, its median, the global shift, and no motion, so that large flat areas keep still.
     """
     if old.shape != new.shape or old.ndim != 3:
         raise ShapeError(f"frames must both be (3, h, w); got {tuple(old.shape)} and {tuple(new.shape)}")
     pyramid = [(old[None], new[None])]
     while min(pyramid[-1][0].shape[2:]) // 2 >= COARSEST:
         pyramid.append((F.avg_pool2d(pyramid[-1][0], 2), F.avg_pool2d(pyramid[-1][1], 2)))
+    shift = global_shift(old, new)
     flow = new.new_zeros(1, 2, *pyramid[-1][0].shape[2:])
-    for before, after in reversed(pyramid):
+    for level, (before, after) in reversed(list(enumerate(pyramid))):
         size = before.shape[2:]
         if flow.shape[2:] != size:
             flow = 2 * F.interpolate(flow, size, mode="bilinear", align_corners=False)
-        flow = _refine(before, after, _best_start(before, after, flow))
+        flow = _refine(before, after, _best_start(before, after, flow, shift / 2**level))
     difference = _box((warp(old[None], flow) - new[None]).abs().mean(1, keepdim=True), 5)[0, 0]
     bound = TOLERANCE * difference.median().clamp(max=MOST_NOISE) + SLACK
     return Motion(flow[0], (2 - difference / bound).clamp(0, 1))
@@ -93,11 +96,30 @@ def flow_on_grid(flow: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(flow[None], size, mode="bilinear", align_corners=True)[0] * scale[:, None, None]
 
 
-def _best_start(old: Tensor, new: Tensor, flow: Tensor) -> Tensor:
-    """At each pixel, the best of: no motion, the flow itself, and its median."""
+def global_shift(old: Tensor, new: Tensor) -> Tensor:
+    """(2,) x and y of the one shift that explains most of the motion, in whole pixels, by phase correlation; else 0.
+
+    Source: Kuglin and Hines, The phase correlation image alignment method (1975).
+    """
+    height, width = old.shape[1:]
+    window = torch.hann_window(height, device=old.device)[:, None] * torch.hann_window(width, device=old.device)
+    before, after = (torch.fft.rfft2((image.mean(0) - image.mean()) * window) for image in (old, new))
+    cross = before * after.conj()
+    peak = int(torch.fft.irfft2(cross / (cross.abs() + 1e-3), s=(height, width)).argmax())
+    y, x = divmod(peak, width)
+    y, x = y - height * (y > height // 2), x - width * (x > width // 2)
+    shift = old.new_tensor([x, y])
+    moved = warp(old[None], shift[None, :, None, None].expand(1, 2, height, width))[0]
+    explains = (moved - new).abs().mean() < 0.7 * (old - new).abs().mean()
+    return shift * explains
+
+
+def _best_start(old: Tensor, new: Tensor, flow: Tensor, shift: Tensor) -> Tensor:
+    """At each pixel, the best of: no motion, the flow itself, its median, and the global shift."""
     median = flow.flatten(2).median(dim=2).values[..., None, None].expand_as(flow)
-    best, cost = torch.zeros_like(flow), _cost(old, new, torch.zeros_like(flow)) - PREFERENCE
-    for candidate in (median, flow):
+    best = torch.zeros_like(flow)
+    cost = (1 - PREFERENCE) * _cost(old, new, best) - PREFERENCE
+    for candidate in (median, shift[None, :, None, None].expand_as(flow), flow):
         other = _cost(old, new, candidate)
         better = other < cost
         best, cost = torch.where(better, candidate, best), torch.where(better, other, cost)
@@ -108,7 +130,7 @@ def _refine(old: Tensor, new: Tensor, flow: Tensor) -> Tensor:
     """Lucas-Kanade: in each window, the shift that explains the difference best, by least squares."""
     right, down = _gradients(new)
     xx, xy, yy = (_box((a * b).sum(1, keepdim=True)) for a, b in ((right, right), (right, down), (down, down)))
-    damping = 0.05 * (xx + yy) + 12.0  # where there is little structure, the flow stays as it is
+    damping = 0.05 * (xx + yy) + DAMPING  # where there is little structure, the flow stays as it is
     xx, yy = xx + damping, yy + damping
     determinant = xx * yy - xy * xy
     cost = _cost(old, new, flow)

@@ -7,13 +7,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from talk2dino.errors import InputError
-from talk2dino.io.names import readable
+from talk2dino.io.find import VIDEO_ENDINGS
 from talk2dino.io.sequences import ANIMATION_ENDINGS
 
-VIDEO_ENDINGS = (
-    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".wmv", ".flv", ".3gp", ".ogv",
-)  # fmt: skip
 _IMAGE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
@@ -28,9 +24,6 @@ def split_videos(inputs: Sequence[str], *, as_video: bool = False) -> tuple[list
 
     Returns:
         The videos, each once, and the inputs that name images.
-
-    Raises:
-        InputError: a folder that holds videos and no images.
     """
     videos: dict[str, Path] = {}
     others = []
@@ -73,13 +66,3 @@ def is_video(path: Path, *, as_video: bool = False) -> bool:
         or (start[4:8] == b"ftyp" and start[8:12] not in _IMAGE_BRANDS)
         or (start[:4] == b"RIFF" and start[8:12] == b"AVI ")
     )
-
-
-def refuse_folder_of_videos(folder: Path) -> None:
-    """Raise an error that says how to name videos, if a folder without images holds some."""
-    count = sum(entry.suffix.lower() in VIDEO_ENDINGS for entry in folder.iterdir()) if folder.is_dir() else 0
-    if count:
-        what = "1 video" if count == 1 else f"{count} videos"
-        raise InputError(
-            f"{readable(folder)} holds {what} and no images; name the videos, for example '{folder}/*.mp4'"
-        )

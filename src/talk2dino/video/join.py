@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from talk2dino.io.atomic import writing_failed
 from talk2dino.io.video import load_av
 from talk2dino.video.encode import TICKS
 
+#: Sample rates of AAC.
+_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 #: Sound that MP4 holds as it is; everything else becomes AAC.
 _COPIED = ("aac", "mp3", "ac3", "eac3", "opus", "flac", "alac")
 
@@ -37,29 +41,38 @@ def join_pieces(
         sound: copied if MP4 can hold it, else encoded as AAC; None for a silent film.
 
     Returns:
-        Notes on what became of the sound.
+        A note if the sound could not be kept.
+
+    Raises:
+        OutputError: the file cannot be written.
     """
     av = load_av()
-    with av.open(str(target), "w", format="mp4") as out:
+    try:
+        _join(av, pieces, end, target, sound)
+    except (OSError, av.error.FFmpegError, ValueError) as error:
+        if sound is None:
+            raise writing_failed(target, error) from error
+        try:
+            _join(av, pieces, end, target, None)
+        except (OSError, av.error.FFmpegError, ValueError) as again:
+            raise writing_failed(target, again) from again
+        return [f"the sound could not be kept ({' '.join(str(error).split())})"]
+    return []
+
+
+def _join(av: Any, pieces: Sequence[tuple[Path, float]], end: float, target: Path, sound: Sound | None) -> None:
+    with ExitStack() as stack:
+        out = stack.enter_context(av.open(str(target), "w", format="mp4"))
         with av.open(str(pieces[0][0])) as first:
             video = out.add_stream_from_template(first.streams.video[0])
             video.time_base = Fraction(1, TICKS)
-        tracks, notes = [_video_packets(av, pieces, end, video)], []
-        container = None
-        try:
-            if sound is not None:
-                try:
-                    container = av.open(str(sound.path), metadata_errors="replace")
-                    track = _audio_packets(av, container, sound, out)
-                    tracks += [] if track is None else [track]
-                except (OSError, av.error.FFmpegError, ValueError) as error:
-                    notes.append(f"the sound could not be kept: {error}")
-            for _, packet in heapq.merge(*tracks, key=lambda item: item[0]):
-                out.mux(packet)
-        finally:
-            if container is not None:
-                container.close()
-    return notes
+        tracks = [_video_packets(av, pieces, end, video)]
+        if sound is not None:
+            container = stack.enter_context(av.open(str(sound.path), metadata_errors="replace"))
+            track = _audio_packets(av, container, sound, out)
+            tracks += [] if track is None else [track]
+        for _, packet in heapq.merge(*tracks, key=lambda item: item[0]):
+            out.mux(packet)
 
 
 def _video_packets(
@@ -94,8 +107,9 @@ def _audio_packets(av: Any, container: Any, sound: Sound, out: Any) -> Iterator[
     source = container.streams.audio[0]
     if source.codec_context.name in _COPIED:
         return _copied(av, container, source, sound, out.add_stream_from_template(source))
-    target = out.add_stream("aac", rate=source.codec_context.sample_rate)
-    target.layout = source.codec_context.layout
+    rate = source.codec_context.sample_rate
+    layout = "mono" if source.codec_context.channels == 1 else "stereo"
+    target = out.add_stream("aac", rate=rate if rate in _RATES else 48_000, layout=layout)
     return _encoded(av, container, source, sound, target)
 
 

@@ -25,7 +25,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from talk2dino.errors import InputError
-from talk2dino.io.atomic import atomic_path, write_atomically, writing_failed
+from talk2dino.io.atomic import atomic_path, remove_leftovers, write_atomically, writing_failed
 from talk2dino.io.frames import Frame, FrameSource, choose_frames
 from talk2dino.io.journal import Journal
 from talk2dino.io.sequences import open_frames
@@ -118,6 +118,7 @@ class _VideoRun:
             shutil.rmtree(work, ignore_errors=True)
             journal = Journal(work / "journal.jsonl", sync=False)
             journal.add({"stamp": self.job.stamp})
+        remove_leftovers(work)
         return journal
 
     def _do_piece(self, piece: int, frames: Iterator[Frame]) -> None:

@@ -15,7 +15,9 @@ from itertools import islice
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
+from talk2dino.annotations.objects import Evidence
 from talk2dino.errors import InputError
 from talk2dino.io.images import LoadedImage
 from talk2dino.io.palette import class_palette
@@ -31,7 +33,8 @@ from talk2dino.models.preprocess import (
     to_pixels,
 )
 from talk2dino.stages.refine import refine as refine_maps
-from talk2dino.stages.upsample import Resize, label_pixels, resized_rows, upsample
+from talk2dino.stages.similarity import best_of_each
+from talk2dino.stages.upsample import Resize, label_margins, label_pixels, resized_rows, upsample
 from talk2dino.stages.windows import Box, average_windows, full_batches, window_boxes
 from talk2dino.towers import check_fork
 from talk2dino.types import ImageFeatures, Segmentation, TextFeatures
@@ -151,11 +154,13 @@ class DecodeOptions:
     clean: bool
     refine: bool
     return_scores: bool
+    return_evidence: bool = False
 
 
 def read_options(
-    method: Method, names: Sequence[str], background: Background, clean: bool | None, refine: bool, return_scores: bool
-) -> DecodeOptions:
+    method: Method, names: Sequence[str], background: Background, clean: bool | None, refine: bool, return_scores: bool,
+    return_evidence: bool = False,
+) -> DecodeOptions:  # fmt: skip
     """Check what was asked for and fill in the method's defaults.
 
     Raises:
@@ -166,7 +171,7 @@ def read_options(
         raise InputError(f"{method.name} has no background cleaning: leave clean off")
     if clean is None:
         clean = thresholds is not None and method.facts.can_clean
-    return DecodeOptions(thresholds, bool(clean), bool(refine), return_scores)
+    return DecodeOptions(thresholds, bool(clean), bool(refine), return_scores, return_evidence)
 
 
 def read_thresholds(method: Method, names: Sequence[str], background: Background) -> Tensor | None:
@@ -193,6 +198,20 @@ def read_thresholds(method: Method, names: Sequence[str], background: Background
             "example 0.55"
         )
     return torch.tensor([check_threshold(method, given.get(name, method.threshold)) for name in names])
+
+
+def join_thresholds(
+    background: float | bool | None, thresholds: Mapping[str, float], names: Sequence[str], default: float | None
+) -> Background:
+    """The ``background=`` argument for a background and thresholds of single classes, which imply one.
+
+    Args:
+        names: all classes. default: the method's own threshold.
+    """
+    if not thresholds:
+        return background
+    base = default if background is None or isinstance(background, bool) else float(background)
+    return ({} if base is None else dict.fromkeys(names, base)) | dict(thresholds)
 
 
 def check_threshold(method: Method, value: object) -> float:
@@ -231,7 +250,7 @@ def score_image(image: ImageFeatures, text: TextFeatures, method: Method, option
     """The features of one image to (N, h, w) scores: at the patch grid or a finer one, in slide mode those of the canvas."""
     check_fork()
     if image.boxes is None or image.canvas is None:
-        return method.score(image, text, clean=options.clean)
+        return _scores(image, text, method, options)
     windows = (_window_maps(image.window(i), text, method, options) for i in range(len(image)))
     return average_windows(windows, image.boxes, image.canvas)
 
@@ -246,6 +265,11 @@ def label_scores(
     else:
         maps, resizes = scores, [] if image.canvas == image.image_size else [Resize(*image.image_size, False)]
     return _label(maps, resizes, image, text, method, options)
+
+
+def _scores(image: ImageFeatures, text: TextFeatures, method: Method, options: DecodeOptions) -> Tensor:
+    """(N, h, w) scores of one image or window: the best of the several vectors that a class may have."""
+    return best_of_each(method.score(image, text, clean=options.clean), text.counts)
 
 
 def _maps(scores: Tensor, image: ImageFeatures, method: Method, options: DecodeOptions) -> tuple[Tensor, list[Resize]]:
@@ -264,7 +288,7 @@ def _maps(scores: Tensor, image: ImageFeatures, method: Method, options: DecodeO
 
 def _window_maps(image: ImageFeatures, text: TextFeatures, method: Method, options: DecodeOptions) -> Tensor:
     """(N, height, width) scores at the window's size."""
-    maps, resizes = _maps(method.score(image, text, clean=options.clean), image, method, options)
+    maps, resizes = _maps(_scores(image, text, method, options), image, method, options)
     return resized_rows(maps, resizes, 0, image.image_size[0])
 
 
@@ -286,7 +310,26 @@ def _label(
     everything = ("background", *names) if background else names
     index = 0 if background else None
     palette, info = class_palette(everything, index), _info(image, text, method, options)
-    return Segmentation(labels.cpu().numpy(), everything, palette, index, scores, method.towers.name, info)
+    evidence = None
+    if options.return_evidence:
+        margins = label_margins(maps, resizes, thresholds, text.negative)
+        evidence = Evidence(margins.cpu().numpy(), _mean_attention(image, method.patch_size))
+    return Segmentation(labels.cpu().numpy(), everything, palette, index, scores, method.towers.name, info, evidence)
+
+
+def _mean_attention(image: ImageFeatures, patch_size: int) -> np.ndarray | None:
+    """(h, w) mean over heads of the softmax over patches; windows are averaged where they overlap."""
+    if image.attention is None:
+        return None
+    b, m, h, w = image.attention.shape
+    maps = image.attention.float().reshape(b, m, -1).softmax(2).mean(1).reshape(b, 1, h, w)
+    if image.boxes is not None and image.canvas is not None:
+        sides = ((bottom - top, right - left) for top, left, bottom, right in image.boxes)
+        windows = (upsample(one[None], side)[0] for one, side in zip(maps, sides, strict=True))
+        height, width = image.canvas
+        grid = (max(1, height // patch_size), max(1, width // patch_size))
+        maps = adaptive_avg_pool2d(average_windows(windows, image.boxes, image.canvas)[None], grid)
+    return maps[0, 0].cpu().numpy()
 
 
 def _info(image: ImageFeatures, text: TextFeatures, method: Method, options: DecodeOptions) -> dict[str, object]:

@@ -197,14 +197,14 @@ class Segmenter:
         self.method.check_examples()
         return embed_examples(
             examples, negative, per_class=per_class, encode=lambda image: self.encode_image(image, mode=mode),
-            compared=self.method.compared_patches,
+            compared=self.method.compared_patches, threshold=self.method.cosine_threshold,
         )  # fmt: skip
 
     # --- ask often -------------------------------------------------------------------------------------------------
 
     def decode(
         self, image: ImageFeatures, text: TextFeatures, *, background: Background = None, clean: bool | None = None,
-        refine: bool = False, return_scores: bool = False,
+        refine: bool = False, return_scores: bool = False, return_evidence: bool = False,
     ) -> list[Segmentation]:  # fmt: skip
         """Label every pixel of encoded images.
 
@@ -217,6 +217,7 @@ class Segmenter:
                 published variant couples classes: adding a prompt can change the scores of the others.
             refine: sharpen the masks with PAMR.
             return_scores: also return (N, H, W) float32 scores.
+            return_evidence: also return what objects are scored and split with; see :class:`talk2dino.annotations.objects.Evidence`.
 
         Returns:
             One Segmentation per image (in slide mode: a list of one).
@@ -224,7 +225,9 @@ class Segmenter:
         Raises:
             InputError: a threshold that is out of range; features or words of another model.
         """
-        options = pipeline.read_options(self.method, text.names, background, clean, refine, return_scores)
+        options = pipeline.read_options(
+            self.method, text.names, background, clean, refine, return_scores, return_evidence
+        )
         pipeline.check_features(image, text, self.method)
         singles = [image] if image.boxes is not None else [image[i] for i in range(len(image))]
         return [pipeline.decode_image(one, text, self.method, options) for one in singles]
@@ -232,7 +235,7 @@ class Segmenter:
     def segment(
         self, image: ImageSource, prompts: Prompts | PromptList | TextFeatures, *, background: Background = None,
         clean: bool | None = None, refine: bool = False, mode: str = "whole",
-        negative: Prompts | PromptList | None = None, return_scores: bool = False,
+        negative: Prompts | PromptList | None = None, return_scores: bool = False, return_evidence: bool = False,
     ) -> Segmentation:  # fmt: skip
         """An image and words in, a label for every pixel out. Arguments as in :meth:`decode` and :meth:`encode_image`.
 
@@ -244,13 +247,14 @@ class Segmenter:
         """
         return self.segment_batch(
             [image], prompts, background=background, clean=clean, refine=refine, mode=mode, negative=negative,
-            return_scores=return_scores,
+            return_scores=return_scores, return_evidence=return_evidence,
         )[0]  # fmt: skip
 
     def segment_batch(
         self, images: Sequence[ImageSource], prompts: Prompts | PromptList | TextFeatures, *,
         background: Background = None, clean: bool | None = None, refine: bool = False, mode: str = "whole",
-        negative: Prompts | PromptList | None = None, return_scores: bool = False, batch_size: int = 8,
+        negative: Prompts | PromptList | None = None, return_scores: bool = False, return_evidence: bool = False,
+        batch_size: int = 8,
     ) -> list[Segmentation]:  # fmt: skip
         """Segment images of any sizes; those that the model sees at one size go through it together.
 
@@ -266,7 +270,9 @@ class Segmenter:
         """
         check_mode(mode)
         text = self._text(prompts, negative)
-        options = pipeline.read_options(self.method, text.names, background, clean, refine, return_scores)
+        options = pipeline.read_options(
+            self.method, text.names, background, clean, refine, return_scores, return_evidence
+        )
         loaded = [read_image(image) for image in images]
         return pipeline.segment_images(loaded, text, self.method, options, mode=mode, batch_size=batch_size)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from talk2dino.annotations.objects import ObjectOptions, find_objects
+from talk2dino.annotations.objects import Evidence, ObjectOptions, find_objects
 from talk2dino.annotations.types import AnnotatedImage, Annotations
 
 CLASSES = ("sky", "grün & <tree>", "car")
@@ -31,7 +31,9 @@ def annotated(seed: int, size: tuple[int, int], name: str, instances: bool) -> A
     labels = draw_labels(seed, size)
     margin = np.linspace(0.1, 0.3, labels.size).reshape(size)
     options = ObjectOptions(instances=instances)
-    return AnnotatedImage(name, size, find_objects(labels, ("background", *CLASSES), 0, options, margin=margin))
+    return AnnotatedImage(
+        name, size, find_objects(labels, ("background", *CLASSES), 0, options, evidence=Evidence(margin))
+    )
 
 
 @pytest.fixture(params=[False, True], ids=["classes", "instances"])

@@ -7,7 +7,7 @@ import pytest
 from pycocotools import mask as coco_mask
 from scipy import ndimage
 
-from talk2dino.annotations.objects import ObjectOptions, find_objects
+from talk2dino.annotations.objects import Evidence, ObjectOptions, find_objects
 from talk2dino.annotations.peaks import split_at_peaks
 from talk2dino.annotations.types import AnnotatedImage, AnnotatedObject
 from talk2dino.errors import DataError, InputError
@@ -54,7 +54,7 @@ def test_small_parts_are_left_out(labels, instances):
 
 def test_the_score_is_the_mean_margin(labels):
     margin = np.random.default_rng(1).random(labels.shape).astype(np.float32)
-    for one in find_objects(labels, NAMES, 0, ObjectOptions(instances=True), margin=margin):
+    for one in find_objects(labels, NAMES, 0, ObjectOptions(instances=True), evidence=Evidence(margin)):
         assert one.score == pytest.approx(margin[one.mask].mean(), rel=1e-5)
     assert find_objects(labels, NAMES, 0, ObjectOptions())[0].score is None
 
@@ -76,14 +76,29 @@ def two_discs():
 def test_touching_objects_are_split_between_peaks():
     labels, distance = two_discs()
     attention = -distance.reshape(16, 4, 24, 4).mean((1, 3))
-    found = find_objects(labels, ("none", "ball"), 0, ObjectOptions(instances=True, split=True), attention=attention)
+    found = find_objects(
+        labels,
+        ("none", "ball"),
+        0,
+        ObjectOptions(instances=True, split=True),
+        evidence=Evidence(np.zeros(labels.shape), attention),
+    )
     assert len(found) == 2
     columns = [np.flatnonzero(one.mask.any(0)) for one in found]
     assert {int(c.mean()) // 46 for c in columns} == {0, 1}
     assert sum(one.area for one in found) == labels.sum()
     flat = np.zeros_like(attention)
     assert (
-        len(find_objects(labels, ("none", "ball"), 0, ObjectOptions(instances=True, split=True), attention=flat)) == 1
+        len(
+            find_objects(
+                labels,
+                ("none", "ball"),
+                0,
+                ObjectOptions(instances=True, split=True),
+                evidence=Evidence(np.zeros(labels.shape), flat),
+            )
+        )
+        == 1
     )
 
 

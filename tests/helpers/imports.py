@@ -24,7 +24,9 @@ HOMES = {
     "faiss": ("methods",), "diffusers": ("methods",), "skimage": ("methods",), "scipy": ("methods", "evaluation"),
     "yaml": ("io", "cli"), "pycocotools": ("io", "evaluation"),
     "fastapi": ("server",), "starlette": ("server",), "uvicorn": ("server", "cli"), "prometheus_client": ("server",),
+    "anyio": ("server",), "python_multipart": ("server",),
     "av": ("io", "video"), "ray": ("scale",), "duckdb": ("scale",), "fsspec": ("scale",),
+    "supervision": ("annotations",), "fiftyone": ("annotations",),
 }  # fmt: skip
 
 #: Names of methods that only methods/ may know, and the names that other files may spell for another reason.

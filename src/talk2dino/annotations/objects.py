@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,6 +12,20 @@ from talk2dino.annotations.parts import connected_parts
 from talk2dino.annotations.peaks import split_at_peaks
 from talk2dino.annotations.types import AnnotatedObject
 from talk2dino.io.rle import column_runs, compress, run_counts
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What objects are scored and split with.
+
+    Attributes:
+        margin: (H, W) float32, how far the score of each pixel's class is above the next one (or above its threshold).
+        attention: (h, w) float32 on the patch grid, the mean over heads of the attention of the whole image; None for
+            methods without attention maps.
+    """
+
+    margin: np.ndarray
+    attention: np.ndarray | None = None
 
 
 class ObjectOptions(BaseModel):
@@ -25,15 +40,14 @@ class ObjectOptions(BaseModel):
 
 def find_objects(
     labels: np.ndarray, names: Sequence[str], background: int | None, options: ObjectOptions, *,
-    margin: np.ndarray | None = None, attention: np.ndarray | None = None,
+    evidence: Evidence | None = None,
 ) -> tuple[AnnotatedObject, ...]:  # fmt: skip
     """The objects of a label map.
 
     Args:
         labels: (H, W) integers; value i stands for ``names[i]``.
         background: the value that is no object, or None.
-        margin: (H, W) how far the class of each pixel is ahead of the next one; the score of an object is its mean.
-        attention: (h, w) attention of the whole image on the patch grid, for ``options.split``.
+        evidence: with it, the score of an object is the mean margin of its pixels, and ``options.split`` splits parts.
 
     Returns:
         In the order of the names; connected parts of one class (4-connected) from the largest to the smallest.
@@ -43,8 +57,8 @@ def find_objects(
     parts = options.instances or options.smallest_area > 1
     if parts:
         values = connected_parts(labels)
-        if options.split and attention is not None:
-            values = split_at_peaks(values, attention)
+        if options.split and evidence is not None and evidence.attention is not None:
+            values = split_at_peaks(values, evidence.attention)
         owners = np.zeros(int(values.max()) + 1, dtype=np.int64)
         owners[values.reshape(-1)] = labels.reshape(-1)
     areas = np.bincount(values.reshape(-1), minlength=len(owners))
@@ -57,7 +71,7 @@ def find_objects(
     if background is not None:
         wanted &= owners != background
     wanted &= areas > 0
-    sums = None if margin is None else np.bincount(values.reshape(-1), margin.reshape(-1), minlength=len(owners))
+    sums = None if evidence is None else np.bincount(values.reshape(-1), evidence.margin.reshape(-1), len(owners))
     order = sorted(np.flatnonzero(wanted).tolist(), key=lambda value: (owners[value], -areas[value], value))
     counts = _counts(values, order)
     height, width = labels.shape

@@ -148,7 +148,9 @@ def _about(seg: Segmentation) -> dict[str, Any]:
     return {"names": list(seg.names), "background": seg.background, "model": seg.model, "info": seg.info}
 
 
-def _dumps(value: dict[str, Any]) -> str:
+def plain_json(value: dict[str, Any]) -> str:
+    """JSON of values that may hold arrays and paths."""
+
     def plain(other: object) -> Any:
         return other.tolist() if isinstance(other, np.ndarray | np.generic) else str(other)
 
@@ -168,7 +170,7 @@ def _png(seg: Segmentation) -> bytes:
     else:
         raise InputError(f"a PNG holds at most 65,536 classes, not {count:,}; save as .npz")
     text = PngImagePlugin.PngInfo()
-    text.add_itxt(_CHUNK, _dumps(about))
+    text.add_itxt(_CHUNK, plain_json(about))
     content = io.BytesIO()
     # Label maps are made of runs: a third of the time of the default strategy, and smaller files.
     bits = {"bits": 8} if count <= 256 else {}
@@ -198,7 +200,7 @@ def _npz(seg: Segmentation) -> bytes:
     about = _about(seg)
     del about["names"]
     content = io.BytesIO()
-    np.savez_compressed(content, about=np.array(_dumps(about)), **arrays)
+    np.savez_compressed(content, about=np.array(plain_json(about)), **arrays)
     return content.getvalue()
 
 
@@ -218,7 +220,7 @@ def _json(seg: Segmentation) -> bytes:
         "shares": seg.shares(),
         **_about(seg),
     }
-    return (_dumps(document) + "\n").encode("utf-8")
+    return (plain_json(document) + "\n").encode("utf-8")
 
 
 def _read_json(content: bytes) -> dict[str, Any]:

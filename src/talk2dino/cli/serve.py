@@ -74,13 +74,13 @@ def serve(
 
 def run(options: Any, open_browser: bool) -> None:
     """Listen until the service is stopped."""
-    from talk2dino.cli.console import message
+    from talk2dino.cli.console import message, show_messages
     from talk2dino.server.lifecycle import serve as listen_and_serve
 
     def say(address: str) -> None:
         message(f"talk2dino: listening on {address} (Ctrl-C stops)")
 
-    listen_and_serve(options, on_listening=say, open_browser=open_browser)
+    listen_and_serve(options, on_listening=say, open_browser=open_browser, prepare_worker=show_messages)
     message("talk2dino: stopped")
 
 

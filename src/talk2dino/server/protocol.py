@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import Any
 
 import h11
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from talk2dino.server.options import ServeOptions
@@ -109,3 +110,12 @@ class BoundedProtocol(H11Protocol):
 def protocol_class(options: ServeOptions) -> type[BoundedProtocol]:
     """The protocol of a service with these options."""
     return type("ServiceProtocol", (BoundedProtocol,), {"options": options})
+
+
+def server_config(app: object, options: ServeOptions) -> uvicorn.Config:
+    """How uvicorn runs the application."""
+    return uvicorn.Config(
+        app, log_config=None, log_level="warning", access_log=False, server_header=False, date_header=True,  # type: ignore[arg-type]
+        proxy_headers=False, http=protocol_class(options), ws="none", lifespan="on",
+        timeout_keep_alive=20, timeout_graceful_shutdown=round(options.stop_seconds), h11_max_incomplete_event_size=32_768,
+    )  # fmt: skip

@@ -28,6 +28,7 @@ from talk2dino.segmenter import Segmenter
 from talk2dino.server import answers
 from talk2dino.server.batching import Batcher, Waiting
 from talk2dino.server.budget import Budget
+from talk2dino.server.forward import Worker, fetch_upload
 from talk2dino.server.models import Models
 from talk2dino.server.observe import Metrics
 from talk2dino.server.options import ServeOptions
@@ -47,9 +48,12 @@ Examples = dict[str, list[tuple[ImageFeatures, Any]]]
 class Service:
     """A loaded model behind a queue. Made inside the running event loop."""
 
-    def __init__(self, segmenter: Segmenter, options: ServeOptions, metrics: Metrics, *, prefix: str = "") -> None:
-        self.options, self.metrics = options, metrics
+    def __init__(
+        self, segmenter: Segmenter, options: ServeOptions, metrics: Metrics, *, worker: Worker | None = None
+    ) -> None:
+        self.options, self.metrics, self.worker = options, metrics, worker
         self.models = Models(segmenter, options)
+        prefix = "" if worker is None else worker.prefix
         self.sessions = Sessions(options.sessions, options.session_bytes, options.session_seconds, prefix=prefix)
         threads = torch.get_num_threads()
         self._vision = ThreadPoolExecutor(1, "vision", torch.set_num_threads, (threads,))
@@ -148,6 +152,16 @@ class Service:
             self._count_sessions()
         return kept
 
+    async def _features_of(self, id: str, mode: str | None, segmenter: Segmenter) -> ImageFeatures:
+        """Features of the image of an id, which another worker may keep (404 where there is none)."""
+        if self.worker is not None and not id.startswith(self.worker.prefix):
+            token = self.options.token.get_secret_value() if self.options.token else ""
+            upload = await fetch_upload(self.worker, id, token)
+            if upload is not None:
+                async with self.decoded(upload) as image:
+                    return await self.encode(image, mode or segmenter.method.facts.modes[0], segmenter)
+        return await self.features(self.sessions.get(id), mode, segmenter)
+
     def forget(self, id: str) -> None:
         """Remove a kept image (404 where there is none)."""
         self.sessions.remove(id)
@@ -213,7 +227,7 @@ class Service:
                 for region in several:
                     features = own
                     if region.image is not None:
-                        features = await self.features(self.sessions.get(region.image), ask.mode, segmenter)
+                        features = await self._features_of(region.image, ask.mode, segmenter)
                     assert features is not None
                     found.setdefault(name, []).append((features, _region(region, features.image_size)))
             return found

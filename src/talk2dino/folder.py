@@ -79,6 +79,8 @@ class FolderOptions(BaseModel):
     save: tuple[Kind, ...] = ("overlay", "palette")
     model: str = "auto"
     projection: Path | None = None
+    text: Path | None = Field(default=None, description="text tower written by train-text, for other languages")
+    translate: str | None = Field(default=None, description="auto, or a Marian model: translates prompts into English")
     method: str = "talk2dino"
     method_options: dict[str, Any] = Field(default_factory=dict)
     background: float | bool | None = Field(default=None, description="threshold, or True for the method's own")
@@ -105,8 +107,10 @@ class FolderOptions(BaseModel):
         from talk2dino.device import check_device_name, check_dtype_name
         from talk2dino.engines import check_engine_name
         from talk2dino.methods import check_options
+        from talk2dino.words.translate import check_language_options
 
         check_options(self.method, self.method_options)
+        check_language_options(self.text, self.translate)
         check_device_name(self.device)
         check_dtype_name(self.dtype)
         check_engine_name(self.engine)
@@ -252,8 +256,8 @@ class _Run:
         self.videos = videos
         self.names = result_names([*self.paths, *videos], self.journal.records)
         self.segmenter = segmenter or Segmenter.from_pretrained(
-            options.model, method=options.method, projection=options.projection, device=options.device,
-            dtype=options.dtype, engine=options.engine, **options.method_options,
+            options.model, method=options.method, projection=options.projection, text=options.text,
+            translate=options.translate, device=options.device, dtype=options.dtype, engine=options.engine, **options.method_options,
         )  # fmt: skip
         self.lock, self.stopping = threading.Lock(), threading.Event()
         self.ready: dict[Path, ImageResult] = {}  # finished, but an image before it is not

@@ -25,6 +25,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,7 +121,8 @@ def copy_tree(work: Path, modules: dict[str, tuple[str, ...]]) -> Path:
         "source_paths": ["src"], "only_mutate": [str(SOURCE / name) for name in modules], "also_copy": folders,
         "pytest_add_cli_args": ["-q", "-m", "not long", "-p", "no:cacheprovider"],
         "pytest_add_cli_args_test_selection": all_tests(modules),
-        "process_isolation": "forkserver", "use_git_change_detection": False, "timeout_multiplier": 5.0,
+        "process_isolation": "forkserver", "use_git_change_detection": False, "timeout_multiplier": 4.0,
+        "timeout_constant": 15.0,
     }  # fmt: skip
     table = "\n\n[tool.mutmut]\n" + "".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items())
     digest = hashlib.sha256(table.encode())
@@ -187,12 +189,11 @@ def sample(tree: Path, module: str, count: int, seed: int) -> list[Mutant]:
             functions[node.name] = (without_texts(node), lines[node.lineno - 1 : node.end_lineno])
     source = (ROOT / SOURCE / module).read_text(encoding="utf-8").splitlines()
     found = []
-    for name in outcomes(tree, module):
-        short = name.rpartition(".")[2]
-        original = functions[re.sub(r"__mutmut_\d+$", "__mutmut_orig", short)]
-        mutated = functions[short]
+    package = ".".join(["talk2dino", *Path(module).with_suffix("").parts])
+    for short, mutated in functions.items():
+        original = functions[re.sub(r"__mutmut_\w+$", "__mutmut_orig", short)]
         if mutated[0] != original[0]:
-            found.append(_mutant(name, source, original[1], mutated[1]))
+            found.append(_mutant(f"{package}.{short}", source, original[1], mutated[1]))
     found = [mutant for mutant in found if not DEVICES.search(mutant.diff)]
     order = {mutant.name: hashlib.sha256(f"{seed}/{module}/{mutant.diff}".encode()).digest() for mutant in found}
     chosen = sorted(found, key=lambda mutant: order[mutant.name])[:count]
@@ -226,8 +227,13 @@ def without_texts(function: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
 
 
 def outcomes(tree: Path, module: str) -> dict[str, int | None]:
-    """Mutant -> mutmut's exit code; None where it has not been run."""
-    return json.loads((tree / "mutants" / SOURCE / f"{module}.meta").read_text())["exit_code_by_key"]
+    """Mutant -> mutmut's exit code; None where it has not been run. Those of a damaged file are run again."""
+    path = tree / "mutants" / SOURCE / f"{module}.meta"
+    try:
+        return defaultdict(lambda: None, json.loads(path.read_text())["exit_code_by_key"])
+    except (OSError, ValueError):  # mutmut was killed while it wrote
+        path.unlink(missing_ok=True)
+        return defaultdict(lambda: None)
 
 
 def report(tree: Path, samples: dict[str, list[Mutant]]) -> int:

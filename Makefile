@@ -18,7 +18,7 @@ $(CORE): pyproject.toml constraints.txt
 	touch $@
 
 $(DEV): $(CORE)
-	$(PIP) -e ".[dev,fast,plots,parquet,log,freeda,onnx,openvino,serve,video,translate]"
+	$(PIP) -e ".[dev,fast,plots,parquet,log,freeda,onnx,openvino,serve,video,translate,scale,s3]"
 	touch $@
 
 demo: $(CORE)

@@ -15,9 +15,10 @@ from PIL import Image
 
 from talk2dino import Segmenter
 from talk2dino.errors import OutputError
-from talk2dino.folder import JOURNAL, LOOK_AHEAD, FolderOptions, batches, result_names, run_folder
+from talk2dino.folder import JOURNAL, FolderOptions, result_names, run_folder
 from talk2dino.io.lock import folder_lock
 from talk2dino.words.prompts import read_prompts
+from talk2dino.workers import LOOK_AHEAD, group
 from talk2dino.world import render, sample_scene
 
 NAMES = ["sky", "grass", "ball", "house"]
@@ -215,7 +216,7 @@ def test_an_image_of_a_rare_size_does_not_hold_back_the_others():
     """Batches hold one key; a path waits for others with its key, but only for so many paths."""
     paths = [Path(str(n)) for n in range(100)]
     key = lambda path: (9, 9) if path == paths[0] else (int(str(path)) % 3, 7)  # noqa: E731
-    found = list(batches(paths, key, 4))
+    found = list(group(paths, key, 4))
     assert sorted(path for batch in found for path in batch) == sorted(paths)
     assert all(len({key(path) for path in batch}) == 1 for batch in found)
     place = found.index([paths[0]])

@@ -31,7 +31,23 @@ class PromptError(InputError):
 
 
 class ImageError(Talk2DinoError, ValueError):
-    """A picture cannot be read, is damaged, or has a size that cannot be handled."""
+    """An image cannot be read, is damaged, or has a size that cannot be handled.
+
+    Attributes:
+        problem: the message without the advice at its end, which names options of the command line and of Python.
+    """
+
+    def __init__(self, problem: str = "", advice: str = "") -> None:
+        super().__init__(f"{problem}; {advice}" if advice else problem)
+        self.problem = problem
+
+
+class ImageFormatError(ImageError):
+    """A file is not an image, or not one of a format that can be read."""
+
+
+class ImageSizeError(ImageError):
+    """An image has more pixels than the limit."""
 
 
 class CheckpointError(Talk2DinoError, ValueError):

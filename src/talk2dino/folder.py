@@ -16,8 +16,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,10 +29,13 @@ from talk2dino.io.find import STDIN, search_images
 from talk2dino.io.images import MAX_PIXELS, LoadedImage, image_size, read_image
 from talk2dino.io.journal import Journal
 from talk2dino.io.lock import folder_lock
-from talk2dino.types import Segmentation
+from talk2dino.types import Segmentation, TextFeatures
 from talk2dino.words.prompts import PromptList
+from talk2dino.words.understanding import describe_understood
+from talk2dino.workers import choose_workers, group, run_batches
 
 if TYPE_CHECKING:
+    from talk2dino.pipeline import Background
     from talk2dino.progress import ProgressCallback
     from talk2dino.segmenter import Segmenter
 
@@ -45,8 +47,6 @@ JOURNAL = ".talk2dino.jsonl"
 
 #: Largest images, in pixels, whose windows share a batch in slide mode.
 SLIDE_TOGETHER = 4_000_000
-#: Batches' worth of images that an image waits for others of its size.
-LOOK_AHEAD = 16
 
 
 class FolderOptions(BaseModel):
@@ -98,13 +98,11 @@ class FolderOptions(BaseModel):
             raise InputError(f"save must name at least one of {', '.join(SUFFIX)}")
         return self
 
-    def asked_background(self, default: float | None) -> bool | float | dict[str, float] | None:
+    def asked_background(self, default: float | None) -> Background:
         """The ``background=`` argument of the segmenter; single thresholds imply a background."""
-        if not self.thresholds:
-            return self.background
-        base = default if self.background in (None, True, False) else float(self.background)
-        known = {} if base is None else dict.fromkeys(self.prompts.names, base)
-        return known | self.thresholds
+        from talk2dino.pipeline import join_thresholds
+
+        return join_thresholds(self.background, self.thresholds, self.prompts.names, default)
 
 
 @dataclass(frozen=True)
@@ -185,7 +183,7 @@ class _Run:
             options.model, method=options.method, projection=options.projection, device=options.device,
             dtype=options.dtype, engine=options.engine, **options.method_options,
         )  # fmt: skip
-        self.lock, self.batch_lock, self.stopping = threading.Lock(), threading.Lock(), threading.Event()
+        self.lock, self.stopping = threading.Lock(), threading.Event()
         self.ready: dict[Path, ImageResult] = {}  # finished, but an image before it is not
         self.shown = 0
         self.failed: list[ImageResult] = []
@@ -198,7 +196,7 @@ class _Run:
             "refine": options.refine, "mode": options.mode,
         }  # fmt: skip
         segmenter.segment_batch([], self.text, **self.settings)  # reports wrong options before the work
-        self.key = _settings_key(options, segmenter, self.settings)
+        self.key = _settings_key(options, segmenter, self.settings, self.text)
         finished = {record.get("result"): record.get("stamp") for record in self.journal.records}
         todo = [path for path in self.paths if options.overwrite or not self._is_done(path, finished)]
         skipped = len(self.paths) - len(todo)
@@ -211,7 +209,7 @@ class _Run:
                 "" if segmenter.engine == "torch" else f" ({segmenter.engine})", _count(len(todo)),
                 _count(len(options.prompts.names), "prompt"),
             )  # fmt: skip
-            for note in options.prompts.notes:
+            for note in (*options.prompts.notes, *describe_understood(self.text.understood)):
                 log.info("%s", note)
             self._segment_all(todo)
         return FolderResult(len(todo) - len(self.failed), skipped, tuple(self.failed), options.out)
@@ -233,38 +231,14 @@ class _Run:
     # --- batches and workers -----------------------------------------------------------------------------------------
 
     def _segment_all(self, todo: list[Path]) -> None:
-        import torch
-
-        before = torch.get_num_threads()
-        workers = 1
-        if self.segmenter.method.facts.thread_safe:
-            workers = min(self.options.workers or min(4, max(2, before)), -(-len(todo) // self.options.batch_size))
-        threads = max(1, before // workers)
+        size = self.options.batch_size
         self.waiting, self.total = deque(todo), len(todo)
-        self.batches = batches(todo, self._seen, self.options.batch_size)
-        torch.set_num_threads(threads)
+        workers = choose_workers(self.segmenter, self.options.workers, -(-len(todo) // size))
         try:
-            with ThreadPoolExecutor(workers, "segment", torch.set_num_threads, (threads,)) as pool:
-                running = [pool.submit(self._do_batches) for _ in range(workers)]
-                try:
-                    for future in as_completed(running):
-                        future.result()
-                except BaseException:
-                    self.stopping.set()  # what is past its forward pass is still written
-                    raise
+            run_batches(group(todo, self._seen, size), self._do_batch, workers=workers, stopping=self.stopping)
         finally:
-            torch.set_num_threads(before)
             for path in filter(self.ready.__contains__, self.waiting):  # after an interruption
                 self._show(self.ready[path])
-
-    def _do_batches(self) -> None:
-        """The work of one thread: batch after batch, until none is left."""
-        while not self.stopping.is_set():
-            with self.batch_lock:
-                batch = next(self.batches, None)
-            if batch is None:
-                return
-            self._do_batch(batch)
 
     def _seen(self, path: Path) -> object:
         """Images with equal values can share a forward pass."""
@@ -348,26 +322,6 @@ class _Run:
             self.progress(self.shown, self.total)
 
 
-def batches(paths: Iterable[Path], key: Callable[[Path], object], size: int) -> Iterator[list[Path]]:
-    """Groups of at most ``size`` paths with equal keys, roughly in order.
-
-    A path waits for others with its key, but only until ``LOOK_AHEAD * size`` further ones have been looked at.
-    """
-    groups: dict[object, list[tuple[int, Path]]] = {}  # the group whose first path has waited longest comes first
-    for number, path in enumerate(paths):
-        own = key(path)
-        groups.setdefault(own, []).append((number, path))
-        oldest = next(iter(groups))
-        if len(groups[own]) == size:
-            ready = own
-        elif number - groups[oldest][0][0] >= LOOK_AHEAD * size:
-            ready = oldest
-        else:
-            continue
-        yield [path for _, path in groups.pop(ready)]
-    yield from ([path for _, path in group] for group in groups.values())
-
-
 def result_names(paths: Iterable[Path], records: Iterable[dict[str, Any]] = ()) -> dict[Path, str]:
     """A name in the output folder for each image; images of one name keep apart, also from those of earlier runs."""
     owners: dict[str, str | None] = {record["result"]: record.get("source") for record in records if "result" in record}
@@ -396,7 +350,7 @@ def _without_own_results(paths: list[Path], out: Path, records: Iterable[dict[st
     return kept
 
 
-def _settings_key(options: FolderOptions, segmenter: Segmenter, settings: dict[str, Any]) -> str:
+def _settings_key(options: FolderOptions, segmenter: Segmenter, settings: dict[str, Any], text: TextFeatures) -> str:
     """A digest of everything that decides a result besides the image: weights, words, options."""
     method = segmenter.method
     decides = {
@@ -404,7 +358,7 @@ def _settings_key(options: FolderOptions, segmenter: Segmenter, settings: dict[s
         "files": method.fingerprints(), "dtype": str(segmenter.dtype), "engine": segmenter.engine, "size": method.size,
         "templates": segmenter.text.templates, "names": options.prompts.names, "synonyms": options.prompts.synonyms,
         "negative": None if options.negative is None else options.negative.synonyms, "settings": settings,
-        "truncated": options.allow_truncated, "overlay": options.overlay,
+        "truncated": options.allow_truncated, "overlay": options.overlay, "understood": text.understood,
     }  # fmt: skip
     return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:16]
 

@@ -15,7 +15,9 @@ from itertools import islice
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
+from talk2dino.annotations.objects import Evidence
 from talk2dino.errors import InputError
 from talk2dino.io.images import LoadedImage
 from talk2dino.io.palette import class_palette
@@ -31,7 +33,8 @@ from talk2dino.models.preprocess import (
     to_pixels,
 )
 from talk2dino.stages.refine import refine as refine_maps
-from talk2dino.stages.upsample import Resize, label_pixels, resized_rows, upsample
+from talk2dino.stages.similarity import best_of_each
+from talk2dino.stages.upsample import Resize, label_margins, label_pixels, resized_rows, upsample
 from talk2dino.stages.windows import Box, average_windows, full_batches, window_boxes
 from talk2dino.towers import check_fork
 from talk2dino.types import ImageFeatures, Segmentation, TextFeatures
@@ -151,11 +154,13 @@ class DecodeOptions:
     clean: bool
     refine: bool
     return_scores: bool
+    return_evidence: bool = False
 
 
 def read_options(
-    method: Method, names: Sequence[str], background: Background, clean: bool | None, refine: bool, return_scores: bool
-) -> DecodeOptions:
+    method: Method, names: Sequence[str], background: Background, clean: bool | None, refine: bool, return_scores: bool,
+    return_evidence: bool = False,
+) -> DecodeOptions:  # fmt: skip
     """Check what was asked for and fill in the method's defaults.
 
     Raises:
@@ -166,7 +171,7 @@ def read_options(
         raise InputError(f"{method.name} has no background cleaning: leave clean off")
     if clean is None:
         clean = thresholds is not None and method.facts.can_clean
-    return DecodeOptions(thresholds, bool(clean), bool(refine), return_scores)
+    return DecodeOptions(thresholds, bool(clean), bool(refine), return_scores, return_evidence)
 
 
 def read_thresholds(method: Method, names: Sequence[str], background: Background) -> Tensor | None:
@@ -195,6 +200,20 @@ def read_thresholds(method: Method, names: Sequence[str], background: Background
     return torch.tensor([check_threshold(method, given.get(name, method.threshold)) for name in names])
 
 
+def join_thresholds(
+    background: float | bool | None, thresholds: Mapping[str, float], names: Sequence[str], default: float | None
+) -> Background:
+    """The ``background=`` argument for a background and thresholds of single classes, which imply one.
+
+    Args:
+        names: all classes. default: the method's own threshold.
+    """
+    if not thresholds:
+        return background
+    base = default if background is None or isinstance(background, bool) else float(background)
+    return ({} if base is None else dict.fromkeys(names, base)) | dict(thresholds)
+
+
 def check_threshold(method: Method, value: object) -> float:
     """A number on the scale of the method's scores, or InputError."""
     low, high = method.threshold_range
@@ -216,6 +235,8 @@ def check_features(image: ImageFeatures, text: TextFeatures, method: Method) -> 
                 f"these {what} were made by {found.model or 'another model'} ({found.space.partition(':')[0]}), not by "
                 f"{method.towers.name} ({method.name}) with its weights: encode them again with this segmenter"
             )
+    if text.negative and not text.positive:
+        raise InputError("there are only negative classes: add at least one class to look for")
 
 
 @torch.inference_mode()
@@ -236,7 +257,7 @@ def _maps(
     image: ImageFeatures, text: TextFeatures, method: Method, options: DecodeOptions
 ) -> tuple[Tensor, list[Resize]]:
     """(N, ., .) scores of one image or window, and the resizes that still lead to its size."""
-    scores = method.score(image, text, clean=options.clean)
+    scores = best_of_each(method.score(image, text, clean=options.clean), text.counts)
     if image.pixels is not None:
         height, width = image.pixels.shape[2:]
     elif options.refine:
@@ -273,7 +294,26 @@ def _label(
     everything = ("background", *names) if background else names
     index = 0 if background else None
     palette, info = class_palette(everything, index), _info(image, text, method, options)
-    return Segmentation(labels.cpu().numpy(), everything, palette, index, scores, method.towers.name, info)
+    evidence = None
+    if options.return_evidence:
+        margins = label_margins(maps, resizes, thresholds, text.negative)
+        evidence = Evidence(margins.cpu().numpy(), _mean_attention(image, method.patch_size))
+    return Segmentation(labels.cpu().numpy(), everything, palette, index, scores, method.towers.name, info, evidence)
+
+
+def _mean_attention(image: ImageFeatures, patch_size: int) -> np.ndarray | None:
+    """(h, w) mean over heads of the softmax over patches; windows are averaged where they overlap."""
+    if image.attention is None:
+        return None
+    b, m, h, w = image.attention.shape
+    maps = image.attention.float().reshape(b, m, -1).softmax(2).mean(1).reshape(b, 1, h, w)
+    if image.boxes is not None and image.canvas is not None:
+        sides = ((bottom - top, right - left) for top, left, bottom, right in image.boxes)
+        windows = (upsample(one[None], side)[0] for one, side in zip(maps, sides, strict=True))
+        height, width = image.canvas
+        grid = (max(1, height // patch_size), max(1, width // patch_size))
+        maps = adaptive_avg_pool2d(average_windows(windows, image.boxes, image.canvas)[None], grid)
+    return maps[0, 0].cpu().numpy()
 
 
 def _info(image: ImageFeatures, text: TextFeatures, method: Method, options: DecodeOptions) -> dict[str, object]:
@@ -286,6 +326,7 @@ def _info(image: ImageFeatures, text: TextFeatures, method: Method, options: Dec
         "thresholds": used, "cleaning": method.options.get("variant") if options.clean else None,
         "refined": options.refine, "dtype": str(towers.dtype).removeprefix("torch."), "device": str(towers.device),
         "engine": towers.engine, "negative": list(text.names[text.positive :]), "notes": [*text.notes, *image.notes],
+        "understood": [list(one) for one in text.understood],
         "source": towers.config.source,
     }  # fmt: skip
 

@@ -31,6 +31,7 @@ from talk2dino.models.vit import VisionTransformer
 from talk2dino.pipeline import Background
 from talk2dino.towers import Towers
 from talk2dino.types import ImageFeatures, Segmentation, TextFeatures
+from talk2dino.words.examples import Examples, embed_examples
 from talk2dino.words.prompts import PromptList, Prompts
 
 
@@ -169,11 +170,38 @@ class Segmenter:
         """
         return self.method.encode_text(prompts, negative=negative, templates=templates)
 
+    @torch.inference_mode()
+    def encode_examples(
+        self, examples: Examples, *, negative: Examples | None = None, per_class: int = 1, mode: str = "whole"
+    ) -> TextFeatures:  # fmt: skip
+        """Classes by example, which can be joined with words: ``segmenter.encode_text(["sky"]) + examples``.
+
+        Args:
+            examples: a mapping from class to a list of (image, region). The image is a source as in :meth:`encode_image`,
+                or ImageFeatures of one image. The region is a mask, (H, W) bool; a box (x0, y0, x1, y1); or a point (x, y),
+                in pixels of the image.
+            negative: regions whose likes become background. ``examples`` may then be empty.
+            per_class: most embeddings per class. Examples that are unlike get one embedding per cluster, chosen by
+                silhouette; the others are averaged.
+            mode: as in :meth:`encode_image`.
+
+        Returns:
+            TextFeatures with L2-normalised embeddings, negatives last.
+
+        Raises:
+            InputError: a region without pixels, outside its image or of another size; a method without named classes.
+        """
+        self.method.check_examples()
+        return embed_examples(
+            examples, negative, per_class=per_class, encode=lambda image: self.encode_image(image, mode=mode),
+            compared=self.method.compared_patches,
+        )  # fmt: skip
+
     # --- ask often -------------------------------------------------------------------------------------------------
 
     def decode(
         self, image: ImageFeatures, text: TextFeatures, *, background: Background = None, clean: bool | None = None,
-        refine: bool = False, return_scores: bool = False,
+        refine: bool = False, return_scores: bool = False, return_evidence: bool = False,
     ) -> list[Segmentation]:  # fmt: skip
         """Label every pixel of encoded images.
 
@@ -186,6 +214,7 @@ class Segmenter:
                 published variant couples classes: adding a prompt can change the scores of the others.
             refine: sharpen the masks with PAMR.
             return_scores: also return (N, H, W) float32 scores.
+            return_evidence: also return what objects are scored and split with; see :class:`talk2dino.annotations.objects.Evidence`.
 
         Returns:
             One Segmentation per image (in slide mode: a list of one).
@@ -193,7 +222,9 @@ class Segmenter:
         Raises:
             InputError: a threshold that is out of range; features or words of another model.
         """
-        options = pipeline.read_options(self.method, text.names, background, clean, refine, return_scores)
+        options = pipeline.read_options(
+            self.method, text.names, background, clean, refine, return_scores, return_evidence
+        )
         pipeline.check_features(image, text, self.method)
         singles = [image] if image.boxes is not None else [image[i] for i in range(len(image))]
         return [pipeline.decode_image(one, text, self.method, options) for one in singles]
@@ -201,7 +232,7 @@ class Segmenter:
     def segment(
         self, image: ImageSource, prompts: Prompts | PromptList | TextFeatures, *, background: Background = None,
         clean: bool | None = None, refine: bool = False, mode: str = "whole",
-        negative: Prompts | PromptList | None = None, return_scores: bool = False,
+        negative: Prompts | PromptList | None = None, return_scores: bool = False, return_evidence: bool = False,
     ) -> Segmentation:  # fmt: skip
         """An image and words in, a label for every pixel out. Arguments as in :meth:`decode` and :meth:`encode_image`.
 
@@ -213,13 +244,14 @@ class Segmenter:
         """
         return self.segment_batch(
             [image], prompts, background=background, clean=clean, refine=refine, mode=mode, negative=negative,
-            return_scores=return_scores,
+            return_scores=return_scores, return_evidence=return_evidence,
         )[0]  # fmt: skip
 
     def segment_batch(
         self, images: Sequence[ImageSource], prompts: Prompts | PromptList | TextFeatures, *,
         background: Background = None, clean: bool | None = None, refine: bool = False, mode: str = "whole",
-        negative: Prompts | PromptList | None = None, return_scores: bool = False, batch_size: int = 8,
+        negative: Prompts | PromptList | None = None, return_scores: bool = False, return_evidence: bool = False,
+        batch_size: int = 8,
     ) -> list[Segmentation]:  # fmt: skip
         """Segment images of any sizes; those that the model sees at one size go through it together.
 
@@ -240,7 +272,9 @@ class Segmenter:
             text = prompts
         else:
             text = self.encode_text(prompts, negative=negative)
-        options = pipeline.read_options(self.method, text.names, background, clean, refine, return_scores)
+        options = pipeline.read_options(
+            self.method, text.names, background, clean, refine, return_scores, return_evidence
+        )
         loaded = [read_image(image) for image in images]
         return pipeline.segment_images(loaded, text, self.method, options, mode=mode, batch_size=batch_size)
 

@@ -17,6 +17,7 @@ from talk2dino.models.loading import Parts
 from talk2dino.models.preprocess import normalise
 from talk2dino.models.vision import VisionOutput
 from talk2dino.models.vit import VisionTransformer
+from talk2dino.words.understanding import Translator
 
 
 class Towers:
@@ -25,6 +26,7 @@ class Towers:
     Args:
         parts: the models, as :func:`talk2dino.models.loading.load_parts` returns them.
         device, dtype, engine: as in :class:`talk2dino.Segmenter`.
+        translator: turns prompts that the text model does not read into English.
     """
 
     def __init__(
@@ -34,8 +36,10 @@ class Towers:
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
         engine: str = "torch",
+        translator: Translator | None = None,
     ) -> None:
         self.name = parts.config.name
+        self.languages, self.translator = parts.config.languages, translator
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device, engine=engine)
         self.config = parts.config

@@ -11,14 +11,25 @@ import numpy as np
 
 from talk2dino.errors import InputError, ShapeError, suggestion
 from talk2dino.io.legend import format_share
-from talk2dino.io.masks import read_segmentation, save_segmentation, to_coco, to_polygons
+from talk2dino.io.masks import (
+    parse_segmentation,
+    read_segmentation,
+    save_segmentation,
+    segmentation_bytes,
+    to_coco,
+    to_polygons,
+)
 from talk2dino.io.overlay import draw_overlay
 
 if TYPE_CHECKING:
+    import fiftyone
+    import supervision
     import torch
     from PIL import Image
     from torch import Tensor
 
+    from talk2dino.annotations.objects import Evidence
+    from talk2dino.annotations.types import AnnotatedObject
     from talk2dino.io.images import ImageSource
 
 
@@ -119,12 +130,14 @@ class TextFeatures:
 
     Attributes:
         names: N class names.
-        embeddings: (N, D) float32, L2-normalised.
+        embeddings: (R, D) float32, L2-normalised; R = N unless ``counts`` says otherwise.
         negative: how many of the last names are negative prompts: pixels that they win become background.
         model: name of the model that made the embeddings.
         space: fingerprint of the weights that decide which images fit these words; empty if unknown.
         clip: (N, C) CLIP text embeddings, for methods that also compare with CLIP's image embedding.
         notes: what was changed on the way in, such as a duplicate that was dropped.
+        understood: (given, understood, how) of each prompt that was looked up or translated.
+        counts: number of consecutive embeddings of each name, whose best score counts; empty: one each.
     """
 
     names: tuple[str, ...]
@@ -134,10 +147,15 @@ class TextFeatures:
     space: str = ""
     clip: Tensor | None = None
     notes: tuple[str, ...] = ()
+    counts: tuple[int, ...] = ()
+    understood: tuple[tuple[str, str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.embeddings.ndim != 2 or self.embeddings.shape[0] != len(self.names):
-            raise ShapeError(f"embeddings must be (N, D) with N={len(self.names)}; got {tuple(self.embeddings.shape)}")
+        rows = sum(self.counts) if self.counts else len(self.names)
+        if self.embeddings.ndim != 2 or self.embeddings.shape[0] != rows:
+            raise ShapeError(f"embeddings must be (N, D) with N={rows}; got {tuple(self.embeddings.shape)}")
+        if self.counts and (len(self.counts) != len(self.names) or min(self.counts) < 1):
+            raise ShapeError(f"counts must be {len(self.names)} positive numbers, one per name; got {self.counts}")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -146,6 +164,70 @@ class TextFeatures:
     def positive(self) -> int:
         """How many of the names can appear as labels."""
         return len(self.names) - self.negative
+
+    def rows(self) -> list[Tensor]:
+        """The (K, D) embeddings of each name."""
+        return list(self.embeddings.split(list(self.counts) or [1] * len(self)))
+
+    def __add__(self, other: TextFeatures) -> TextFeatures:
+        """The classes of both, negatives last. A class of both has the average of their embeddings, as synonyms have.
+
+        Where a class has several embeddings on one side (``counts``), all embeddings of both sides are kept instead.
+
+        Raises:
+            InputError: made by different models or methods, or a name that is a class in one and negative in the other.
+        """
+        import torch
+        import torch.nn.functional as F
+
+        if not isinstance(other, TextFeatures):
+            return NotImplemented
+        _check_joinable(self, other)
+        both = (self, other)
+        wanted = dict.fromkeys(name for text in both for name in text.names[: text.positive])
+        unwanted = dict.fromkeys(name for text in both for name in text.names[text.positive :])
+        if clash := sorted(wanted.keys() & unwanted.keys()):
+            raise InputError(f"{', '.join(clash)}: a name cannot be both a prompt and a negative prompt")
+        names = (*wanted, *unwanted)
+        shared = [name for name in names if name in self.names and name in other.names]
+
+        def joined(parts: list[dict[str, Tensor]]) -> list[Tensor]:
+            found = [[part[name] for part in parts if name in part] for name in names]
+            return [
+                F.normalize(torch.stack(rows).mean(0), dim=-1, eps=1e-6)
+                if [len(r) for r in rows] == [1, 1]
+                else torch.cat(rows)
+                for rows in found
+            ]
+
+        rows = joined([dict(zip(text.names, text.rows(), strict=True)) for text in both])
+        clips = [dict(zip(t.names, t.clip.split(1), strict=True)) for t in both if t.clip is not None]
+        clip = torch.cat(joined(clips)) if len(clips) == 2 else None
+        counts = tuple(map(len, rows))
+        averaged = (f"averaged what both sides give for: {', '.join(shared)}",) if shared else ()
+        return replace(
+            self, names=names, embeddings=torch.cat(rows) if rows else self.embeddings, negative=len(unwanted), clip=clip,
+            model=self.model or other.model, space=self.space or other.space,
+            counts=() if set(counts) <= {1} else counts, notes=(*self.notes, *other.notes, *averaged),
+            understood=tuple(dict.fromkeys((*self.understood, *other.understood))),
+        )  # fmt: skip
+
+
+def _check_joinable(first: TextFeatures, second: TextFeatures) -> None:
+    """Refuse words and examples that live in different spaces."""
+    if (first.space and second.space and first.space != second.space) or (
+        first.embeddings.shape[1] != second.embeddings.shape[1]
+    ):
+        made = (
+            f"{text.model or 'an unknown model'} ({text.space.partition(':')[0] or 'unknown method'})"
+            for text in (first, second)
+        )
+        raise InputError(
+            f"cannot join words or examples of {' and '.join(made)}: their weights or methods differ. Encode both with one "
+            "segmenter"
+        )
+    if len(first) and len(second) and (first.clip is None) != (second.clip is None):
+        raise InputError("cannot join classes with and without CLIP text embeddings: encode both with one segmenter")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -160,6 +242,7 @@ class Segmentation:
         scores: (N, H, W) float32 on request, else None.
         model: name of the model (and projection) that made it.
         info: how it was made: method, mode, thresholds, cleaning, dtype, sizes.
+        evidence: on request, what objects are scored and split with; not saved and not compared.
     """
 
     labels: np.ndarray
@@ -169,6 +252,7 @@ class Segmentation:
     scores: np.ndarray | None = None
     model: str = ""
     info: dict[str, Any] = field(default_factory=dict)
+    evidence: Evidence | None = None
 
     def __post_init__(self) -> None:
         if self.labels.ndim != 2 or not np.issubdtype(self.labels.dtype, np.integer):
@@ -210,6 +294,19 @@ class Segmentation:
             ImageError: no such file. DataError: the file is damaged or holds no segmentation.
         """
         return cls(**read_segmentation(path))
+
+    @classmethod
+    def from_bytes(cls, content: bytes, suffix: str = ".png", *, name: str = "the content") -> Segmentation:
+        """Read what :meth:`to_bytes` made; ``name`` stands for it in messages.
+
+        Raises:
+            DataError: the content is damaged or holds no segmentation.
+        """
+        return cls(**parse_segmentation(content, suffix, name))
+
+    def to_bytes(self, suffix: str = ".png") -> bytes:
+        """What :meth:`save` writes to a file with this suffix: ".png", ".npz" or ".json"."""
+        return segmentation_bytes(self, suffix)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -254,3 +351,47 @@ class Segmentation:
     def polygons(self) -> dict[str, list[list[tuple[float, float]]]]:
         """Outlines of each class as closed rings of (x, y) pixel corners; a hole is a separate ring."""
         return to_polygons(self)
+
+    def objects(self, **options: Any) -> tuple[AnnotatedObject, ...]:
+        """One object per class, or with ``instances=True`` one per connected part.
+
+        Args:
+            options: instances, smallest_area, split: see :class:`talk2dino.annotations.objects.ObjectOptions`. Scores and
+                ``split`` need a segmentation with evidence (``return_evidence=True``).
+        """
+        from talk2dino.annotations.exports import segmentation_objects, split_options
+
+        return segmentation_objects(self, split_options(options)[0])
+
+    def export(
+        self, path: str | Path, format: str, *, image: str | Path = "image.png", **options: Any
+    ) -> tuple[str, ...]:
+        """Write a labelling format, such as "coco" or "cvat"; see :data:`talk2dino.annotations.formats.FORMATS`.
+
+        Args:
+            image: the image file, to which the format refers by its name.
+            options: those of :meth:`objects`, and polygons, tolerance, polygon_iou: see
+                :class:`talk2dino.annotations.writing.WriteOptions` and :class:`~talk2dino.annotations.outlines.OutlineOptions`.
+
+        Returns:
+            Notes: what the format could not hold.
+
+        Raises:
+            InputError: an unknown format or option. OutputError: the file cannot be written.
+        """
+        from talk2dino.annotations.exports import export_segmentation, split_options
+
+        objects, writing = split_options(options)
+        return export_segmentation(self, path, format, image=image, objects=objects, options=writing)
+
+    def to_supervision(self, **options: Any) -> supervision.Detections:
+        """For the package supervision; options as in :meth:`objects`. MissingExtraError if it is not installed."""
+        from talk2dino.annotations.exports import split_options, to_supervision
+
+        return to_supervision(self, split_options(options)[0])
+
+    def to_fiftyone(self, **options: Any) -> fiftyone.Detections:
+        """For the package FiftyOne; options as in :meth:`objects`. MissingExtraError if it is not installed."""
+        from talk2dino.annotations.exports import split_options, to_fiftyone
+
+        return to_fiftyone(self, split_options(options)[0])

@@ -58,3 +58,12 @@ def make_folder(folder, count=23, captions=2, size=(40, 30)):
         Image.fromarray(noise).save(folder / f"{n:04d}.png")
         (folder / f"{n:04d}.txt").write_text("".join(f"caption {n} {i}\n" for i in range(captions)))
     return folder
+
+
+def blobs(directions: int, each: int, noise: float = 0.05, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of length 1 around ``directions`` separate directions, ``each`` per direction, and their numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.nn.functional.normalize(torch.eye(directions, 13), dim=1)
+    labels = torch.arange(directions).repeat_interleave(each)
+    points = centres[labels] + noise * torch.randn(len(labels), 13, generator=generator)
+    return torch.nn.functional.normalize(points, dim=1), labels

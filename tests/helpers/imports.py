@@ -20,11 +20,13 @@ HOMES = {
     "typer": ("cli",), "tqdm": ("cli",), "rich": ("cli", "evaluation"),
     "transformers": ("methods",), "huggingface_hub": ("models",), "tokenizers": ("models",),
     "sqlite3": ("models",), "openvino": ("engines",), "onnx": ("engines",), "onnxruntime": ("engines",),
-    "pyarrow": ("captions",), "numba": ("stages",), "llvmlite": ("stages",), "triton": ("stages",),
+    "pyarrow": ("captions", "scale"), "numba": ("stages",), "llvmlite": ("stages",), "triton": ("stages",),
     "faiss": ("methods",), "diffusers": ("methods",), "skimage": ("methods",), "scipy": ("methods", "evaluation"),
     "yaml": ("io", "cli"), "pycocotools": ("io", "evaluation"),
     "fastapi": ("server",), "starlette": ("server",), "uvicorn": ("server", "cli"), "prometheus_client": ("server",),
-    "av": ("video",),
+    "anyio": ("server",), "python_multipart": ("server",),
+    "av": ("video",), "ray": ("scale",), "duckdb": ("scale",), "fsspec": ("scale",),
+    "supervision": ("annotations",), "fiftyone": ("annotations",),
 }  # fmt: skip
 
 #: Names of methods that only methods/ may know, and the names that other files may spell for another reason.

@@ -48,6 +48,19 @@ def test_round_trip(tmp_path, ending, count, background):
     assert [entry.name for entry in tmp_path.iterdir()] == [f"掩码{ending}"]
 
 
+@pytest.mark.parametrize("suffix", [".png", ".npz", ".json"])
+def test_bytes_are_those_of_the_file(tmp_path, labels, suffix):
+    seg = segmentation(labels)
+    content = seg.to_bytes(suffix)
+    if suffix != ".npz":  # which holds the time
+        assert seg.save(tmp_path / f"a{suffix}").read_bytes() == content
+    back = Segmentation.from_bytes(content, suffix)
+    assert np.array_equal(back.labels, labels)
+    assert (back.names, back.model) == (seg.names, "micro")
+    with pytest.raises(DataError, match="the answer is not a segmentation that can be read"):
+        Segmentation.from_bytes(content[:40], suffix, name="the answer")
+
+
 def test_scores_go_into_npz(tmp_path, labels):
     scores = np.random.default_rng(1).random((5, H, W), dtype=np.float32)
     back = Segmentation.load(save_segmentation(segmentation(labels, scores=scores), tmp_path / "s.npz"))

@@ -2,40 +2,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from fakes import blobs
 
 from talk2dino.errors import InputError
 from talk2dino.methods.dino_clusters import (
     DinoClusters,
-    best_kmeans,
-    kmeans,
     laplacian_spectrum,
     number_of_segments,
 )
-
-
-def blobs(directions: int, each: int, noise: float = 0.05, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    centres = F.normalize(torch.eye(directions, 13), dim=1)
-    labels = torch.arange(directions).repeat_interleave(each)
-    points = centres[labels] + noise * torch.randn(len(labels), 13, generator=generator)
-    return F.normalize(points, dim=1), labels
-
-
-@pytest.mark.parametrize("count", [2, 3, 5])
-def test_kmeans_finds_separate_directions(count):
-    points, truth = blobs(count, 17)
-    centres, labels = kmeans(points, count)
-    assert centres.shape == (count, 13)
-    assert len({(int(a), int(b)) for a, b in zip(labels, truth, strict=True)}) == count
-    torch.testing.assert_close(centres.norm(dim=1), torch.ones(count))
-    assert kmeans(points[:2], 5)[0].shape == (2, 13)
-
-
-def test_best_of_several_runs_is_no_worse_than_any():
-    points, _ = blobs(7, 5, noise=0.3)
-    best = (points @ best_kmeans(points, 7).T).amax(1).sum()
-    for seed in range(10):
-        assert best >= (points @ kmeans(points, 7, seed=seed)[0].T).amax(1).sum() - 1e-5
 
 
 def test_laplacian_of_separate_groups_has_a_zero_eigenvalue_each():

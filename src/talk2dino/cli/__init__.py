@@ -33,6 +33,7 @@ class Verb:
 
 VERBS: dict[str, Verb] = {
     "segment": Verb("Segment images with words.", ()),
+    "glossary": Verb("Look up what Chinese words are understood as."),
     "models": Verb("List the named models and whether they are on this machine."),
     "compare": Verb("Show the methods side by side, on an image or a benchmark.", ()),
     "evaluate": Verb("Measure mIoU on a benchmark, with the published protocol.", ("--out", "-o")),
@@ -41,6 +42,7 @@ VERBS: dict[str, Verb] = {
     "train": Verb("Train psi on extracted features.", ()),
     "store": Verb("Check, convert and merge stores of features."),
     "export": Verb("Write the vision model as ONNX."),
+    "serve": Verb("Open a web page and an HTTP service."),
     "bench": Verb("Measure how fast this machine is."),
 }
 

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Union
 import numpy as np
 from PIL import Image, JpegImagePlugin
 
-from talk2dino.errors import ImageError
+from talk2dino.errors import ImageError, ImageFormatError, ImageSizeError
 from talk2dino.io.find import STDIN, missing_file
 from talk2dino.io.names import readable
 from talk2dino.io.pixels import array_to_rgb, exif_orientation, tensor_to_rgb, to_rgb, turn_upright
@@ -105,13 +105,13 @@ def read_image(
     return LoadedImage(array, name, tuple(notes), path)
 
 
-def image_size(path: str | Path) -> tuple[int, int] | None:
-    """(height, width) of an image file as it will be read, from its header alone; None if the header cannot be read."""
-    if not os.path.isfile(path):  # opening a pipe would wait for its other end
+def image_size(source: str | Path | bytes) -> tuple[int, int] | None:
+    """(height, width) of an image file, or of its bytes, as it will be read, from the header alone; None if it is damaged."""
+    if not isinstance(source, bytes) and not os.path.isfile(source):  # opening a pipe would wait for its other end
         return None
     try:
-        with open(path, "rb") as file:
-            image = _open_header(file, str(path))
+        with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+            image = _open_header(file, "bytes" if isinstance(source, bytes) else str(source))
             turned = exif_orientation(image.info.get("exif")) >= 5
     except (ImageError, OSError):
         return None
@@ -174,13 +174,13 @@ def _open_header(file: IO[bytes], name: str) -> Image.Image:
     """Recognise the format and read the header, but no pixels."""
     prefix = file.read(32)
     if not prefix:
-        raise ImageError(f"{name} is empty (0 bytes)")
+        raise ImageFormatError(f"{name} is empty (0 bytes)")
     Image.init()
     if prefix[4:8] == b"ftyp" and prefix[8:12] in _HEIF_BRANDS and "HEIF" not in Image.OPEN:
         try:
             import pillow_heif
         except ImportError:
-            raise ImageError(
+            raise ImageFormatError(
                 f"{name} is a HEIC image, which needs the package pillow-heif: run pip install 'talk2dino[heic]', "
                 "or convert it to JPEG"
             ) from None
@@ -193,13 +193,13 @@ def _open_header(file: IO[bytes], name: str) -> Image.Image:
         try:
             return _Jpeg(file) if kind == "JPEG" else factory(file, "")
         except Image.DecompressionBombError as error:
-            raise ImageError(f"{name} claims too many pixels: {error}") from error
+            raise ImageSizeError(f"{name} claims too many pixels: {error}") from error
         except Exception as error:  # a hostile header can make a decoder fail in any way
             raise ImageError(f"{name} starts like {kind} but is truncated or damaged ({_plain(error)})") from error
     guesses = (what for start, what in _MISTAKEN.items() if prefix.startswith(start))
     guess = "a video" if prefix[4:8] == b"ftyp" else next(guesses, "")
     looks = f"; it looks like {guess}" if guess else ""
-    raise ImageError(f"{name} is not an image that can be read{looks} (accepted: {', '.join(FORMATS)})")
+    raise ImageFormatError(f"{name} is not an image that can be read{looks} (accepted: {', '.join(FORMATS)})")
 
 
 class _Jpeg(JpegImagePlugin.JpegImageFile):
@@ -214,9 +214,9 @@ def _check_size(size: tuple[int, int], name: str, max_pixels: int | None) -> Non
     if width < 1 or height < 1:
         raise ImageError(f"{name} has no pixels ({width} x {height}); an image is at least 1 x 1")
     if max_pixels is not None and width * height > max_pixels:
-        raise ImageError(
-            f"{name} has {width * height:,} pixels ({width} x {height}), more than the limit of {max_pixels:,}; "
-            "if you trust the file, raise the limit with --max-pixels (in Python: max_pixels=)"
+        raise ImageSizeError(
+            f"{name} has {width * height:,} pixels ({width} x {height}), more than the limit of {max_pixels:,}",
+            "if you trust the file, raise the limit with --max-pixels (in Python: max_pixels=)",
         )
 
 
@@ -251,8 +251,8 @@ def _load(
         damage = "truncated" if "truncated" in str(error) else "damaged"
         if not allow_truncated:
             raise ImageError(
-                f"{name} is {damage} ({_plain(error)}); to read the part that is there, pass --allow-truncated "
-                "(in Python: allow_truncated=True)"
+                f"{name} is {damage} ({_plain(error)})",
+                "to read the part that is there, pass --allow-truncated (in Python: allow_truncated=True)",
             ) from error
         first = error
     if file is not None and image.format == "JPEG" and damage == "truncated":

@@ -44,11 +44,20 @@ def save_segmentation(seg: Segmentation, path: str | Path) -> Path:
     path = Path(path)
     if path.suffix.lower() not in _FORMATS:
         raise InputError(f"cannot save to {_refusal(path)}")
+    return write_atomically(path, segmentation_bytes(seg, path.suffix.lower()))
+
+
+def segmentation_bytes(seg: Segmentation, suffix: str) -> bytes:
+    """What :func:`save_segmentation` writes to a file with this suffix: ".png", ".npz" or ".json".
+
+    Raises:
+        InputError: a label without a name.
+    """
     low, high = int(seg.labels.min(initial=0)), int(seg.labels.max(initial=0))
     if low < 0 or high >= len(seg.names):
         raise InputError(f"labels {low}..{high} do not all stand for one of the {len(seg.names)} names")
-    write, _ = _FORMATS[path.suffix.lower()]
-    return write_atomically(path, write(seg))
+    write, _ = _FORMATS[suffix]
+    return write(seg)
 
 
 def _refusal(path: Path) -> str:
@@ -67,11 +76,24 @@ def read_segmentation(path: str | Path) -> dict[str, Any]:
         raise DataError(f"cannot load {_refusal(path)}")
     if not path.is_file():
         raise missing_file(path)
-    _, read = _FORMATS[path.suffix.lower()]
     try:
-        return read(path.read_bytes())
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{readable(path)} cannot be read: {error}") from error
+    return parse_segmentation(content, path.suffix.lower(), readable(path))
+
+
+def parse_segmentation(content: bytes, suffix: str, name: str) -> dict[str, Any]:
+    """Read the fields of a segmentation from what :func:`segmentation_bytes` made; ``name`` is for messages.
+
+    Raises:
+        DataError: the content is damaged or holds no segmentation.
+    """
+    _, read = _FORMATS[suffix]
+    try:
+        return read(content)
     except (OSError, ValueError, KeyError, TypeError, IndexError, SyntaxError, zipfile.BadZipFile) as error:
-        raise DataError(f"{readable(path)} is not a segmentation that can be read: {error}") from error
+        raise DataError(f"{name} is not a segmentation that can be read: {error}") from error
 
 
 def to_coco(seg: Segmentation, image_id: int = 0, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
@@ -126,7 +148,9 @@ def _about(seg: Segmentation) -> dict[str, Any]:
     return {"names": list(seg.names), "background": seg.background, "model": seg.model, "info": seg.info}
 
 
-def _dumps(value: dict[str, Any]) -> str:
+def plain_json(value: dict[str, Any]) -> str:
+    """JSON of values that may hold arrays and paths."""
+
     def plain(other: object) -> Any:
         return other.tolist() if isinstance(other, np.ndarray | np.generic) else str(other)
 
@@ -146,7 +170,7 @@ def _png(seg: Segmentation) -> bytes:
     else:
         raise InputError(f"a PNG holds at most 65,536 classes, not {count:,}; save as .npz")
     text = PngImagePlugin.PngInfo()
-    text.add_itxt(_CHUNK, _dumps(about))
+    text.add_itxt(_CHUNK, plain_json(about))
     content = io.BytesIO()
     # Label maps are made of runs: a third of the time of the default strategy, and smaller files.
     bits = {"bits": 8} if count <= 256 else {}
@@ -176,7 +200,7 @@ def _npz(seg: Segmentation) -> bytes:
     about = _about(seg)
     del about["names"]
     content = io.BytesIO()
-    np.savez_compressed(content, about=np.array(_dumps(about)), **arrays)
+    np.savez_compressed(content, about=np.array(plain_json(about)), **arrays)
     return content.getvalue()
 
 
@@ -196,7 +220,7 @@ def _json(seg: Segmentation) -> bytes:
         "shares": seg.shares(),
         **_about(seg),
     }
-    return (_dumps(document) + "\n").encode("utf-8")
+    return (plain_json(document) + "\n").encode("utf-8")
 
 
 def _read_json(content: bytes) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from talk2dino.progress import ProgressCallback
 from talk2dino.towers import Towers, check_fork
 from talk2dino.types import ImageFeatures, TextFeatures
 from talk2dino.words.prompts import PromptList, Prompts, read_prompts
+from talk2dino.words.understanding import understand
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,19 @@ class Method(ABC):
     def score(self, image: ImageFeatures, text: TextFeatures, *, clean: bool) -> Tensor:
         """The features of one image or window (B = 1) to (N, h, w) scores, at the patch grid or any finer one."""
 
+    def compared_patches(self, image: ImageFeatures) -> Tensor:
+        """(B, h, w, D) patch features in the space of the class embeddings, not normalised."""
+        return image.patches
+
+    def check_examples(self) -> None:
+        """Refuse examples where an image region cannot stand in for a word.
+
+        Raises:
+            InputError: says why.
+        """
+        if self.facts.matched:
+            raise InputError(f"{self.name} has no named classes, so examples have no effect: use another method")
+
     @property
     def options(self) -> dict[str, object]:
         """The method's own options as JSON values, for results and resolved configurations."""
@@ -157,8 +171,11 @@ class Method(ABC):
         unwanted = read_prompts(negative) if negative else PromptList((), ())
         if clash := set(wanted.names) & set(unwanted.names):
             raise InputError(f"{', '.join(sorted(clash))}: a name cannot be both a prompt and a negative prompt")
-        embeddings = self.embed_classes([*wanted.synonyms, *unwanted.synonyms], templates)
+        towers = self.towers
+        everything = PromptList(wanted.names + unwanted.names, wanted.synonyms + unwanted.synonyms)
+        read, understood = understand(everything, towers.name, towers.languages, towers.translator)
+        embeddings = self.embed_classes(read.synonyms, templates)
         return TextFeatures(
-            wanted.names + unwanted.names, embeddings, len(unwanted), self.towers.name, self.space,
-            notes=wanted.notes + unwanted.notes,
+            read.names, embeddings, len(unwanted), towers.name, self.space, notes=wanted.notes + unwanted.notes,
+            understood=understood,
         )  # fmt: skip

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from talk2dino.errors import InputError
 from talk2dino.methods.base import Facts, Method
+from talk2dino.stages.clusters import best_kmeans, kmeans
 from talk2dino.towers import Towers
 from talk2dino.types import ImageFeatures, TextFeatures
 from talk2dino.words.prompts import PromptList, Prompts
@@ -31,32 +32,6 @@ from talk2dino.words.prompts import PromptList, Prompts
 ALGORITHMS = ("kmeans", "spectral")
 #: A larger grid is averaged down for the affinity matrix, which takes 21 MB in float32 for 2304 patches.
 MOST_PATCHES = 2304
-
-
-def kmeans(points: Tensor, count: int, *, iterations: int = 30, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Cluster (P, D) rows of length 1 by spherical k-means: (K, D) centres of length 1, and (P,) labels."""
-    generator = torch.Generator().manual_seed(seed)
-    count = min(count, len(points))
-    centres = points[torch.randint(len(points), (1,), generator=generator)]
-    for _ in range(count - 1):  # k-means++: distant points are likelier starts
-        distance = (1 - points @ centres.T).amin(1).clamp(min=1e-12)
-        centres = torch.cat([centres, points[torch.multinomial(distance, 1, generator=generator)]])
-    labels = (points @ centres.T).argmax(1)
-    for _ in range(iterations):
-        sums = torch.zeros_like(centres).index_add_(0, labels, points)
-        filled = torch.bincount(labels, minlength=count) > 0
-        centres = torch.where(filled[:, None], F.normalize(sums, dim=1), centres)
-        new = (points @ centres.T).argmax(1)
-        if torch.equal(new, labels):
-            break
-        labels = new
-    return centres, labels
-
-
-def best_kmeans(points: Tensor, count: int, *, restarts: int = 10) -> Tensor:
-    """(K, D) centres of the best of several k-means runs, the one with the largest sum of cosines."""
-    runs = [kmeans(points, count, seed=seed)[0] for seed in range(restarts)]
-    return max(runs, key=lambda centres: float((points @ centres.T).amax(1).sum()))
 
 
 def laplacian_spectrum(features: Tensor, count: int, sharpness: float) -> tuple[Tensor, Tensor]:

@@ -235,7 +235,14 @@ class FreeDA(Method):
         """Embed the classes with CLIP, and retrieve their prototypes; ``options`` as in the base class."""
         text = super().encode_text(prompts, **options)
         prototypes = torch.from_numpy(self.store.class_prototypes(text.embeddings.cpu().numpy(), self.nearest))
-        return replace(text, embeddings=prototypes, clip=text.embeddings)
+        return replace(text, embeddings=prototypes, clip=text.embeddings if self.local_weight < 1 else None)
+
+    def check_examples(self) -> None:
+        if self.local_weight < 1:
+            raise InputError(
+                "freeda also compares the whole window with CLIP's text embedding of each class, which an example does not "
+                "have: set local_weight=1 (--option local_weight=1) to use examples"
+            )
 
     def embed_classes(self, synonyms: Sequence[Sequence[str]], templates: Sequence[str] | None) -> Tensor:
         return F.normalize(self.towers.text.embed_classes(synonyms, templates), dim=-1)

@@ -61,9 +61,12 @@ class Talk2Dino(Method):
         psi = self.towers.projection
         return F.normalize(raw if psi is None else psi(raw), dim=-1, eps=1e-6)
 
-    def score(self, image: ImageFeatures, text: TextFeatures, *, clean: bool) -> Tensor:
+    def compared_patches(self, image: ImageFeatures) -> Tensor:
         psi = self.towers.vision_projection
-        patches = image.patches if psi is None else psi(image.patches.float())
+        return image.patches if psi is None else psi(image.patches.float())
+
+    def score(self, image: ImageFeatures, text: TextFeatures, *, clean: bool) -> Tensor:
+        patches = self.compared_patches(image)
         scores = cosine_similarity(patches, text.embeddings)
         if self.variant == "published":
             scores = torch.sigmoid(scores)

@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from talk2dino.errors import CheckpointError, DataError, PromptError, suggestion
+from talk2dino.errors import CheckpointError, DataError, InputError, suggestion
 from talk2dino.io.settings import read_json
 from talk2dino.models.templates import PUBLISHED_TEMPLATES, check_templates
+from talk2dino.words.scripts import check_languages
 
 CONFIG = "config.json"
 FORMAT = "talk2dino"
@@ -32,6 +33,7 @@ class SegmenterConfig:
         heads, text_heads, clip_vision_heads: attention heads; None means width / 64.
         text_activation: CLIP's activation: "quick_gelu" (OpenAI) or "gelu".
         rotary_attention: DINOv3 only: take attention logits after the rotary embedding instead of before.
+        languages: codes of the languages that the text model reads.
         tokenizer: "clip" (bundled) or the name of a tokenizer.json in the folder.
         source: where the weights came from: repository and revision, or a path.
     """
@@ -48,11 +50,15 @@ class SegmenterConfig:
     clip_vision_heads: Heads = None
     text_activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
     rotary_attention: bool = False
+    languages: tuple[str, ...] = ("en",)
     tokenizer: str = "clip"
     source: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
+        values = asdict(self)
+        if self.languages == ("en",):
+            del values["languages"]  # version 0.1.0 does not know this key
+        return {"format": FORMAT, "format_version": FORMAT_VERSION, **values}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], origin: str) -> SegmenterConfig:
@@ -72,9 +78,10 @@ class SegmenterConfig:
         try:
             config = TypeAdapter(cls).validate_python(values)
             check_templates(config.templates)
+            check_languages(config.languages)
         except ValidationError as error:
             raise CheckpointError(f"{origin}: {_sentence(error)}") from None
-        except PromptError as error:
+        except InputError as error:
             raise CheckpointError(f"{origin}: {error}") from None
         if Path(config.tokenizer).name != config.tokenizer:
             raise CheckpointError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -32,3 +34,14 @@ def cosine_similarity(patches: Tensor, classes: Tensor, *, eps: float = 1e-6) ->
     patches = F.normalize(patches.float(), dim=-1, eps=eps)
     classes = F.normalize(classes.float().to(patches.device), dim=-1, eps=eps)
     return torch.einsum("bhwd,nd->bnhw", patches, classes)
+
+
+def best_of_each(scores: Tensor, counts: Sequence[int]) -> Tensor:
+    """(R, h, w) scores of embeddings to (N, h, w) scores of classes: the best of each class's consecutive rows.
+
+    Args:
+        counts: number of rows of each class, R in all; empty: one each.
+    """
+    if not counts or len(counts) == len(scores):
+        return scores
+    return torch.stack([rows.amax(0) for rows in scores.split(list(counts))])

@@ -123,3 +123,33 @@ def label_pixels_plain(
             winner.masked_fill_(winner > maps.shape[0] - negative, 0)
         labels[start:stop] = winner
     return labels
+
+
+def label_margins(
+    maps: Tensor, resizes: Sequence[Resize], thresholds: Tensor | None = None, negative: int = 0
+) -> Tensor:
+    """How far the class of each pixel is ahead of the next one; arguments as in :func:`label_pixels`.
+
+    For a pixel of a class: its score minus the largest of its threshold and the next class that reaches its own. For a
+    background pixel: how far below its threshold the nearest class is. With one class and no threshold: the score.
+
+    Returns:
+        (H, W) float32, at least 0 except in that last case.
+    """
+    if maps.ndim != 3:
+        raise ShapeError(f"maps must be (N, h, w); got {tuple(maps.shape)}")
+    parts = []
+    for _, _, rows in strips(maps, resizes):
+        rows = rows.float()
+        if thresholds is None:
+            best = rows.topk(min(2, len(rows)), dim=0).values
+            parts.append(best[0] - best[1] if len(best) > 1 else best[0])
+            continue
+        floors = thresholds.to(rows)[:, None, None]
+        reached = rows.masked_fill(~(rows > floors), -torch.inf)
+        values, classes = reached.topk(min(2, len(rows)), dim=0)
+        own = thresholds.to(rows)[classes[0]]
+        following = torch.maximum(values[1], own) if len(values) > 1 else own
+        below = (floors - rows).amin(0)
+        parts.append(torch.where(values[0] == -torch.inf, below, values[0] - following))
+    return torch.cat(parts)

@@ -1,0 +1,98 @@
+"""From the command to a service that listens, and to its end: SIGTERM and Ctrl-C finish what runs, then exit with 0."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import threading
+import webbrowser
+from collections.abc import Callable
+
+import uvicorn
+
+from talk2dino.errors import OutputError
+from talk2dino.server.app import create_app
+from talk2dino.server.options import ServeOptions
+
+log = logging.getLogger(__name__)
+
+
+def serve(
+    options: ServeOptions, *, on_listening: Callable[[str], None] | None = None, open_browser: bool = False
+) -> None:
+    """Run the service until it is stopped.
+
+    Args:
+        on_listening: called with the address once the service listens.
+        open_browser: show the page.
+
+    Raises:
+        OutputError: the address cannot be listened on. Talk2DinoError: the model cannot be loaded.
+    """
+    listener = listen(options.host, options.port)
+    address = address_of(listener)
+    failures: list[Exception] = []
+
+    def fail(error: Exception) -> None:
+        failures.append(error)
+        server.should_exit = True
+
+    app = create_app(options, on_failure=fail)
+    server = uvicorn.Server(server_config(app, options))
+    if on_listening is not None:
+        on_listening(address)
+    if open_browser:
+        threading.Timer(0.5, webbrowser.open, [address]).start()
+    try:
+        server.run(sockets=[listener])
+    except KeyboardInterrupt:  # uvicorn has stopped gracefully and repeats the signal
+        pass
+    finally:
+        listener.close()
+    if failures:
+        raise failures[0]
+
+
+def server_config(app: object, options: ServeOptions) -> uvicorn.Config:
+    """How uvicorn runs the application."""
+    return uvicorn.Config(
+        app, log_config=None, log_level="warning", access_log=False, server_header=False, date_header=True,  # type: ignore[arg-type]
+        proxy_headers=False, http="h11", ws="none", lifespan="on", limit_concurrency=options.max_connections,
+        timeout_keep_alive=20, timeout_graceful_shutdown=round(options.stop_seconds), h11_max_incomplete_event_size=32_768,
+    )  # fmt: skip
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        OutputError: the port is taken or not allowed, or there is no such address.
+    """
+    bare = host.strip("[]")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(bare, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise OutputError(f"{host} is not an address that can be listened on: {error.strerror or error}") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(512)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise OutputError(
+                f"port {port} of {host} is taken by another program: choose another with --port, or --port 0 for a free one"
+            ) from None
+        if error.errno == errno.EACCES:
+            raise OutputError(f"this user may not listen on port {port}: choose one above 1023 with --port") from None
+        raise OutputError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from None
+    listener.setblocking(False)
+    return listener
+
+
+def address_of(listener: socket.socket) -> str:
+    """http://127.0.0.1:8000 for a socket."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,296 @@
+"""What the routes ask for: features of images, words as vectors, answers.
+
+    upload --(images)--> pixels --(batches, vision)--> features --(labels)--> answer
+    words  --(words)--> vectors ---------------------------------^
+
+Each name in brackets is a pool of threads, so that decoding, the vision model and the writing of answers overlap. The
+vision model and the text model have one thread each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from talk2dino import pipeline
+from talk2dino.io.images import LoadedImage, read_image
+from talk2dino.io.rle import decode_rle
+from talk2dino.segmenter import Segmenter
+from talk2dino.server import answers
+from talk2dino.server.batching import Batcher, Waiting
+from talk2dino.server.models import Models
+from talk2dino.server.observe import Metrics
+from talk2dino.server.options import ServeOptions
+from talk2dino.server.problems import Problem, busy
+from talk2dino.server.schemas import Ask, Region, WordsAsk
+from talk2dino.server.sessions import Session, Sessions, return_memory
+from talk2dino.types import ImageFeatures, TextFeatures
+from talk2dino.words.prompts import PromptList
+
+T = TypeVar("T")
+#: Class -> its examples as encode_examples takes them.
+Examples = dict[str, list[tuple[ImageFeatures, Any]]]
+
+
+class Service:
+    """A loaded model behind a queue. Made inside the running event loop."""
+
+    def __init__(self, segmenter: Segmenter, options: ServeOptions, metrics: Metrics, *, prefix: str = "") -> None:
+        self.options, self.metrics = options, metrics
+        self.models = Models(segmenter, options)
+        self.sessions = Sessions(options.sessions, options.session_bytes, options.session_seconds, prefix=prefix)
+        threads = torch.get_num_threads()
+        self._vision = ThreadPoolExecutor(1, "vision", torch.set_num_threads, (threads,))
+        self._words = ThreadPoolExecutor(1, "words", torch.set_num_threads, (threads,))
+        self._labels = ThreadPoolExecutor(2, "labels", torch.set_num_threads, (max(1, threads // 2),))
+        self._images = ThreadPoolExecutor(2, "images")
+        self.batcher = Batcher(
+            self._encode_batch, self._vision, size=options.batch_size, seconds=options.batch_milliseconds / 1000,
+            dropped=metrics.dropped.inc,
+        )  # fmt: skip
+        self.active = 0
+        self._texts: OrderedDict[object, TextFeatures] = OrderedDict()
+        self._sweeper = asyncio.ensure_future(self._sweep())
+
+    async def close(self) -> None:
+        """Stop what runs in the background and forget every image."""
+        self._sweeper.cancel()
+        await asyncio.gather(self._sweeper, return_exceptions=True)
+        await self.batcher.close()
+        for pool in (self._vision, self._words, self._labels, self._images):
+            pool.shutdown(wait=True, cancel_futures=True)
+        self.sessions.clear()
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """A place among the requests that are worked on.
+
+        Raises:
+            Problem: 503, the service has as many as it takes.
+        """
+        if self.active >= self.options.queue:
+            raise busy(f"{self.active} requests are waiting already", 1 + self.active / 50, kind="queue-full")
+        self.active += 1
+        self.metrics.waiting.set(self.active)
+        try:
+            yield
+        finally:
+            self.active -= 1
+            self.metrics.waiting.set(self.active)
+
+    # --- images ------------------------------------------------------------------------------------------------------
+
+    async def read(self, upload: bytes) -> LoadedImage:
+        """Decode an upload; raises ImageError."""
+        return await _run(self._images, read_image, _Upload(upload), max_pixels=self.options.max_pixels)
+
+    async def segmenter(self, method: str | None) -> Segmenter:
+        """The segmenter of a method (422 where it cannot run)."""
+        if method in (None, self.models.default.method.name):
+            return self.models.default
+        return await _run(self._words, self.models.get, method)
+
+    async def encode(self, image: LoadedImage, mode: str, segmenter: Segmenter) -> ImageFeatures:
+        """Features of one image, together with others in the queue."""
+        view = pipeline.plan_view(image.size, mode, segmenter.method)
+        return await self.batcher.encode(image, view, segmenter.method)
+
+    def _encode_batch(self, batch: Sequence[Waiting]) -> list[ImageFeatures]:
+        start, method = time.perf_counter(), batch[0].method
+        with torch.inference_mode(), self.models.using(method):
+            size = pipeline.WINDOW_BATCH if batch[0].view.boxes else len(batch)
+            encoded = pipeline.encode_images(
+                [one.image for one in batch], [one.view for one in batch], method, batch_size=size
+            )
+            features = list(encoded)
+        self.metrics.batches.observe(len(batch))
+        self.metrics.forward.observe(time.perf_counter() - start)
+        return features
+
+    # --- encoded images ----------------------------------------------------------------------------------------------
+
+    async def keep(self, upload: bytes, mode: str = "") -> Session:
+        """Encode an image and keep it."""
+        image = await self.read(upload)
+        segmenter = self.models.default
+        key = (segmenter.method.name, mode or segmenter.method.facts.modes[0])
+        features = await self.encode(image, key[1], segmenter)
+        session = self.sessions.add(upload, image.size, features.notes, key, features)
+        self._count_sessions()
+        return session
+
+    async def features(self, session: Session, mode: str | None, segmenter: Segmenter) -> ImageFeatures:
+        """Features of a kept image; encoded on first use of another method or mode."""
+        key = (segmenter.method.name, mode or segmenter.method.facts.modes[0])
+        if key not in session.features:
+            image = await self.read(session.upload)
+            self.sessions.put(session, key, await self.encode(image, key[1], segmenter))
+            self._count_sessions()
+        return session.features[key]
+
+    def forget(self, id: str) -> None:
+        """Remove a kept image (404 where there is none)."""
+        self.sessions.remove(id)
+        self._count_sessions()
+
+    def _count_sessions(self) -> None:
+        self.metrics.sessions.set(len(self.sessions))
+        self.metrics.session_bytes.set(self.sessions.nbytes)
+
+    async def _sweep(self) -> None:
+        """Let images go whose time is over, and give their memory back to the system."""
+        while True:
+            await asyncio.sleep(min(15.0, max(0.2, self.options.session_seconds / 4)))
+            if self.sessions.expire():
+                self._count_sessions()
+                await _run(self._images, return_memory)
+
+    # --- words -------------------------------------------------------------------------------------------------------
+
+    async def words(
+        self, ask: WordsAsk, segmenter: Segmenter, examples: tuple[Examples, Examples] = ({}, {})
+    ) -> TextFeatures:
+        """The classes of a request: words, and examples."""
+        prompts, negative = ask.read(self.options.max_prompts)
+        text = None
+        if prompts is not None:
+            text = await self._embed(prompts, negative, segmenter)
+        wanted, unwanted = examples
+        if wanted or unwanted:
+            shown = await _run(self._words, partial(self._embed_examples, segmenter, wanted, unwanted))
+            text = shown if text is None else text + shown
+        if text is None:
+            raise Problem(422, "no prompts were given", kind="refused-input", accepted='for example "sky, grass"')
+        return text
+
+    async def _embed(self, prompts: PromptList, negative: PromptList | None, segmenter: Segmenter) -> TextFeatures:
+        key = (segmenter.method.name, prompts, negative)
+        if key in self._texts:
+            self._texts.move_to_end(key)
+            return self._texts[key]
+
+        def embed() -> TextFeatures:
+            with self.models.using(segmenter.method):
+                return segmenter.encode_text(prompts, negative=negative)
+
+        text = await _run(self._words, embed)
+        if self.options.text_cache:
+            self._texts[key] = text
+            while len(self._texts) > self.options.text_cache:
+                self._texts.popitem(last=False)
+        return text
+
+    def _embed_examples(self, segmenter: Segmenter, wanted: Examples, unwanted: Examples) -> TextFeatures:
+        with self.models.using(segmenter.method):
+            return segmenter.encode_examples(wanted, negative=unwanted or None)
+
+    async def examples(self, ask: Ask, segmenter: Segmenter, own: ImageFeatures | None) -> tuple[Examples, Examples]:
+        """The regions of a request with the features of their images."""
+
+        async def resolve(regions: Mapping[str, Sequence[Region]]) -> Examples:
+            found: Examples = {}
+            for name, several in regions.items():
+                for region in several:
+                    features = own
+                    if region.image is not None:
+                        features = await self.features(self.sessions.get(region.image), ask.mode, segmenter)
+                    assert features is not None
+                    found.setdefault(name, []).append((features, _region(region, features.image_size)))
+            return found
+
+        count = sum(map(len, (*ask.examples.values(), *ask.negative_examples.values())))
+        if count > self.options.max_prompts:
+            raise Problem(413, f"{count:,} examples were given", kind="too-many-examples",
+                          accepted=f"at most {self.options.max_prompts:,}")  # fmt: skip
+        return await resolve(ask.examples), await resolve(ask.negative_examples)
+
+    # --- answers -----------------------------------------------------------------------------------------------------
+
+    async def segment(self, upload: bytes, ask: Ask) -> bytes:
+        """Segment an image that is not kept."""
+        segmenter = await self.segmenter(ask.method)
+        mode = ask.mode or segmenter.method.facts.modes[0]
+        if not ask.examples and not ask.negative_examples:
+            text = await self.words(ask, segmenter)  # mistakes in words are found before the model works
+            self._options(segmenter, text, ask)
+        image = await self.read(upload)
+        features = await self.encode(image, mode, segmenter)
+        return await self.label(features, image, ask, segmenter)
+
+    async def ask_again(self, session: Session, ask: Ask) -> bytes:
+        """Segment a kept image."""
+        segmenter = await self.segmenter(ask.method)
+        features = await self.features(session, ask.mode, segmenter)
+        image = await self.read(session.upload) if ask.format == "overlay" else None
+        return await self.label(features, image, ask, segmenter)
+
+    async def label(self, features: ImageFeatures, image: LoadedImage | None, ask: Ask, segmenter: Segmenter) -> bytes:
+        """Features and words to an answer."""
+        text = await self.words(ask, segmenter, await self.examples(ask, segmenter, features))
+        options = self._options(segmenter, text, ask)
+
+        def work() -> bytes:
+            with self.models.using(segmenter.method):
+                pipeline.check_features(features, text, segmenter.method)
+                done = pipeline.decode_image(features, text, segmenter.method, options)
+            return answers.segmentation_answer(done, image, ask.format)
+
+        return await _run(self._labels, work)
+
+    def _options(self, segmenter: Segmenter, text: TextFeatures, ask: Ask) -> pipeline.DecodeOptions:
+        method = segmenter.method
+        background = pipeline.join_thresholds(ask.background, ask.threshold, text.names, method.threshold)
+        return pipeline.read_options(method, text.names, background, ask.clean, ask.refine, False)
+
+    async def features_file(self, session: Session) -> bytes:
+        """The binary answer with the features of a kept image.
+
+        Raises:
+            Problem: 409, the image was encoded in windows.
+        """
+        segmenter = self.models.default
+        features = await self.features(session, None, segmenter)
+        if features.boxes is not None:
+            raise Problem(409, "this image is too elongated to be seen as a whole and was encoded in windows",
+                          kind="windows", hint="POST /v1/images/{id}/segment labels it")  # fmt: skip
+        return await _run(self._labels, answers.features_file, features, segmenter.method)
+
+    async def picture(self, session: Session) -> tuple[bytes, str]:
+        """The kept image as it was read, and its media type."""
+        image = await self.read(session.upload)
+        return await _run(self._images, answers.picture, session.upload, image)
+
+
+class _Upload:
+    """A file object whose name is what messages call it."""
+
+    name = "the image"
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def read(self) -> bytes:
+        return self.content
+
+
+def _region(region: Region, size: tuple[int, int]) -> Any:
+    if region.rle is None:
+        return region.box or region.point
+    if tuple(region.rle.size) != size:
+        raise Problem(422, f"the mask has {region.rle.size[0]} x {region.rle.size[1]} pixels (height x width)",
+                      kind="refused-input", accepted=f"the size of the image, {size[0]} x {size[1]}")  # fmt: skip
+    return np.ascontiguousarray(decode_rle({"size": region.rle.size, "counts": region.rle.counts}))
+
+
+async def _run(pool: Executor, work: Callable[..., T], *arguments: Any, **named: Any) -> T:
+    """Run in a thread of a pool; cancelling this before it starts takes it out of the pool's queue."""
+    return await asyncio.get_running_loop().run_in_executor(pool, partial(work, *arguments, **named))

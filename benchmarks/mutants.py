@@ -36,19 +36,33 @@ SOURCE = Path("src/talk2dino")
 #: Modules to mutate -> the tests that may notice.
 TARGETS = {
     "segmenter.py": ("tests/test_segmenter.py", "tests/test_pipeline.py"),
-    "pipeline.py": ("tests/test_segmenter.py", "tests/test_pipeline.py", "tests/stages"),
+    "pipeline.py": ("tests/test_segmenter.py", "tests/test_pipeline.py"),
     "stages/*.py": ("tests/stages", "tests/test_golden.py"),
-    "models/checkpoint.py": ("tests/models",), "models/projection.py": ("tests/models",),
-    "models/weights.py": ("tests/models",), "models/fingerprint.py": ("tests/models",),
-    "models/layouts.py": ("tests/models",), "models/loading.py": ("tests/models",),
-    "models/vit.py": ("tests/models", "tests/test_golden.py"), "models/text.py": ("tests/models", "tests/test_golden.py"),
-    "models/preprocess.py": ("tests/models", "tests/test_segmenter.py"), "models/tokenizer.py": ("tests/models",),
-    "training/aligner.py": ("tests/training",), "training/loss.py": ("tests/training",),
-    "training/validation.py": ("tests/training",), "training/batches.py": ("tests/training",),
-    "features/store.py": ("tests/features",), "features/writer.py": ("tests/features",),
-    "evaluation/metrics.py": ("tests/evaluation",), "evaluation/journal.py": ("tests/evaluation",),
-    "io/masks.py": ("tests/io",), "io/images.py": ("tests/io",), "io/atomic.py": ("tests/io",),
-    "io/journal.py": ("tests/io", "tests/evaluation"), "io/lock.py": ("tests/io", "tests/evaluation"),
+    "models/checkpoint.py": ("tests/models/test_checkpoint.py", "tests/models/test_weights.py", "tests/models/test_vit.py"),
+    "models/projection.py": ("tests/models/test_projection.py", "tests/models/test_weights.py"),
+    "models/weights.py": ("tests/models/test_weights.py", "tests/models/test_projection.py"),
+    "models/fingerprint.py": ("tests/models/test_fingerprint.py", "tests/models/test_projection.py"),
+    "models/layouts.py": (
+        "tests/models/test_checkpoint.py", "tests/models/test_weights.py", "tests/models/test_vit.py",
+        "tests/models/test_fingerprint.py", "tests/models/test_hub_towers.py",
+    ),
+    "models/loading.py": ("tests/models/test_checkpoint.py", "tests/models/test_projection.py"),
+    "models/vit.py": ("tests/models/test_vit.py", "tests/models/test_vision.py", "tests/test_golden.py"),
+    "models/text.py": ("tests/models/test_text.py", "tests/models/test_text_cache.py", "tests/test_golden.py"),
+    "models/preprocess.py": ("tests/models/test_preprocess.py", "tests/test_segmenter.py", "tests/test_pipeline.py"),
+    "models/tokenizer.py": ("tests/models/test_tokenizer.py", "tests/models/test_text.py"),
+    "training/aligner.py": ("tests/training/test_aligner.py", "tests/training/test_loss.py", "tests/training/test_fit.py"),
+    "training/loss.py": ("tests/training/test_loss.py", "tests/training/test_processes.py"),
+    "training/validation.py": ("tests/training/test_validation.py",),
+    "training/batches.py": ("tests/training/test_batches.py", "tests/training/test_fit.py"),
+    "features/store.py": ("tests/features/test_store.py", "tests/features/test_extraction.py"),
+    "features/writer.py": ("tests/features/test_extraction.py",),
+    "evaluation/metrics.py": ("tests/evaluation/test_metrics.py",),
+    "evaluation/journal.py": ("tests/evaluation/test_journal.py",),
+    "io/masks.py": ("tests/io/test_masks.py",), "io/images.py": ("tests/io/test_images.py",),
+    "io/atomic.py": ("tests/io/test_atomic.py", "tests/io/test_overlay.py"),
+    "io/journal.py": ("tests/io/test_journal.py", "tests/evaluation/test_journal.py"),
+    "io/lock.py": ("tests/io/test_lock.py",),
 }  # fmt: skip
 #: mutmut's exit codes: 0 no test failed, 33 no test reaches the function; None was not run yet, 34 is skipped.
 SURVIVED = (0, 33)
@@ -86,6 +100,7 @@ def main() -> int:
     tree = copy_tree(options.work.resolve() / selection, modules)
     if not (tree / "mutants" / "mutmut-stats.json").is_file():
         prepare(tree, all_tests(modules), options.processes)
+        keep_targets(tree, modules)
     samples = {module: sample(tree, module, options.count, options.seed) for module in modules}
     waiting = [m.name for module in modules for m in samples[module] if outcomes(tree, module)[m.name] is None]
     if waiting and (done := mutmut(tree, *waiting, processes=options.processes)).returncode:
@@ -169,6 +184,22 @@ def prepare(tree: Path, tests: list[str], processes: int) -> None:
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not long", *tests]
         subprocess.run(command, cwd=tree, env=os.environ | {"PYTHONPATH": str(tree / "src")})
         sys.exit(1)
+
+
+def keep_targets(tree: Path, modules: dict[str, tuple[str, ...]]) -> None:
+    """Of the tests that reach a function, keep those of its module; where only processes reach it, take all of them."""
+    path = tree / "mutants" / "mutmut-stats.json"
+    stats = json.loads(path.read_text())
+    reached = stats["tests_by_mangled_function_name"]
+    for module, wanted in modules.items():
+        package = ".".join(["talk2dino", *Path(module).with_suffix("").parts])
+        of_module = sorted(test for test in stats["duration_by_test"] if test.startswith(wanted))
+        source = (tree / "mutants" / SOURCE / module).read_text(encoding="utf-8")
+        for name in re.findall(r"def (x\w+)__mutmut_orig\(", source):
+            function = f"{package}.{name}"
+            own = [test for test in reached.get(function, ()) if test.startswith(wanted)]
+            reached[function] = own or of_module
+    path.write_text(json.dumps(stats))
 
 
 def mutmut(tree: Path, *names: str, processes: int, quiet: bool = False) -> subprocess.CompletedProcess[bytes]:

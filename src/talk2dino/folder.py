@@ -16,13 +16,16 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from talk2dino.annotations.collecting import Collection, own_folders
+from talk2dino.annotations.objects import ObjectOptions
+from talk2dino.annotations.writing import WriteOptions
 from talk2dino.errors import InputError, Talk2DinoError
 from talk2dino.io.atomic import remove_leftovers, save_png
 from talk2dino.io.find import STDIN, search_images
@@ -30,6 +33,8 @@ from talk2dino.io.images import MAX_PIXELS, LoadedImage, image_size, read_image
 from talk2dino.io.journal import Journal
 from talk2dino.io.lock import folder_lock
 from talk2dino.types import Segmentation, TextFeatures
+from talk2dino.vocabularies import Asked
+from talk2dino.words.example_files import ExampleFile
 from talk2dino.words.prompts import PromptList
 from talk2dino.words.understanding import describe_understood
 from talk2dino.workers import choose_workers, group, run_batches
@@ -41,7 +46,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["overlay", "palette", "json", "npz"]
+Kind = Literal[
+    "overlay", "palette", "json", "npz",
+    "coco", "coco-panoptic", "cvat", "cvat-masks", "label-studio", "labelme", "yolo", "voc", "geojson",
+]  # fmt: skip
+#: Kinds that are written per image; the others are labelling formats, written once for all images of the run.
 SUFFIX: dict[str, str] = {"overlay": ".overlay.png", "palette": ".labels.png", "json": ".json", "npz": ".npz"}
 JOURNAL = ".talk2dino.jsonl"
 
@@ -55,8 +64,14 @@ class FolderOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     images: tuple[str, ...] = Field(description="files, folders, glob patterns, or '-' for standard input")
-    prompts: PromptList
+    prompts: PromptList | None = Field(
+        default=None, description="words; may be left out if there are examples or vocabularies"
+    )
     negative: PromptList | None = None
+    examples: tuple[ExampleFile, ...] = Field(default=(), description="classes by example")
+    negative_examples: tuple[ExampleFile, ...] = Field(default=(), description="regions whose likes become background")
+    examples_per_class: int = Field(default=1, ge=1, le=64, description="most embeddings per class of the examples")
+    vocabulary: tuple[Path, ...] = Field(default=(), description="files of talk2dino vocabulary")
     out: Path = Path("out")
     save: tuple[Kind, ...] = ("overlay", "palette")
     model: str = "auto"
@@ -78,6 +93,8 @@ class FolderOptions(BaseModel):
     max_pixels: int = Field(default=MAX_PIXELS, ge=1)
     overwrite: bool = False
     overlay: dict[str, Any] = Field(default_factory=dict, description="options of Segmentation.overlay")
+    objects: ObjectOptions = Field(default=ObjectOptions(), description="labelling formats: what becomes an object")
+    writing: WriteOptions = Field(default=WriteOptions(), description="labelling formats: how objects are written")
 
     @model_validator(mode="after")
     def _check(self) -> FolderOptions:
@@ -92,17 +109,47 @@ class FolderOptions(BaseModel):
         numbers = [*self.thresholds.values(), float(self.background or 0)]
         if wrong := [number for number in numbers if not -1 <= number <= 1]:
             raise InputError(f"a background threshold must be a number from -1 to 1; got {wrong[0]}")
-        if unknown := [name for name in self.thresholds if name not in self.prompts.names]:
+        self.asked.check()
+        names = self.asked.names()
+        if unknown := [name for name in self.thresholds if names is not None and name not in names]:
             raise InputError(f"thresholds name classes that are not among the prompts: {', '.join(unknown[:5])}")
         if not self.save:
-            raise InputError(f"save must name at least one of {', '.join(SUFFIX)}")
+            raise InputError(f"save must name at least one of {', '.join(get_args(Kind))}")
+        if not self.formats and (self.objects, self.writing) != (ObjectOptions(), WriteOptions()):
+            raise InputError(
+                "instances, smallest_area, split, polygons, tolerance and polygon_iou apply to labelling formats, and save "
+                "names none: add one, such as coco"
+            )
+        if self.objects.split and not self.objects.instances:
+            raise InputError("split divides the objects that instances makes: ask for both")
         return self
 
-    def asked_background(self, default: float | None) -> Background:
-        """The ``background=`` argument of the segmenter; single thresholds imply a background."""
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Kinds that are written per image."""
+        return tuple(kind for kind in self.save if kind in SUFFIX)
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Labelling formats, written once for all images."""
+        return tuple(dict.fromkeys(kind for kind in self.save if kind not in SUFFIX))
+
+    @property
+    def asked(self) -> Asked:
+        """The classes, in whatever form they were given."""
+        return Asked(
+            self.prompts, self.negative, self.examples, self.negative_examples, self.examples_per_class, self.vocabulary
+        )
+
+    def asked_background(self, default: float | None, names: Sequence[str]) -> Background:
+        """The ``background=`` argument of the segmenter; single thresholds imply a background.
+
+        Args:
+            default: the method's own threshold. names: all classes.
+        """
         from talk2dino.pipeline import join_thresholds
 
-        return join_thresholds(self.background, self.thresholds, self.prompts.names, default)
+        return join_thresholds(self.background, self.thresholds, names, default)
 
 
 @dataclass(frozen=True)
@@ -128,12 +175,13 @@ class ImageResult:
 
 @dataclass(frozen=True)
 class FolderResult:
-    """Counts of a run: images done now, finished before, and those that failed."""
+    """Counts of a run: images done now, finished before, and those that failed; files of labelling formats."""
 
     done: int
     skipped: int
     failed: tuple[ImageResult, ...]
     out: Path
+    data_sets: tuple[Path, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -190,15 +238,21 @@ class _Run:
 
     def __call__(self) -> FolderResult:
         options, segmenter = self.options, self.segmenter
-        self.text = segmenter.encode_text(options.prompts, negative=options.negative)
+        self.text = options.asked.encode(segmenter, mode=options.mode)
         self.settings: dict[str, Any] = {
-            "background": options.asked_background(segmenter.method.threshold), "clean": options.clean,
+            "background": options.asked_background(segmenter.method.threshold, self.text.names), "clean": options.clean,
             "refine": options.refine, "mode": options.mode,
         }  # fmt: skip
         segmenter.segment_batch([], self.text, **self.settings)  # reports wrong options before the work
+        self.collection: Collection | None = None
+        if options.formats:
+            classes = self.text.names[: self.text.positive]
+            self.collection = Collection(
+                options.out, options.formats, options.objects, options.writing, classes=classes, paths=self.paths
+            )
         self.key = _settings_key(options, segmenter, self.settings, self.text)
-        finished = {record.get("result"): record.get("stamp") for record in self.journal.records}
-        todo = [path for path in self.paths if options.overwrite or not self._is_done(path, finished)]
+        self.finished = {record["result"]: record for record in self.journal.records if "result" in record}
+        todo = [path for path in self.paths if options.overwrite or not self._is_done(path)]
         skipped = len(self.paths) - len(todo)
         if skipped:
             log.info("%s finished already; --overwrite does them again", _count(skipped))
@@ -207,19 +261,36 @@ class _Run:
                 "%s with %s, %s on %s%s: %s, %s", segmenter.method.name, segmenter.name,
                 str(segmenter.dtype).removeprefix("torch."), segmenter.device,
                 "" if segmenter.engine == "torch" else f" ({segmenter.engine})", _count(len(todo)),
-                _count(len(options.prompts.names), "prompt"),
+                _count(self.text.positive, "class", "classes"),
             )  # fmt: skip
-            for note in (*options.prompts.notes, *describe_understood(self.text.understood)):
+            for note in (*self.text.notes, *describe_understood(self.text.understood)):
                 log.info("%s", note)
             self._segment_all(todo)
-        return FolderResult(len(todo) - len(self.failed), skipped, tuple(self.failed), options.out)
+        data_sets = self._write_data_sets()
+        return FolderResult(len(todo) - len(self.failed), skipped, tuple(self.failed), options.out, data_sets)
 
-    def _is_done(self, path: Path, finished: dict[Any, Any]) -> bool:
-        if path == STDIN:
-            return False
+    def _is_done(self, path: Path) -> bool:
         name = self.names[path]
-        present = all((self.options.out / (name + SUFFIX[kind])).is_file() for kind in self.options.save)
-        return present and finished.get(name) == self._stamp(path)
+        record = self.finished.get(name)
+        if path == STDIN or record is None or record.get("stamp") != self._stamp(path):
+            return False
+        present = all((self.options.out / (name + SUFFIX[kind])).is_file() for kind in self.options.files)
+        return present and (self.collection is None or self.collection.holds(record.get("objects")))
+
+    def _write_data_sets(self) -> tuple[Path, ...]:
+        """One pass over the objects of all images that are done, in their order."""
+        failed = {result.path for result in self.failed}
+        done = [self.finished[self.names[path]] for path in self.paths if path not in failed]
+        if self.collection is None or not done:
+            return ()
+        if failed:
+            log.info(
+                "%s failed and %s missing from the labelling formats",
+                _count(len(failed)),
+                "is" if len(failed) == 1 else "are",
+            )
+        places = [record["objects"]["at"] for record in done]
+        return tuple(self.collection.write(places, self.segmenter.name, self.journal, self.progress))
 
     def _stamp(self, path: Path) -> str:
         """The settings and the state of the file that a result was made from."""
@@ -274,8 +345,9 @@ class _Run:
     def _segment(self, batch: list[tuple[Path, LoadedImage]]) -> None:
         try:
             results = self.segmenter.segment_batch(
-                [picture for _, picture in batch], self.text, batch_size=self.options.batch_size, **self.settings
-            )
+                [picture for _, picture in batch], self.text, batch_size=self.options.batch_size,
+                return_evidence=self.collection is not None, **self.settings,
+            )  # fmt: skip
         except Talk2DinoError as error:
             if len(batch) == 1:
                 self._fail(batch[0][0], error)
@@ -287,16 +359,26 @@ class _Run:
             self._write(path, picture, result)
 
     def _write(self, path: Path, picture: LoadedImage, result: Segmentation) -> None:
+        try:
+            image = None if self.collection is None else self.collection.image(result, path)
+        except Talk2DinoError as error:
+            self._fail(path, error)
+            return
         files: dict[str, str] = {}
-        for kind in self.options.save:
+        for kind in self.options.files:
             target = self.options.out / (self.names[path] + SUFFIX[kind])
             if kind == "overlay":
                 save_png(result.overlay(picture, **self.options.overlay), target, compress_level=1)
             else:
                 result.save(target)
             files[kind] = str(target)
-        record = {"result": self.names[path], "stamp": self._stamp(path), "source": os.path.abspath(path)}
+        record: dict[str, Any] = {
+            "result": self.names[path], "stamp": self._stamp(path), "source": os.path.abspath(path)
+        }  # fmt: skip
         with self.lock:
+            if self.collection is not None and image is not None:
+                record["objects"] = self.collection.add(image)
+            self.finished[self.names[path]] = record
             self.journal.add(record)
         self._finish(ImageResult(path, result, files, tuple(picture.notes)))
 
@@ -340,11 +422,17 @@ def result_names(paths: Iterable[Path], records: Iterable[dict[str, Any]] = ()) 
     return names
 
 
-def _without_own_results(paths: list[Path], out: Path, records: Iterable[dict[str, Any]]) -> list[Path]:
+def _without_own_results(paths: list[Path], out: Path, records: Sequence[dict[str, Any]]) -> list[Path]:
     """Images that are not results of an earlier run into the same folder."""
     own = {record["result"] + suffix for record in records if "result" in record for suffix in SUFFIX.values()}
     folder = os.path.realpath(out)
-    kept = [path for path in paths if path.name not in own or os.path.realpath(path.parent) != folder]
+    below = [os.path.realpath(one) + os.sep for one in own_folders(out, records)]
+    kept = [
+        path
+        for path in paths
+        if (path.name not in own or os.path.realpath(path.parent) != folder)
+        and not os.path.realpath(path).startswith(tuple(below))
+    ]
     if len(kept) < len(paths):
         log.info("%s in %s are results of an earlier run and were passed over", _count(len(paths) - len(kept)), out)
     return kept
@@ -352,16 +440,17 @@ def _without_own_results(paths: list[Path], out: Path, records: Iterable[dict[st
 
 def _settings_key(options: FolderOptions, segmenter: Segmenter, settings: dict[str, Any], text: TextFeatures) -> str:
     """A digest of everything that decides a result besides the image: weights, words, options."""
-    method = segmenter.method
+    method, prompts, files = segmenter.method, options.prompts, options.asked.digest()
     decides = {
         "method": method.name, "options": method.options, "weights": segmenter.towers.checksums(method.facts.towers, quick=True),
         "files": method.fingerprints(), "dtype": str(segmenter.dtype), "engine": segmenter.engine, "size": method.size,
-        "templates": segmenter.text.templates, "names": options.prompts.names, "synonyms": options.prompts.synonyms,
+        "templates": segmenter.text.templates, "names": prompts and prompts.names, "synonyms": prompts and prompts.synonyms,
         "negative": None if options.negative is None else options.negative.synonyms, "settings": settings,
         "truncated": options.allow_truncated, "overlay": options.overlay, "understood": text.understood,
+        **({"classes": files} if files else {}),
     }  # fmt: skip
     return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _count(number: int, what: str = "image") -> str:
-    return f"1 {what}" if number == 1 else f"{number} {what}s"
+def _count(number: int, what: str = "image", several: str = "") -> str:
+    return f"1 {what}" if number == 1 else f"{number} {several or f'{what}s'}"

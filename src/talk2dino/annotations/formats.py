@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from talk2dino.annotations import coco, cvat, geojson, label_studio, labelme, voc, yolo
+from talk2dino.annotations.archives import Archive
 from talk2dino.annotations.types import AnnotatedImage, Annotations
 from talk2dino.annotations.writing import DataSet, WriteOptions
-from talk2dino.errors import DataError, InputError, suggestion
+from talk2dino.errors import DataError, InputError, Talk2DinoError, suggestion
 from talk2dino.io.names import readable
 
 #: (target, what the data set is, its images, options) -> notes.
@@ -99,7 +100,13 @@ def load_annotations(
         raise DataError(f"no such file or folder: {readable(path)}")
     if folder is not None and not folder.is_dir():
         raise DataError(f"no such folder of images: {readable(folder)}")
-    found = (find_format(format) if format else sniff_format(path)).read(path, folder)
+    chosen = find_format(format) if format else sniff_format(path)
+    try:
+        found = chosen.read(path, folder)
+    except Talk2DinoError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:  # values of unexpected types
+        raise DataError(f"{readable(path)} is damaged, or not of the format {chosen.name} ({error})") from error
     repeated = [name for name, count in Counter(image.name for image in found.images).items() if count > 1]
     if repeated:
         raise DataError(f"{readable(path)} lists the image {repeated[0]} more than once")
@@ -126,6 +133,7 @@ def save_annotations(
     chosen, target = find_format(format), Path(path)
     check_target(chosen, target)
     annotations.with_classes(annotations.classes)  # before anything is written
+    check_data(chosen, annotations.classes, (image.name for image in annotations.images))
     instances = any(len({one.name for one in image.objects}) < len(image.objects) for image in annotations.images)
     data = DataSet(annotations.classes, images=None if images is None else Path(images), instances=instances)
     return chosen.write(target, data, annotations.images, options or WriteOptions())
@@ -144,6 +152,27 @@ def check_target(chosen: Format, target: Path) -> None:
         raise InputError(
             f"{chosen.name} is written to a file that ends in {Path(chosen.target).suffix}, not to {readable(target)}"
         )
+
+
+def check_data(chosen: Format, classes: Sequence[str], names: Iterable[str]) -> None:
+    """Refuse classes and images that a format cannot hold, before any work is done.
+
+    Raises:
+        InputError: class names that the format reserves; images that would share a label file.
+    """
+    if chosen.name in ("voc", "cvat-masks"):
+        voc.check_classes(classes)
+    if chosen.name in ("coco", "cvat", "label-studio"):
+        return
+    stems: dict[str, str] = {}
+    for name in names:
+        stem = str(PurePosixPath(name).with_suffix(""))
+        if stem in stems:
+            raise InputError(
+                f"{stems[stem]} and {name} would share one label file of the format {chosen.name}, which has a file per image: "
+                "rename one of them, or choose coco, cvat or label-studio"
+            )
+        stems[stem] = name
 
 
 def sniff_format(path: Path) -> Format:
@@ -176,9 +205,9 @@ def _sniff_file(path: Path) -> str | None:
     suffix = path.suffix.lower()
     if suffix in (".xml", ".geojson", ".yaml", ".yml"):
         return {".xml": "cvat", ".geojson": "geojson"}.get(suffix, "yolo")
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+    if suffix == ".zip" or zipfile.is_zipfile(path):
+        with Archive(path) as archive:
+            names = archive.names()
         if cvat.XML in names:
             return "cvat"
         return "cvat-masks" if any(f"{voc.CLASSES}/" in name for name in names) else None

@@ -11,7 +11,6 @@ Source: docs.cvat.ai, "Segmentation Mask"; Pascal VOC 2012 development kit (colo
 from __future__ import annotations
 
 import io
-import os
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
@@ -49,23 +48,14 @@ def write_zip(path: Path, data: DataSet, images: Iterable[AnnotatedImage], optio
 def _write(
     put: Callable[[str, bytes | str], object], data: DataSet, images: Iterable[AnnotatedImage], *, rgb: bool
 ) -> tuple[str, ...]:
-    for name in data.classes:
-        if any(sign in name for sign in ":\n\r") or name == BACKGROUND:
-            raise InputError(
-                f"the class {name!r} cannot be written to {LABELS}: names must not contain ':' or be 'background'"
-            )
     ids = {name: i for i, name in enumerate(data.classes, start=1)}
     colours = class_palette((BACKGROUND, *data.classes), 0)
-    notes, stems = Notes(), dict[str, str]()
+    notes, stems = Notes(), list[str]()
     for image in images:
         stem = str(PurePosixPath(image.name).with_suffix(""))
-        if stem in stems:
-            raise InputError(
-                f"{stems[stem]} and {image.name} differ only in their endings, which label files do not have"
-            )
-        stems[stem] = image.name
+        stems.append(stem)
         if image.overlap():
-            notes.add("{} images have overlapping objects; each pixel went to the later object", image.name)
+            notes.add("images with overlapping objects, whose pixels went to the later object", image.name)
         labels = image.paint([ids[one.name] for one in image.objects])
         put(f"{CLASSES}/{stem}.png", _png(np.maximum(labels, 0), colours, rgb))
         if data.instances:
@@ -82,6 +72,19 @@ def _png(values: np.ndarray, colours: np.ndarray, rgb: bool) -> bytes:
     image = Image.fromarray(colours[values]) if rgb else paint_png(values, colours)
     image.save(content, "PNG", compress_level=3)
     return content.getvalue()
+
+
+def check_classes(classes: Iterable[str]) -> None:
+    """Refuse names that ``labelmap.txt`` cannot hold.
+
+    Raises:
+        InputError: a name with a colon or a line break, or "background".
+    """
+    for name in classes:
+        if any(sign in name for sign in ":\n\r") or name == BACKGROUND:
+            raise InputError(
+                f"the class {name!r} cannot be written to {LABELS}: names must not contain ':' or be 'background'"
+            )
 
 
 def read(path: Path, images: Path | None = None) -> Annotations:
@@ -135,6 +138,8 @@ def _read_labelmap(content: bytes, where: str) -> tuple[tuple[str, ...], np.ndar
             raise DataError(f"{where}, line {number}: {line!r} is not 'class:R,G,B::'") from None
         names.append(fields[0].strip())
         codes.append(65536 * r + 256 * g + b)
+    if not codes:
+        raise DataError(f"{where} lists no class")
     if len(set(codes)) < len(codes):
         raise DataError(f"{where}: two classes have the same colour")
     return class_list(names, where), np.array(codes, dtype=np.int64)
@@ -171,7 +176,5 @@ def _read_image(name: str, labels: np.ndarray, parts: np.ndarray | None, classes
 
 
 def is_layout(path: Path) -> bool:
-    """Whether a folder or ZIP has the label PNGs."""
-    if path.is_dir():
-        return (path / CLASSES).is_dir() or os.path.isfile(path / LABELS)
-    return zipfile.is_zipfile(path) and any(f"{CLASSES}/" in name for name in zipfile.ZipFile(path).namelist())
+    """Whether a folder has the label PNGs or the class list."""
+    return (path / CLASSES).is_dir() or (path / LABELS).is_file()

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 
 _PROMPTS = 'Classes to look for: "sky, grass, car=red car|automobile". Commas separate classes; = and | give synonyms.'
 _PROMPT_FILE = "File with the classes: one per line, or .json / .yaml with a list or class: [synonyms]."
+_EXAMPLE = (
+    "A class by example: NAME=IMAGE:MASK.png, NAME=IMAGE:X0,Y0,X1,Y1 (a box) or NAME=IMAGE:X,Y (a point), in pixels; "
+    "repeatable, and beside --prompts."
+)
+_VOCABULARY = "File of classes, written by 'talk2dino vocabulary'; repeatable, and beside --prompts."
+_PER_CLASS = "Most embeddings per class of the examples; unlike examples get one each."
 _MODEL = "auto, a name from 'talk2dino models', a folder, or a hub id."
 _PROJECTION = "Your own psi: a folder written by 'talk2dino train', projection.safetensors, or a published .pth."
 _BACKGROUND = (
@@ -22,7 +28,16 @@ _BACKGROUND = (
 _THRESHOLD = "Threshold of one class, NAME=NUMBER; repeatable. Implies a background."
 _CLEAN = "Background cleaning. [default: on if there is a background]"
 _MODE = "whole: keep the aspect ratio; slide: the published protocol's windows; square: squash to the model's size."
-_SAVE = "Files to write per image, separated by commas: overlay, palette, json, npz."
+_SAVE = (
+    "What to write, separated by commas: per image overlay, palette, json, npz; for all images coco, coco-panoptic, cvat, "
+    "cvat-masks, label-studio, labelme, yolo, voc, geojson."
+)
+_INSTANCES = "Labelling formats: each connected part is an object. [default: one object per class]"
+_SMALLEST = "Labelling formats: leave out connected parts with fewer pixels."
+_SPLIT = "Labelling formats: split touching objects at peaks of the attention; with --instances."
+_POLYGONS = "Labelling formats: polygons where the format also has masks (coco, cvat, label-studio)."
+_TOLERANCE = "Labelling formats: simplify polygons; the outline moves by at most this many pixels. [default: exact]"
+_POLYGON_IOU = "Labelling formats: simplify polygons as far as each object keeps this IoU, such as 0.98."
 _ENGINE = "What runs the vision model: torch, compile, openvino or onnx."
 _WORKERS = "Batches that are read, segmented and written side by side. [default: by the number of cores]"
 _METHOD = "talk2dino, or one to compare with: clip-dense, dino-clusters, freeda."
@@ -47,6 +62,12 @@ def segment(
     images: _Images,
     prompts: Annotated[str | None, typer.Option("--prompts", "-p", help=_PROMPTS)] = None,
     prompt_file: Annotated[Path | None, typer.Option(help=_PROMPT_FILE)] = None,
+    example: Annotated[list[str] | None, typer.Option(metavar="NAME=IMAGE:REGION", help=_EXAMPLE)] = None,
+    negative_example: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=IMAGE:REGION", help="A region whose likes become background.")
+    ] = None,
+    examples_per_class: Annotated[int, typer.Option(min=1, max=64, help=_PER_CLASS)] = 1,
+    vocabulary: Annotated[list[Path] | None, typer.Option(metavar="FILE", help=_VOCABULARY)] = None,
     model: Annotated[str, typer.Option("--model", "-m", help=_MODEL)] = "auto",
     projection: Annotated[Path | None, typer.Option(help=_PROJECTION)] = None,
     background: Annotated[str | None, typer.Option("--background", "-b", metavar="[NUMBER]", help=_BACKGROUND)] = None,
@@ -76,6 +97,12 @@ def segment(
     legend: Annotated[bool, typer.Option("--legend/--no-legend", help="Draw a legend below overlays.")] = True,
     contours: Annotated[bool, typer.Option("--contours/--no-contours", help="Outline the classes in overlays.")] = True,
     overlay_size: Annotated[int | None, typer.Option(min=16, help=_OVERLAY_SIZE)] = None,
+    instances: Annotated[bool, typer.Option("--instances", help=_INSTANCES)] = False,
+    smallest_area: Annotated[int, typer.Option(min=0, metavar="PIXELS", help=_SMALLEST)] = 0,
+    split: Annotated[bool, typer.Option("--split", help=_SPLIT)] = False,
+    polygons: Annotated[bool, typer.Option("--polygons", help=_POLYGONS)] = False,
+    tolerance: Annotated[float | None, typer.Option(min=0, metavar="PIXELS", help=_TOLERANCE)] = None,
+    polygon_iou: Annotated[float | None, typer.Option(min=0, max=1, metavar="IOU", help=_POLYGON_IOU)] = None,
     overwrite: Annotated[bool, typer.Option(help="Segment finished images again.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line per image on stdout.")] = False,
 ) -> None:
@@ -86,12 +113,20 @@ def segment(
 
     Example: talk2dino segment photos/ --prompts "sky, grass, car=red car|automobile" --model vitb --out out
     """
-    from talk2dino.cli.usage import method_options, one_of_two, usage
+    from talk2dino.annotations.exports import split_options
+    from talk2dino.cli.usage import method_options, usage
     from talk2dino.folder import FolderOptions
     from talk2dino.io.settings import build_options
+    from talk2dino.words.example_files import parse_example
     from talk2dino.words.prompts import parse_prompts, read_prompt_file
 
-    one_of_two(prompts, prompt_file, 'give the classes either with --prompts "sky, grass" or with --prompt-file FILE')
+    if (prompts is not None and prompt_file is not None) or not (
+        prompts is not None or prompt_file or example or vocabulary
+    ):
+        raise typer.BadParameter(
+            'give the classes either with --prompts "sky, grass" or with --prompt-file FILE; --example and --vocabulary can '
+            "stand alone or beside them"
+        )
     values: dict[str, Any] = {
         "images": images, "model": model, "projection": projection, "background": _threshold(background),
         "thresholds": _thresholds(threshold or []), "clean": clean, "refine": refine, "mode": mode, "out": out,
@@ -99,15 +134,22 @@ def segment(
         "engine": engine, "batch_size": batch_size, "workers": workers, "method": method,
         "method_options": method_options(option, prototypes=prototypes), "recursive": recursive,
         "allow_truncated": allow_truncated, "overwrite": overwrite,
+        "examples_per_class": examples_per_class, "vocabulary": tuple(vocabulary or ()),
         "overlay": {"opacity": opacity, "legend": legend, "contours": contours, "max_size": overlay_size},
     }  # fmt: skip
     if max_pixels is not None:
         values["max_pixels"] = max_pixels
     with usage():
+        values["objects"], values["writing"] = split_options({
+            "instances": instances, "smallest_area": smallest_area, "split": split, "polygons": polygons,
+            "tolerance": tolerance, "polygon_iou": polygon_iou,
+        })  # fmt: skip
         if prompts is not None:
             values["prompts"] = parse_prompts(prompts)
         elif prompt_file is not None:
             values["prompts"] = read_prompt_file(prompt_file)
+        values["examples"] = tuple(map(parse_example, example or []))
+        values["negative_examples"] = tuple(map(parse_example, negative_example or []))
         values["negative"] = None if negative is None else parse_prompts(negative)
         options = build_options(FolderOptions, values)
     raise typer.Exit(_run(options, as_json))
@@ -139,7 +181,7 @@ def _run(options: FolderOptions, as_json: bool) -> int:
         more = f" and {len(outcome.failed) - 10} more" if len(outcome.failed) > 10 else ""
         message(f"talk2dino: {images} done, {len(outcome.failed)} failed: {names}{more}")
     elif not as_json:
-        message(f"talk2dino: {images} done, results in {outcome.out}")
+        message(f"talk2dino: {images} done, results in {', '.join(map(str, outcome.data_sets or [outcome.out]))}")
     return outcome.exit_code
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hmac
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -49,8 +51,8 @@ class Guard:
             return self._foreign(headers)
         if self.token is None or path in OPEN or path.startswith(OPEN_FOLDERS):
             return None
-        kind, _, given = headers.get(b"authorization", b"").partition(b" ")
-        if kind.lower() == b"bearer" and hmac.compare_digest(given.strip(), self.token):
+        given = token_of(headers)
+        if given and hmac.compare_digest(given, self.token):
             return None
         return Problem(
             401, "the token is wrong" if given else "this service wants a token", kind="token",
@@ -78,21 +80,37 @@ class Guard:
         return name == self.options.host or is_loopback(name)
 
 
-def with_headers(send: Send, shared: bool) -> Send:
+def token_of(headers: Mapping[bytes, bytes]) -> bytes:
+    """The token that a client sent: ``Authorization: Bearer``; the password of ``Authorization: Basic``, which is all that
+    Label Studio can send; or ``Token:``, as X-AnyLabeling sends it."""
+    kind, _, given = headers.get(b"authorization", b"").partition(b" ")
+    if kind.lower() == b"basic":
+        try:
+            return base64.b64decode(given.strip(), validate=True).partition(b":")[2]
+        except ValueError:
+            return b""
+    return given.strip() if kind.lower() == b"bearer" else headers.get(b"token", b"").strip()
+
+
+def with_headers(send: Send, shared: bool, caching: str) -> Send:
     """``send`` that adds the headers of every answer.
 
     Args:
         shared: whether pages of other origins may read answers (``--cors``).
+        caching: Cache-Control of answers that do not set their own.
     """
-    fixed = {**HEADERS, "cross-origin-resource-policy": "cross-origin" if shared else "same-origin"}
+    fixed = {
+        **HEADERS,
+        "cache-control": caching,
+        "cross-origin-resource-policy": "cross-origin" if shared else "same-origin",
+    }
     added = [(name.encode(), value.encode()) for name, value in fixed.items()]
 
     async def wrapped(message: Message) -> None:
         if message["type"] == "http.response.start":
             own = list(message.get("headers", []))
             present = {name.lower() for name, _ in own}
-            caching = [] if b"cache-control" in present else [(b"cache-control", b"no-store")]
-            message = {**message, "headers": [*own, *(h for h in added if h[0] not in present), *caching]}
+            message = {**message, "headers": [*own, *(header for header in added if header[0] not in present)]}
         await send(message)
 
     return wrapped

@@ -18,7 +18,7 @@ from talk2dino.io.placement import best_spot, reduce_labels
 if TYPE_CHECKING:
     from talk2dino.types import Segmentation
 
-_LEGIBLE = 640  # longer side, in pixels, to which smaller images are enlarged when a legend is drawn beside them
+LEGIBLE = 640  # longer side, in pixels, to which smaller images are enlarged when a legend is drawn beside them
 _SMALLEST_TEXT = 11  # pixels; names that need a smaller font are left to the legend
 _NAMED_SHARE = 0.008  # classes with a smaller share of the area are named in the legend only
 _GRID = 200  # geometric mean of the sides of the reduced label map in which places for names are sought
@@ -49,8 +49,8 @@ def draw_overlay(
     loaded = _checked(image, seg, opacity)
     if max_size is not None and max_size < 1:
         raise InputError(f"max_size must be at least 1 pixel; got {max_size}")
-    drawn_pixels, labels = _resize(loaded.array, seg.labels, _LEGIBLE if legend else 0, max_size)
-    canvas = Image.fromarray(_paint(drawn_pixels, labels, seg.palette, opacity, seg.background))
+    drawn_pixels, labels = resize_for_overlay(loaded.array, seg.labels, LEGIBLE if legend else 0, max_size)
+    canvas = Image.fromarray(paint(drawn_pixels, labels, seg.palette, opacity, seg.background))
     if contours:
         draw_contours(canvas, seg.labels)
     size = max(15, min(round(math.sqrt(canvas.width * canvas.height) / 37), round(min(canvas.size) / 8)))
@@ -66,7 +66,7 @@ def overlay_legend(image: ImageSource, seg: Segmentation, *, opacity: float = 0.
     """
     pixels = _checked(image, seg, opacity).array
     colours = _mean_colours(seg.labels, pixels, len(seg.names))
-    weights = _weights(seg.palette, opacity, seg.background)
+    weights = overlay_weights(seg.palette, opacity, seg.background)
     drawn = (1 - weights) * colours + weights * seg.palette
     return make_legend(seg.labels, seg.names, drawn, background=seg.background)
 
@@ -89,9 +89,10 @@ def _checked(image: ImageSource, seg: Segmentation, opacity: float) -> LoadedIma
     return loaded
 
 
-def _resize(
+def resize_for_overlay(
     pixels: np.ndarray, labels: np.ndarray, smallest: int, largest: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Enlarge a small image and its labels to ``smallest`` pixels on the longer side, or reduce a large one to ``largest``."""
     height, width = labels.shape
     longer = max(height, width)
     smallest = min(smallest, largest or smallest)
@@ -107,7 +108,7 @@ def _resize(
     return np.asarray(Image.fromarray(pixels).resize(size, resample)), labels[rows[:, None], columns]
 
 
-def _weights(palette: np.ndarray, opacity: float, background: int | None) -> np.ndarray:
+def overlay_weights(palette: np.ndarray, opacity: float, background: int | None) -> np.ndarray:
     """(N, 1) opacity of each class: the background stays behind the rest."""
     weights = np.full((len(palette), 1), opacity)
     if background is not None:
@@ -115,11 +116,11 @@ def _weights(palette: np.ndarray, opacity: float, background: int | None) -> np.
     return weights
 
 
-def _paint(
+def paint(
     pixels: np.ndarray, labels: np.ndarray, palette: np.ndarray, opacity: float, background: int | None
 ) -> np.ndarray:
     """image * (1 - opacity) + colour * opacity, in 1/256ths; (H, W, 3) uint8."""
-    weights = np.rint(_weights(palette, opacity, background) * 256)
+    weights = np.rint(overlay_weights(palette, opacity, background) * 256)
     colours = (palette * weights).astype(np.uint16)
     keep = (256 - weights).astype(np.uint16)
     painted = np.empty_like(pixels)

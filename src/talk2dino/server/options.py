@@ -57,7 +57,7 @@ class ServeOptions(BaseModel):
     sessions: int = Field(default=256, ge=1, description="encoded images that are kept")
     session_bytes: int = Field(default=2000 * MEGABYTE, ge=1, description="memory of all encoded images")
     session_seconds: float = Field(default=900, gt=0, description="time after which an unused encoded image goes")
-    text_cache: int = Field(default=1000, ge=0, description="lists of words whose embeddings are kept")
+    text_cache: int = Field(default=20_000, ge=0, description="vectors of words that are kept")
 
     # batches
     batch_size: int = Field(default=8, ge=1, le=256)

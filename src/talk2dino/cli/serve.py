@@ -75,6 +75,7 @@ def serve(
 def run(options: Any, open_browser: bool) -> None:
     """Listen until the service is stopped."""
     from talk2dino.cli.console import message, show_messages
+    from talk2dino.server.lifecycle import leave_if_loading
     from talk2dino.server.lifecycle import serve as listen_and_serve
 
     def say(address: str) -> None:
@@ -82,6 +83,7 @@ def run(options: Any, open_browser: bool) -> None:
 
     listen_and_serve(options, on_listening=say, open_browser=open_browser, prepare_worker=show_messages)
     message("talk2dino: stopped")
+    leave_if_loading()
 
 
 def need_server() -> None:

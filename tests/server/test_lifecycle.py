@@ -15,8 +15,8 @@ from contextlib import contextmanager
 
 import pytest
 from command import run_here
-from service import form_request, read_answer
 
+from service import form_request, read_answer
 from talk2dino.errors import OutputError, Talk2DinoError
 from talk2dino.server.lifecycle import address_of, listen, serve
 from talk2dino.server.options import ServeOptions

@@ -7,8 +7,8 @@ import json
 from contextlib import ExitStack
 
 import pytest
-from service import form_request, running
 
+from service import form_request, running
 from talk2dino.server.forward import Worker
 
 

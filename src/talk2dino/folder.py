@@ -53,6 +53,7 @@ Kind = Literal[
 #: Kinds that are written per image; the others are labelling formats, written once for all images of the run.
 SUFFIX: dict[str, str] = {"overlay": ".overlay.png", "palette": ".labels.png", "json": ".json", "npz": ".npz"}
 JOURNAL = ".talk2dino.jsonl"
+ADAPTED = ".talk2dino.adapted.safetensors"
 
 #: Largest images, in pixels, whose windows share a batch in slide mode.
 SLIDE_TOGETHER = 4_000_000
@@ -72,6 +73,7 @@ class FolderOptions(BaseModel):
     negative_examples: tuple[ExampleFile, ...] = Field(default=(), description="regions whose likes become background")
     examples_per_class: int = Field(default=1, ge=1, le=64, description="most embeddings per class of the examples")
     vocabulary: tuple[Path, ...] = Field(default=(), description="files of talk2dino vocabulary")
+    adapt: bool = Field(default=False, description="look at all images first, and fit the words to them")
     out: Path = Path("out")
     save: tuple[Kind, ...] = ("overlay", "palette")
     model: str = "auto"
@@ -110,6 +112,8 @@ class FolderOptions(BaseModel):
         if wrong := [number for number in numbers if not -1 <= number <= 1]:
             raise InputError(f"a background threshold must be a number from -1 to 1; got {wrong[0]}")
         self.asked.check()
+        if self.adapt and str(STDIN) in self.images:
+            raise InputError("adapting looks at all images first, so it cannot read one from standard input")
         names = self.asked.names()
         if unknown := [name for name in self.thresholds if names is not None and name not in names]:
             raise InputError(f"thresholds name classes that are not among the prompts: {', '.join(unknown[:5])}")
@@ -251,6 +255,8 @@ class _Run:
                 options.out, options.formats, options.objects, options.writing, classes=classes, paths=self.paths
             )
         self.key = _settings_key(options, segmenter, self.settings, self.text)
+        if options.adapt and self.paths:
+            self._adapt()
         self.finished = {record["result"]: record for record in self.journal.records if "result" in record}
         todo = [path for path in self.paths if options.overwrite or not self._is_done(path)]
         skipped = len(self.paths) - len(todo)

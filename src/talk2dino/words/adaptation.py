@@ -37,7 +37,6 @@ class PatchSample:
         size = len(text) * text.embeddings.shape[1] * 2
         self.most = max(2 * FEWEST_PATCHES, min(MOST_PATCHES, MEMORY // size))
         self.generator = torch.Generator().manual_seed(seed)
-        self.won = torch.zeros(len(text), dtype=torch.long)
         dim = text.embeddings.shape[1]
         self._kept = [(torch.zeros(0, dim, dtype=torch.float16), torch.zeros(0), torch.zeros(0)) for _ in text.names]
 
@@ -47,14 +46,13 @@ class PatchSample:
         margins, draws = (best - second).cpu(), torch.rand(len(patches), generator=self.generator)
         sure, patches = (best >= self.threshold).cpu(), patches.half().cpu()
         for label in labels.unique().tolist():
+            kept = self._kept[label]
             own = (labels == label).cpu() & sure
-            self.won[label] += int(own.sum())
-            new = (patches[own], margins[own], draws[own])
-            joined = [torch.cat(pair) for pair in zip(self._kept[label], new, strict=True)]
-            if len(joined[2]) > self.most:  # the patches with the smallest draws are an even sample of all
-                chosen = joined[2].argsort()[: self.most]
-                joined = [values[chosen] for values in joined]
-            self._kept[label] = (joined[0], joined[1], joined[2])
+            if len(kept[2]) == self.most:
+                own &= draws < kept[2][-1]
+            joined = [torch.cat([old, new[own]]) for old, new in zip(kept, (patches, margins, draws), strict=True)]
+            chosen = joined[2].argsort()[: self.most]  # the smallest draws are an even sample of all
+            self._kept[label] = (joined[0][chosen], joined[1][chosen], joined[2][chosen])
 
     def confident(self, label: int) -> Tensor:
         """(n, D) float32: the share CONFIDENT of the class's patches with the largest margins."""

@@ -18,6 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -274,6 +275,20 @@ class _Run:
             self._segment_all(todo)
         data_sets = self._write_data_sets()
         return FolderResult(len(todo) - len(self.failed), skipped, tuple(self.failed), options.out, data_sets)
+
+    def _adapt(self) -> None:
+        """Fit the words to the images; the key then stands for the images as well."""
+        from talk2dino.fitting import adapt_once
+
+        options = self.options
+        stamps = "".join(f"{os.path.abspath(path)} {self._stamp(path)}\n" for path in self.paths if path.is_file())
+        self.key = hashlib.sha256(f"adapted {stamps}".encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        log.info("fitting the words to %s", _count(len(self.paths)))
+        read = partial(read_image, allow_truncated=options.allow_truncated, max_pixels=options.max_pixels)
+        self.text = adapt_once(
+            self.text, self.paths, self.segmenter, options.out / ADAPTED, self.key, mode=options.mode,
+            refine=options.refine, batch_size=options.batch_size, read=read,
+        )  # fmt: skip
 
     def _is_done(self, path: Path) -> bool:
         name = self.names[path]

@@ -13,8 +13,8 @@ from talk2dino.words.classes import class_scores, replace_classes
 
 #: Share of a class's patches, the most confident ones, that it is fitted to.
 CONFIDENT = 0.9
-#: A class with fewer confident patches keeps its word.
-FEWEST_PATCHES = 64
+#: A class with fewer confident patches, or with such patches in fewer images, keeps its word.
+FEWEST_PATCHES, FEWEST_IMAGES = 64, 15
 #: Weight of the penalty, beside patches of length 1 whose weights sum to 1.
 RIDGE = 1e-5
 #: Exponent of the contrast by which slopes are divided, for plain and for refined masks; see :func:`adapt`.
@@ -38,16 +38,18 @@ class PatchSample:
         self.most = max(2 * FEWEST_PATCHES, min(MOST_PATCHES, MEMORY // size))
         self.generator = torch.Generator().manual_seed(seed)
         dim = text.embeddings.shape[1]
+        self.images = torch.zeros(len(text), dtype=torch.long)  # in which the class has a confident patch
         self._kept = [(torch.zeros(0, dim, dtype=torch.float16), torch.zeros(0), torch.zeros(0)) for _ in text.names]
 
     def add(self, patches: Tensor) -> None:
-        """Add the (P, D) patches of length 1 of one image or several."""
+        """Add the (P, D) patches of length 1 of one image."""
         best, second, labels = _best_two(class_scores(patches, self.text))
         margins, draws = (best - second).cpu(), torch.rand(len(patches), generator=self.generator)
         sure, patches = (best >= self.threshold).cpu(), patches.half().cpu()
         for label in labels.unique().tolist():
             kept = self._kept[label]
             own = (labels == label).cpu() & sure
+            self.images[label] += int(own.any())
             if len(kept[2]) == self.most:
                 own &= draws < kept[2][-1]
             joined = [torch.cat([old, new[own]]) for old, new in zip(kept, (patches, margins, draws), strict=True)]
@@ -55,8 +57,10 @@ class PatchSample:
             self._kept[label] = (joined[0][chosen], joined[1][chosen], joined[2][chosen])
 
     def confident(self, label: int) -> Tensor:
-        """(n, D) float32: the share CONFIDENT of the class's patches with the largest margins."""
+        """(n, D) float32: the share CONFIDENT of the class's patches with the largest margins; none if they are too few."""
         patches, margins, _ = self._kept[label]
+        if len(patches) < FEWEST_PATCHES / CONFIDENT or self.images[label] < FEWEST_IMAGES:
+            return patches[:0].float()
         return patches[margins.argsort(descending=True)[: int(CONFIDENT * len(patches))]].float()
 
 
@@ -78,14 +82,14 @@ def adapt(sample: PatchSample, *, refine: bool = False) -> TextFeatures:
             raised more (e = 0.75 instead of 0.25).
 
     Returns:
-        The same names. A class with fewer than FEWEST_PATCHES confident patches keeps its word; notes list them.
+        The same names. Classes that are too rare keep their word; notes list them.
     """
     text = sample.text
     found = [sample.confident(label) for label in range(len(text))]
-    fitted = [label for label, patches in enumerate(found) if len(patches) >= FEWEST_PATCHES]
+    fitted = [label for label, patches in enumerate(found) if len(patches)]
     kept = [name for label, name in enumerate(text.names) if label not in fitted]
     if len(fitted) < 2:
-        problem = "the words were not adapted: fewer than two classes have enough confident patches in these images"
+        problem = "the words were not adapted: fewer than two classes have confident patches in enough images"
         return replace(text, notes=(*text.notes, problem))
     x = torch.cat([found[label] for label in fitted])
     y = torch.repeat_interleave(torch.arange(len(fitted)), torch.tensor([len(found[label]) for label in fitted]))
@@ -101,7 +105,9 @@ def adapt(sample: PatchSample, *, refine: bool = False) -> TextFeatures:
     scale = (before[0] - before[1]) / (after[0] - after[1])
     offset = before[1] - scale * after[1]
     calibration = torch.stack([slopes * scale, offset.expand(len(fitted))], dim=1)
-    note = (f"these classes kept their word, for lack of confident patches: {', '.join(kept)}",) if kept else ()
+    note = (
+        (f"these classes kept their word, because too few images show them clearly: {', '.join(kept)}",) if kept else ()
+    )
     changed = {label: (vectors[[i]], calibration[[i]]) for i, label in enumerate(fitted)}
     return replace_classes(text, changed, (*text.notes, *note))
 

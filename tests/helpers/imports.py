@@ -18,14 +18,14 @@ SOURCE = ROOT / "src" / "talk2dino"
 #: Library -> the only folders or modules of the package that may import it.
 HOMES = {
     "typer": ("cli",), "tqdm": ("cli",), "rich": ("cli", "evaluation"),
-    "transformers": ("methods",), "huggingface_hub": ("models",), "tokenizers": ("models",),
+    "transformers": ("methods", "models", "training", "words"), "huggingface_hub": ("models",), "tokenizers": ("models", "training"),
     "sqlite3": ("models",), "openvino": ("engines",), "onnx": ("engines",), "onnxruntime": ("engines",),
     "pyarrow": ("captions", "scale"), "numba": ("stages",), "llvmlite": ("stages",), "triton": ("stages",),
     "faiss": ("methods",), "diffusers": ("methods",), "skimage": ("methods",), "scipy": ("methods", "evaluation"),
     "yaml": ("io", "cli"), "pycocotools": ("io", "evaluation"),
     "fastapi": ("server",), "starlette": ("server",), "uvicorn": ("server", "cli"), "prometheus_client": ("server",),
     "anyio": ("server",), "python_multipart": ("server",),
-    "av": ("video",), "ray": ("scale",), "duckdb": ("scale",), "fsspec": ("scale",),
+    "av": ("io", "video"), "ray": ("scale",), "duckdb": ("scale",), "fsspec": ("scale",),
     "supervision": ("annotations",), "fiftyone": ("annotations",),
 }  # fmt: skip
 

@@ -62,8 +62,8 @@ class SegmentJob:
         options = self.options
         self.workers = workers
         self.segmenter = segmenter or Segmenter.from_pretrained(
-            options.model, method=options.method, projection=options.projection, device=device, dtype=options.dtype,
-            engine=options.engine, **options.method_options,
+            options.model, method=options.method, projection=options.projection, text=options.text,
+            translate=options.translate, device=device, dtype=options.dtype, engine=options.engine, **options.method_options,
         )  # fmt: skip
         if found := differences(plan.weights, weights(self.segmenter), sides=("when planned", "here")):
             raise InputError(

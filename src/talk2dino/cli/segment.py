@@ -77,6 +77,9 @@ def segment(
     ] = None,
     examples_per_class: Annotated[int, typer.Option(min=1, max=64, help=_PER_CLASS)] = 1,
     vocabulary: Annotated[list[Path] | None, typer.Option(metavar="FILE", help=_VOCABULARY)] = None,
+    adapt: Annotated[
+        bool, typer.Option("--adapt", help="Look at all images first, and fit the words to them.")
+    ] = False,
     model: Annotated[str, typer.Option("--model", "-m", help=_MODEL)] = "auto",
     projection: Annotated[Path | None, typer.Option(help=_PROJECTION)] = None,
     text: Annotated[Path | None, typer.Option(help=_TEXT)] = None,
@@ -154,7 +157,7 @@ def segment(
         "engine": engine, "batch_size": batch_size, "workers": workers, "method": method,
         "method_options": method_options(option, prototypes=prototypes), "recursive": recursive,
         "allow_truncated": allow_truncated, "overwrite": overwrite,
-        "examples_per_class": examples_per_class, "vocabulary": tuple(vocabulary or ()),
+        "examples_per_class": examples_per_class, "vocabulary": tuple(vocabulary or ()), "adapt": adapt,
         "overlay": {"opacity": opacity, "legend": legend, "contours": contours, "max_size": overlay_size},
     }  # fmt: skip
     video = {

@@ -72,8 +72,8 @@ class Queue:
         """Shards, with whether their images are decoded with care because earlier attempts died."""
         while (number := self._next()) is not None:
             self._mine.add(number)
-            attempts = self._note_start(number)
-            yield read_shard(self.place, self.plan, number), attempts > ATTEMPTS_BEFORE_CARE
+            careful = note_start(self.place, number, self.identity)
+            yield read_shard(self.place, self.plan, number), careful
 
     def _next(self) -> int | None:
         done, started = self.place.names(DONE), self.place.names(STARTED)
@@ -81,17 +81,18 @@ class Queue:
         fresh = [n for n in left if f"{shard_name(n)}.json" not in started]
         return next(iter(fresh or left), None)
 
-    def _note_start(self, number: int) -> int:
-        """Count the attempts at a shard, this one included."""
-        name = f"{STARTED}/{shard_name(number)}.json"
-        attempts = 1
-        if self.place.exists(name):
-            try:
-                attempts += int(str(self.place.read_json(name).get("attempts", 0)))
-            except (DataError, ValueError):
-                attempts += 1
-        self.place.write_json(name, {"attempts": attempts, "worker": self.identity})
-        return attempts
+
+def note_start(place: Place, number: int, worker: str) -> bool:
+    """Count an attempt at a shard; whether its images must be decoded with care because earlier attempts died."""
+    name = f"{STARTED}/{shard_name(number)}.json"
+    attempts = 1
+    if place.exists(name):
+        try:
+            attempts += int(str(place.read_json(name).get("attempts", 0)))
+        except (DataError, ValueError):
+            attempts += 1
+    place.write_json(name, {"attempts": attempts, "worker": worker})
+    return attempts > ATTEMPTS_BEFORE_CARE
 
 
 def work(
@@ -130,7 +131,7 @@ def work(
             progress(seen, total)
 
     def finish(shard: Shard, rows: list[Row], seconds: float) -> None:
-        receipt = write_rows(place, shard, rows, seconds, max_failed=max_failed)
+        receipt = save_rows(place, shard, rows, seconds, max_failed=max_failed)
         with lock:
             result.shards += 1
             result.rows += receipt.rows
@@ -141,7 +142,7 @@ def work(
     return result
 
 
-def write_rows(place: Place, shard: Shard, rows: list[Row], seconds: float, *, max_failed: float) -> Receipt:
+def save_rows(place: Place, shard: Shard, rows: list[Row], seconds: float, *, max_failed: float) -> Receipt:
     """Write the result of a shard and its receipt.
 
     Raises:

@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraint
 CORE := $(VENV)/.core-installed
 DEV := $(VENV)/.dev-installed
 
-.PHONY: demo test test-long check format bench mutants install clean
+.PHONY: demo test test-long test-web check format bench mutants install clean
 
 install: $(CORE)
 
@@ -25,10 +25,16 @@ demo: $(CORE)
 	$(BIN)/python examples/demo.py --out demo_out
 
 test: $(DEV)
-	$(BIN)/python -m pytest -q -m "not long"
+	$(BIN)/python -m pytest -q -m "not long and not web"
 
 test-long: $(DEV)
-	$(BIN)/python -m pytest -q -m long
+	$(BIN)/python -m pytest -q -m "long and not web"
+
+# The page in a real browser: Chromium of the system, installed with apt-get where that is allowed.
+test-web: $(DEV)
+	$(BIN)/python -c "import axe_playwright_python, playwright" 2>/dev/null || $(PIP) -e ".[web]"
+	$(BIN)/python tests/helpers/chromium.py
+	$(BIN)/python -m pytest -q -m web tests/web
 
 check: $(DEV)
 	$(BIN)/ruff check .

@@ -16,13 +16,16 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from talk2dino.annotations.collecting import Collection, own_folders
+from talk2dino.annotations.objects import ObjectOptions
+from talk2dino.annotations.writing import WriteOptions
 from talk2dino.errors import InputError, Talk2DinoError
 from talk2dino.io.atomic import remove_leftovers, save_png
 from talk2dino.io.find import STDIN, search_images
@@ -41,7 +44,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["overlay", "palette", "json", "npz"]
+Kind = Literal[
+    "overlay", "palette", "json", "npz",
+    "coco", "coco-panoptic", "cvat", "cvat-masks", "label-studio", "labelme", "yolo", "voc", "geojson",
+]  # fmt: skip
+#: Kinds that are written per image; the others are labelling formats, written once for all images of the run.
 SUFFIX: dict[str, str] = {"overlay": ".overlay.png", "palette": ".labels.png", "json": ".json", "npz": ".npz"}
 JOURNAL = ".talk2dino.jsonl"
 
@@ -78,6 +85,8 @@ class FolderOptions(BaseModel):
     max_pixels: int = Field(default=MAX_PIXELS, ge=1)
     overwrite: bool = False
     overlay: dict[str, Any] = Field(default_factory=dict, description="options of Segmentation.overlay")
+    objects: ObjectOptions = Field(default=ObjectOptions(), description="labelling formats: what becomes an object")
+    writing: WriteOptions = Field(default=WriteOptions(), description="labelling formats: how objects are written")
 
     @model_validator(mode="after")
     def _check(self) -> FolderOptions:
@@ -95,8 +104,25 @@ class FolderOptions(BaseModel):
         if unknown := [name for name in self.thresholds if name not in self.prompts.names]:
             raise InputError(f"thresholds name classes that are not among the prompts: {', '.join(unknown[:5])}")
         if not self.save:
-            raise InputError(f"save must name at least one of {', '.join(SUFFIX)}")
+            raise InputError(f"save must name at least one of {', '.join(get_args(Kind))}")
+        if not self.formats and (self.objects, self.writing) != (ObjectOptions(), WriteOptions()):
+            raise InputError(
+                "instances, smallest_area, split, polygons, tolerance and polygon_iou apply to labelling formats, and save "
+                "names none: add one, such as coco"
+            )
+        if self.objects.split and not self.objects.instances:
+            raise InputError("split divides the objects that instances makes: ask for both")
         return self
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Kinds that are written per image."""
+        return tuple(kind for kind in self.save if kind in SUFFIX)
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Labelling formats, written once for all images."""
+        return tuple(dict.fromkeys(kind for kind in self.save if kind not in SUFFIX))
 
     def asked_background(self, default: float | None) -> Background:
         """The ``background=`` argument of the segmenter; single thresholds imply a background."""
@@ -128,12 +154,13 @@ class ImageResult:
 
 @dataclass(frozen=True)
 class FolderResult:
-    """Counts of a run: images done now, finished before, and those that failed."""
+    """Counts of a run: images done now, finished before, and those that failed; files of labelling formats."""
 
     done: int
     skipped: int
     failed: tuple[ImageResult, ...]
     out: Path
+    data_sets: tuple[Path, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -196,9 +223,15 @@ class _Run:
             "refine": options.refine, "mode": options.mode,
         }  # fmt: skip
         segmenter.segment_batch([], self.text, **self.settings)  # reports wrong options before the work
+        self.collection: Collection | None = None
+        if options.formats:
+            classes = self.text.names[: self.text.positive]
+            self.collection = Collection(
+                options.out, options.formats, options.objects, options.writing, classes=classes, paths=self.paths
+            )
         self.key = _settings_key(options, segmenter, self.settings, self.text)
-        finished = {record.get("result"): record.get("stamp") for record in self.journal.records}
-        todo = [path for path in self.paths if options.overwrite or not self._is_done(path, finished)]
+        self.finished = {record["result"]: record for record in self.journal.records if "result" in record}
+        todo = [path for path in self.paths if options.overwrite or not self._is_done(path)]
         skipped = len(self.paths) - len(todo)
         if skipped:
             log.info("%s finished already; --overwrite does them again", _count(skipped))
@@ -212,14 +245,31 @@ class _Run:
             for note in (*options.prompts.notes, *describe_understood(self.text.understood)):
                 log.info("%s", note)
             self._segment_all(todo)
-        return FolderResult(len(todo) - len(self.failed), skipped, tuple(self.failed), options.out)
+        data_sets = self._write_data_sets()
+        return FolderResult(len(todo) - len(self.failed), skipped, tuple(self.failed), options.out, data_sets)
 
-    def _is_done(self, path: Path, finished: dict[Any, Any]) -> bool:
-        if path == STDIN:
-            return False
+    def _is_done(self, path: Path) -> bool:
         name = self.names[path]
-        present = all((self.options.out / (name + SUFFIX[kind])).is_file() for kind in self.options.save)
-        return present and finished.get(name) == self._stamp(path)
+        record = self.finished.get(name)
+        if path == STDIN or record is None or record.get("stamp") != self._stamp(path):
+            return False
+        present = all((self.options.out / (name + SUFFIX[kind])).is_file() for kind in self.options.files)
+        return present and (self.collection is None or self.collection.holds(record.get("objects")))
+
+    def _write_data_sets(self) -> tuple[Path, ...]:
+        """One pass over the objects of all images that are done, in their order."""
+        failed = {result.path for result in self.failed}
+        done = [self.finished[self.names[path]] for path in self.paths if path not in failed]
+        if self.collection is None or not done:
+            return ()
+        if failed:
+            log.info(
+                "%s failed and %s missing from the labelling formats",
+                _count(len(failed)),
+                "is" if len(failed) == 1 else "are",
+            )
+        places = [record["objects"]["at"] for record in done]
+        return tuple(self.collection.write(places, self.segmenter.name, self.journal, self.progress))
 
     def _stamp(self, path: Path) -> str:
         """The settings and the state of the file that a result was made from."""
@@ -274,8 +324,9 @@ class _Run:
     def _segment(self, batch: list[tuple[Path, LoadedImage]]) -> None:
         try:
             results = self.segmenter.segment_batch(
-                [picture for _, picture in batch], self.text, batch_size=self.options.batch_size, **self.settings
-            )
+                [picture for _, picture in batch], self.text, batch_size=self.options.batch_size,
+                return_evidence=self.collection is not None, **self.settings,
+            )  # fmt: skip
         except Talk2DinoError as error:
             if len(batch) == 1:
                 self._fail(batch[0][0], error)
@@ -287,16 +338,26 @@ class _Run:
             self._write(path, picture, result)
 
     def _write(self, path: Path, picture: LoadedImage, result: Segmentation) -> None:
+        try:
+            image = None if self.collection is None else self.collection.image(result, path)
+        except Talk2DinoError as error:
+            self._fail(path, error)
+            return
         files: dict[str, str] = {}
-        for kind in self.options.save:
+        for kind in self.options.files:
             target = self.options.out / (self.names[path] + SUFFIX[kind])
             if kind == "overlay":
                 save_png(result.overlay(picture, **self.options.overlay), target, compress_level=1)
             else:
                 result.save(target)
             files[kind] = str(target)
-        record = {"result": self.names[path], "stamp": self._stamp(path), "source": os.path.abspath(path)}
+        record: dict[str, Any] = {
+            "result": self.names[path], "stamp": self._stamp(path), "source": os.path.abspath(path)
+        }  # fmt: skip
         with self.lock:
+            if self.collection is not None and image is not None:
+                record["objects"] = self.collection.add(image)
+            self.finished[self.names[path]] = record
             self.journal.add(record)
         self._finish(ImageResult(path, result, files, tuple(picture.notes)))
 
@@ -340,11 +401,17 @@ def result_names(paths: Iterable[Path], records: Iterable[dict[str, Any]] = ()) 
     return names
 
 
-def _without_own_results(paths: list[Path], out: Path, records: Iterable[dict[str, Any]]) -> list[Path]:
+def _without_own_results(paths: list[Path], out: Path, records: Sequence[dict[str, Any]]) -> list[Path]:
     """Images that are not results of an earlier run into the same folder."""
     own = {record["result"] + suffix for record in records if "result" in record for suffix in SUFFIX.values()}
     folder = os.path.realpath(out)
-    kept = [path for path in paths if path.name not in own or os.path.realpath(path.parent) != folder]
+    below = [os.path.realpath(one) + os.sep for one in own_folders(out, records)]
+    kept = [
+        path
+        for path in paths
+        if (path.name not in own or os.path.realpath(path.parent) != folder)
+        and not os.path.realpath(path).startswith(tuple(below))
+    ]
     if len(kept) < len(paths):
         log.info("%s in %s are results of an earlier run and were passed over", _count(len(paths) - len(kept)), out)
     return kept

@@ -1,8 +1,58 @@
-"""Requests that tests of the service share."""
+"""Requests that tests of the service share, and a real server on a loopback port."""
 
 from __future__ import annotations
 
 import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+
+from talk2dino.server.app import create_app
+from talk2dino.server.lifecycle import listen, server_config
+from talk2dino.server.options import ServeOptions
+
+
+@contextmanager
+def running(segmenter, **options) -> Iterator[tuple[str, int]]:
+    """(host, port) of a service that uvicorn runs in a thread of this process."""
+    given = ServeOptions(**{"model": "micro", "port": 0, "batch_milliseconds": 1, **options})
+    app, listener = create_app(given, segmenter), listen(given.host, given.port)
+    server = uvicorn.Server(server_config(app, given))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        yield listener.getsockname()[:2]
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        listener.close()
+
+
+def form_request(image: bytes, path: str = "/v1/segment", **fields: str) -> bytes:
+    """A whole multipart request as it goes over the socket."""
+    parts = [f'--sep\r\nContent-Disposition: form-data; name="{n}"\r\n\r\n{v}\r\n'.encode() for n, v in fields.items()]
+    head = b'--sep\r\nContent-Disposition: form-data; name="image"; filename="x.png"\r\n\r\n'
+    body = b"".join([*parts, head, image, b"\r\n--sep--\r\n"])
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=sep\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    ).encode() + body
+
+
+def read_answer(connection: socket.socket, timeout: float = 30) -> tuple[int, bytes]:
+    """Status and body of what comes until the connection closes; (0, b"") where nothing came."""
+    connection.settimeout(timeout)
+    content = b""
+    while piece := connection.recv(65536):
+        content += piece
+    head, _, body = content.partition(b"\r\n\r\n")
+    return int(head.split(b" ")[1]) if head else 0, body
 
 
 def post_image(client, image, **fields):

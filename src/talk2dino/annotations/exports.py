@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from talk2dino.annotations.formats import check_target, find_format
+from talk2dino.annotations.formats import check_data, check_target, find_format
 from talk2dino.annotations.objects import ObjectOptions, find_objects
 from talk2dino.annotations.sizes import read_world_file
 from talk2dino.annotations.types import AnnotatedImage, AnnotatedObject
@@ -35,17 +34,16 @@ def segmentation_objects(seg: Segmentation, options: ObjectOptions) -> tuple[Ann
 
 
 def annotated_image(
-    seg: Segmentation, image: str | Path, options: ObjectOptions, *, root: str | Path | None = None
+    seg: Segmentation, image: str | Path, options: ObjectOptions, *, name: str | None = None
 ) -> AnnotatedImage:
     """A segmentation as an image with objects.
 
     Args:
         image: the image file; its world file is read if there is one.
-        root: folder to which the name is relative; by default that of the image.
+        name: what the data set calls the image; by default the name of the file.
     """
     path = Path(image)
-    name = path.name if root is None else Path(os.path.relpath(path, root)).as_posix()
-    return AnnotatedImage(name, seg.size, segmentation_objects(seg, options), read_world_file(path))
+    return AnnotatedImage(name or path.name, seg.size, segmentation_objects(seg, options), read_world_file(path))
 
 
 def classes_of(seg: Segmentation) -> tuple[str, ...]:
@@ -59,6 +57,7 @@ def export_segmentation(
     """Write one segmentation as a data set of one image; errors as :func:`talk2dino.annotations.formats.save_annotations`."""
     chosen, target = find_format(format), Path(path)
     check_target(chosen, target)
+    check_data(chosen, classes_of(seg), [Path(image).name])
     data = DataSet(classes_of(seg), seg.model, Path(image).parent, objects.instances)
     return chosen.write(target, data, [annotated_image(seg, image, objects)], options)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from talk2dino.annotations import coco, cvat, geojson, label_studio, labelme, voc, yolo
 from talk2dino.annotations.types import AnnotatedImage, Annotations
@@ -126,6 +126,7 @@ def save_annotations(
     chosen, target = find_format(format), Path(path)
     check_target(chosen, target)
     annotations.with_classes(annotations.classes)  # before anything is written
+    check_data(chosen, annotations.classes, (image.name for image in annotations.images))
     instances = any(len({one.name for one in image.objects}) < len(image.objects) for image in annotations.images)
     data = DataSet(annotations.classes, images=None if images is None else Path(images), instances=instances)
     return chosen.write(target, data, annotations.images, options or WriteOptions())
@@ -144,6 +145,27 @@ def check_target(chosen: Format, target: Path) -> None:
         raise InputError(
             f"{chosen.name} is written to a file that ends in {Path(chosen.target).suffix}, not to {readable(target)}"
         )
+
+
+def check_data(chosen: Format, classes: Sequence[str], names: Iterable[str]) -> None:
+    """Refuse classes and images that a format cannot hold, before any work is done.
+
+    Raises:
+        InputError: class names that the format reserves; images that would share a label file.
+    """
+    if chosen.name in ("voc", "cvat-masks"):
+        voc.check_classes(classes)
+    if chosen.name in ("coco", "cvat", "label-studio"):
+        return
+    stems: dict[str, str] = {}
+    for name in names:
+        stem = str(PurePosixPath(name).with_suffix(""))
+        if stem in stems:
+            raise InputError(
+                f"{stems[stem]} and {name} would share one label file of the format {chosen.name}, which has a file per image: "
+                "rename one of them, or choose coco, cvat or label-studio"
+            )
+        stems[stem] = name
 
 
 def sniff_format(path: Path) -> Format:

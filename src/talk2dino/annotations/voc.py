@@ -49,21 +49,12 @@ def write_zip(path: Path, data: DataSet, images: Iterable[AnnotatedImage], optio
 def _write(
     put: Callable[[str, bytes | str], object], data: DataSet, images: Iterable[AnnotatedImage], *, rgb: bool
 ) -> tuple[str, ...]:
-    for name in data.classes:
-        if any(sign in name for sign in ":\n\r") or name == BACKGROUND:
-            raise InputError(
-                f"the class {name!r} cannot be written to {LABELS}: names must not contain ':' or be 'background'"
-            )
     ids = {name: i for i, name in enumerate(data.classes, start=1)}
     colours = class_palette((BACKGROUND, *data.classes), 0)
-    notes, stems = Notes(), dict[str, str]()
+    notes, stems = Notes(), list[str]()
     for image in images:
         stem = str(PurePosixPath(image.name).with_suffix(""))
-        if stem in stems:
-            raise InputError(
-                f"{stems[stem]} and {image.name} differ only in their endings, which label files do not have"
-            )
-        stems[stem] = image.name
+        stems.append(stem)
         if image.overlap():
             notes.add("{} images have overlapping objects; each pixel went to the later object", image.name)
         labels = image.paint([ids[one.name] for one in image.objects])
@@ -82,6 +73,19 @@ def _png(values: np.ndarray, colours: np.ndarray, rgb: bool) -> bytes:
     image = Image.fromarray(colours[values]) if rgb else paint_png(values, colours)
     image.save(content, "PNG", compress_level=3)
     return content.getvalue()
+
+
+def check_classes(classes: Iterable[str]) -> None:
+    """Refuse names that ``labelmap.txt`` cannot hold.
+
+    Raises:
+        InputError: a name with a colon or a line break, or "background".
+    """
+    for name in classes:
+        if any(sign in name for sign in ":\n\r") or name == BACKGROUND:
+            raise InputError(
+                f"the class {name!r} cannot be written to {LABELS}: names must not contain ':' or be 'background'"
+            )
 
 
 def read(path: Path, images: Path | None = None) -> Annotations:

@@ -35,6 +35,7 @@ VERBS: dict[str, Verb] = {
     "segment": Verb("Segment images with words.", ()),
     "glossary": Verb("Look up what Chinese words are understood as."),
     "models": Verb("List the named models and whether they are on this machine."),
+    "annotations": Verb("Convert labelling formats, and compare with corrected ones."),
     "compare": Verb("Show the methods side by side, on an image or a benchmark.", ()),
     "evaluate": Verb("Measure mIoU on a benchmark, with the published protocol.", ("--out", "-o")),
     "freeda": Verb("Build the prototypes of the method freeda.", ()),

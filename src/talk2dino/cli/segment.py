@@ -22,7 +22,16 @@ _BACKGROUND = (
 _THRESHOLD = "Threshold of one class, NAME=NUMBER; repeatable. Implies a background."
 _CLEAN = "Background cleaning. [default: on if there is a background]"
 _MODE = "whole: keep the aspect ratio; slide: the published protocol's windows; square: squash to the model's size."
-_SAVE = "Files to write per image, separated by commas: overlay, palette, json, npz."
+_SAVE = (
+    "What to write, separated by commas: per image overlay, palette, json, npz; for all images coco, coco-panoptic, cvat, "
+    "cvat-masks, label-studio, labelme, yolo, voc, geojson."
+)
+_INSTANCES = "Labelling formats: each connected part is an object. [default: one object per class]"
+_SMALLEST = "Labelling formats: leave out connected parts with fewer pixels."
+_SPLIT = "Labelling formats: split touching objects at peaks of the attention; with --instances."
+_POLYGONS = "Labelling formats: polygons where the format also has masks (coco, cvat, label-studio)."
+_TOLERANCE = "Labelling formats: simplify polygons; the outline moves by at most this many pixels. [default: exact]"
+_POLYGON_IOU = "Labelling formats: simplify polygons as far as each object keeps this IoU, such as 0.98."
 _ENGINE = "What runs the vision model: torch, compile, openvino or onnx."
 _WORKERS = "Batches that are read, segmented and written side by side. [default: by the number of cores]"
 _METHOD = "talk2dino, or one to compare with: clip-dense, dino-clusters, freeda."
@@ -76,6 +85,12 @@ def segment(
     legend: Annotated[bool, typer.Option("--legend/--no-legend", help="Draw a legend below overlays.")] = True,
     contours: Annotated[bool, typer.Option("--contours/--no-contours", help="Outline the classes in overlays.")] = True,
     overlay_size: Annotated[int | None, typer.Option(min=16, help=_OVERLAY_SIZE)] = None,
+    instances: Annotated[bool, typer.Option("--instances", help=_INSTANCES)] = False,
+    smallest_area: Annotated[int, typer.Option(min=0, metavar="PIXELS", help=_SMALLEST)] = 0,
+    split: Annotated[bool, typer.Option("--split", help=_SPLIT)] = False,
+    polygons: Annotated[bool, typer.Option("--polygons", help=_POLYGONS)] = False,
+    tolerance: Annotated[float | None, typer.Option(min=0, metavar="PIXELS", help=_TOLERANCE)] = None,
+    polygon_iou: Annotated[float | None, typer.Option(min=0, max=1, metavar="IOU", help=_POLYGON_IOU)] = None,
     overwrite: Annotated[bool, typer.Option(help="Segment finished images again.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line per image on stdout.")] = False,
 ) -> None:
@@ -86,6 +101,7 @@ def segment(
 
     Example: talk2dino segment photos/ --prompts "sky, grass, car=red car|automobile" --model vitb --out out
     """
+    from talk2dino.annotations.exports import split_options
     from talk2dino.cli.usage import method_options, one_of_two, usage
     from talk2dino.folder import FolderOptions
     from talk2dino.io.settings import build_options
@@ -104,6 +120,10 @@ def segment(
     if max_pixels is not None:
         values["max_pixels"] = max_pixels
     with usage():
+        values["objects"], values["writing"] = split_options({
+            "instances": instances, "smallest_area": smallest_area, "split": split, "polygons": polygons,
+            "tolerance": tolerance, "polygon_iou": polygon_iou,
+        })  # fmt: skip
         if prompts is not None:
             values["prompts"] = parse_prompts(prompts)
         elif prompt_file is not None:
@@ -139,7 +159,7 @@ def _run(options: FolderOptions, as_json: bool) -> int:
         more = f" and {len(outcome.failed) - 10} more" if len(outcome.failed) > 10 else ""
         message(f"talk2dino: {images} done, {len(outcome.failed)} failed: {names}{more}")
     elif not as_json:
-        message(f"talk2dino: {images} done, results in {outcome.out}")
+        message(f"talk2dino: {images} done, results in {', '.join(map(str, outcome.data_sets or [outcome.out]))}")
     return outcome.exit_code
 
 

@@ -5,5 +5,6 @@ options        EvaluationOptions and CompareOptions
 protocol       image by image: Segmenter -> labels -> counts (metrics, matching), kept in a journal
 runs           evaluate() and merge_runs(): what ``talk2dino evaluate`` does
 report         figures as tables and files (paper: the published ones; charts, cases: the images)
+corrections    compare_annotations(): what people changed, ``talk2dino annotations compare``
 compare        compare_images() and compare_benchmark(): what ``talk2dino compare`` does
 """

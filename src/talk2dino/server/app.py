@@ -71,7 +71,7 @@ def create_app(
                 await service.close()
 
     app = FastAPI(
-        title="talk2dino", version=__version__, description=_ABOUT, docs_url=None, redoc_url=None, lifespan=lifespan,
+        title="talk2dino", version=__version__, description=_ABOUT, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan,
         openapi_tags=[{"name": name} for name in ("segment", "encode once, ask often", "words", "about", "state")],
     )  # fmt: skip
     app.state.talk2dino = state
@@ -93,7 +93,6 @@ def create_app(
 
 def _add_page(app: FastAPI) -> None:
     """The page and its files."""
-    PAGE.mkdir(exist_ok=True)
     app.mount("/static", StaticFiles(directory=PAGE), name="static")
 
     @app.get("/", include_in_schema=False)

@@ -14,6 +14,7 @@ import uvicorn
 from talk2dino.errors import OutputError
 from talk2dino.server.app import create_app
 from talk2dino.server.options import ServeOptions
+from talk2dino.server.protocol import protocol_class
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def server_config(app: object, options: ServeOptions) -> uvicorn.Config:
     """How uvicorn runs the application."""
     return uvicorn.Config(
         app, log_config=None, log_level="warning", access_log=False, server_header=False, date_header=True,  # type: ignore[arg-type]
-        proxy_headers=False, http="h11", ws="none", lifespan="on", limit_concurrency=options.max_connections,
+        proxy_headers=False, http=protocol_class(options), ws="none", lifespan="on",
         timeout_keep_alive=20, timeout_graceful_shutdown=round(options.stop_seconds), h11_max_incomplete_event_size=32_768,
     )  # fmt: skip
 

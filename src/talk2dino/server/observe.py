@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from talk2dino.server.options import ServeOptions
-from talk2dino.server.problems import ClientLeft, problem_of, problem_response
+from talk2dino.server.problems import problem_of, problem_response
 from talk2dino.server.security import with_headers
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,8 @@ class Observe:
             await self.app(scope, receive, send)
             return
         start, status = self.clock(), 0
-        answer = with_headers(send, bool(self.options.cors))
+        caching = "no-cache" if scope["path"].startswith("/static/") else "no-store"
+        answer = with_headers(send, bool(self.options.cors), caching)
 
         async def watched(message: Message) -> None:
             nonlocal status
@@ -88,8 +89,6 @@ class Observe:
 
         try:
             await self.app(scope, receive, watched)
-        except ClientLeft:
-            status = 499
         except Exception as error:
             log.error("%s %s failed: %s", scope["method"], _route(scope), _where(error))
             if not status:

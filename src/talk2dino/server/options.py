@@ -40,10 +40,15 @@ class ServeOptions(BaseModel):
     max_upload: int = Field(default=32 * MEGABYTE, ge=1000, description="bytes of one request")
     max_uploads: int = Field(default=512 * MEGABYTE, ge=1000, description="bytes of all requests that are being read")
     max_pixels: int = Field(default=50_000_000, ge=1, description="pixels of one image")
+    decoded_pixels: int = Field(default=200_000_000, ge=1, description="pixels of all images in memory")
+    max_scores: int = Field(
+        default=100_000_000, ge=1, description="scores (classes x pixels) of refinement and windows"
+    )
     max_prompts: int = Field(default=1000, ge=1, le=20_000)
     max_connections: int = Field(default=512, ge=1)
     queue: int = Field(default=64, ge=1, description="requests that are worked on or wait")
-    upload_seconds: float = Field(default=30, gt=0, description="time to send a request")
+    header_seconds: float = Field(default=10, gt=0, description="time to send the headers of a request")
+    upload_seconds: float = Field(default=30, gt=0, description="time to send its body")
     request_seconds: float = Field(default=120, gt=0, description="time to answer it")
     stop_seconds: float = Field(default=30, ge=0, description="time for running requests when the service stops")
     sessions: int = Field(default=256, ge=1, description="encoded images that are kept")

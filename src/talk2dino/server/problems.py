@@ -24,7 +24,7 @@ MEDIA_TYPE = "application/problem+json"
 _TITLES = {
     400: "Not a valid request", 401: "A token is needed", 404: "Not found", 405: "Method not allowed",
     408: "The upload took too long", 413: "Too large", 415: "Not a type that can be read", 422: "Refused input",
-    500: "An error of the service", 503: "Not available now",
+    499: "The client left", 500: "An error of the service", 503: "Not available now",
 }  # fmt: skip
 
 
@@ -60,7 +60,7 @@ def problem_response(problem: HTTPException) -> Response:
     """The document of a problem, as a response."""
     status = problem.status_code
     phrase = _TITLES.get(status) or HTTPStatus(status).phrase
-    kind = getattr(problem, "kind", "") or HTTPStatus(status).phrase.lower().replace(" ", "-")
+    kind = getattr(problem, "kind", "") or phrase.lower().replace(" ", "-")
     document: dict[str, Any] = {
         "type": f"urn:talk2dino:problem:{kind}", "title": phrase, "status": status, "detail": str(problem.detail)
     }  # fmt: skip
@@ -75,6 +75,8 @@ def problem_of(error: Exception) -> HTTPException:
     """The problem that an error of the package, of the framework or of this service is."""
     if isinstance(error, Problem):
         return error
+    if isinstance(error, ClientLeft):
+        return Problem(499, "the client closed the connection", kind="client-left")
     if isinstance(error, HTTPException):
         return _of_the_framework(error)
     if isinstance(error, RequestValidationError):
@@ -134,5 +136,5 @@ def answer_with_problems(app: FastAPI) -> None:
     async def handle(request: Request, error: Exception) -> Response:
         return problem_response(problem_of(error))
 
-    for kind in (HTTPException, RequestValidationError, Talk2DinoError):
+    for kind in (HTTPException, RequestValidationError, Talk2DinoError, ClientLeft, Exception):
         app.add_exception_handler(kind, handle)

@@ -78,21 +78,25 @@ class Guard:
         return name == self.options.host or is_loopback(name)
 
 
-def with_headers(send: Send, shared: bool) -> Send:
+def with_headers(send: Send, shared: bool, caching: str) -> Send:
     """``send`` that adds the headers of every answer.
 
     Args:
         shared: whether pages of other origins may read answers (``--cors``).
+        caching: Cache-Control of answers that do not set their own.
     """
-    fixed = {**HEADERS, "cross-origin-resource-policy": "cross-origin" if shared else "same-origin"}
+    fixed = {
+        **HEADERS,
+        "cache-control": caching,
+        "cross-origin-resource-policy": "cross-origin" if shared else "same-origin",
+    }
     added = [(name.encode(), value.encode()) for name, value in fixed.items()]
 
     async def wrapped(message: Message) -> None:
         if message["type"] == "http.response.start":
             own = list(message.get("headers", []))
             present = {name.lower() for name, _ in own}
-            caching = [] if b"cache-control" in present else [(b"cache-control", b"no-store")]
-            message = {**message, "headers": [*own, *(h for h in added if h[0] not in present), *caching]}
+            message = {**message, "headers": [*own, *(header for header in added if header[0] not in present)]}
         await send(message)
 
     return wrapped

@@ -12,9 +12,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -22,11 +22,12 @@ import numpy as np
 import torch
 
 from talk2dino import pipeline
-from talk2dino.io.images import LoadedImage, read_image
+from talk2dino.io.images import LoadedImage, image_size, read_image
 from talk2dino.io.rle import decode_rle
 from talk2dino.segmenter import Segmenter
 from talk2dino.server import answers
 from talk2dino.server.batching import Batcher, Waiting
+from talk2dino.server.budget import Budget
 from talk2dino.server.models import Models
 from talk2dino.server.observe import Metrics
 from talk2dino.server.options import ServeOptions
@@ -58,6 +59,7 @@ class Service:
             dropped=metrics.dropped.inc,
         )  # fmt: skip
         self.active = 0
+        self._pixels = Budget(options.decoded_pixels)
         self._texts: OrderedDict[object, TextFeatures] = OrderedDict()
         self._sweeper = asyncio.ensure_future(self._sweep())
 
@@ -89,9 +91,14 @@ class Service:
 
     # --- images ------------------------------------------------------------------------------------------------------
 
-    async def read(self, upload: bytes) -> LoadedImage:
-        """Decode an upload; raises ImageError."""
-        return await _run(self._images, read_image, _Upload(upload), max_pixels=self.options.max_pixels)
+    @asynccontextmanager
+    async def decoded(self, upload: bytes) -> AsyncIterator[LoadedImage]:
+        """The pixels of an upload, which wait until there is room for them; raises ImageError."""
+        size = await _run(self._images, lambda: image_size(upload))
+        height, width = size or (0, 0)
+        most = self.options.max_pixels
+        async with self._pixels.holding(min(height * width, most)):
+            yield await _run(self._images, read_image, _Upload(upload), max_pixels=most)
 
     async def segmenter(self, method: str | None) -> Segmenter:
         """The segmenter of a method (422 where it cannot run)."""
@@ -120,22 +127,24 @@ class Service:
 
     async def keep(self, upload: bytes, mode: str = "") -> Session:
         """Encode an image and keep it."""
-        image = await self.read(upload)
         segmenter = self.models.default
         key = (segmenter.method.name, mode or segmenter.method.facts.modes[0])
-        features = await self.encode(image, key[1], segmenter)
-        session = self.sessions.add(upload, image.size, features.notes, key, features)
+        async with self.decoded(upload) as image:
+            features = await self.encode(image, key[1], segmenter)
+        session = self.sessions.add(upload, features.image_size, features.notes, key, features)
         self._count_sessions()
         return session
 
     async def features(self, session: Session, mode: str | None, segmenter: Segmenter) -> ImageFeatures:
         """Features of a kept image; encoded on first use of another method or mode."""
         key = (segmenter.method.name, mode or segmenter.method.facts.modes[0])
-        if key not in session.features:
-            image = await self.read(session.upload)
-            self.sessions.put(session, key, await self.encode(image, key[1], segmenter))
+        kept = session.features.get(key)
+        if kept is None:
+            async with self.decoded(session.upload) as image:
+                kept = await self.encode(image, key[1], segmenter)
+            self.sessions.put(session, key, kept)
             self._count_sessions()
-        return session.features[key]
+        return kept
 
     def forget(self, id: str) -> None:
         """Remove a kept image (404 where there is none)."""
@@ -222,21 +231,24 @@ class Service:
         if not ask.examples and not ask.negative_examples:
             text = await self.words(ask, segmenter)  # mistakes in words are found before the model works
             self._options(segmenter, text, ask)
-        image = await self.read(upload)
-        features = await self.encode(image, mode, segmenter)
-        return await self.label(features, image, ask, segmenter)
+        async with self.decoded(upload) as image:
+            features = await self.encode(image, mode, segmenter)
+            return await self.label(features, image, ask, segmenter)
 
     async def ask_again(self, session: Session, ask: Ask) -> bytes:
         """Segment a kept image."""
         segmenter = await self.segmenter(ask.method)
         features = await self.features(session, ask.mode, segmenter)
-        image = await self.read(session.upload) if ask.format == "overlay" else None
-        return await self.label(features, image, ask, segmenter)
+        if ask.format != "overlay":
+            return await self.label(features, None, ask, segmenter)
+        async with self.decoded(session.upload) as image:
+            return await self.label(features, image, ask, segmenter)
 
     async def label(self, features: ImageFeatures, image: LoadedImage | None, ask: Ask, segmenter: Segmenter) -> bytes:
         """Features and words to an answer."""
         text = await self.words(ask, segmenter, await self.examples(ask, segmenter, features))
         options = self._options(segmenter, text, ask)
+        self._check_scores(features, text, ask)
 
         def work() -> bytes:
             with self.models.using(segmenter.method):
@@ -250,6 +262,15 @@ class Service:
         method = segmenter.method
         background = pipeline.join_thresholds(ask.background, ask.threshold, text.names, method.threshold)
         return pipeline.read_options(method, text.names, background, ask.clean, ask.refine, False)
+
+    def _check_scores(self, features: ImageFeatures, text: TextFeatures, ask: Ask) -> None:
+        """Refuse what would hold the scores of too many classes at the size of windows or for refinement (413)."""
+        size = features.canvas or (features.pixels.shape[2:] if ask.refine and features.pixels is not None else (0, 0))
+        most = self.options.max_scores
+        if len(text) * size[0] * size[1] > most:
+            raise Problem(413, f"{len(text)} classes are too many for refinement and windows of this image",
+                          kind="too-many-scores", accepted=f"at most {most // (size[0] * size[1])} classes",
+                          hint="ask without refinement, or in several requests")  # fmt: skip
 
     async def features_file(self, session: Session) -> bytes:
         """The binary answer with the features of a kept image.
@@ -266,8 +287,8 @@ class Service:
 
     async def picture(self, session: Session) -> tuple[bytes, str]:
         """The kept image as it was read, and its media type."""
-        image = await self.read(session.upload)
-        return await _run(self._images, answers.picture, session.upload, image)
+        async with self.decoded(session.upload) as image:
+            return await _run(self._images, answers.picture, session.upload, image)
 
 
 class _Upload:

@@ -21,8 +21,11 @@ from talk2dino.workers import choose_workers, group, run_batches
 if TYPE_CHECKING:
     from talk2dino.segmenter import Segmenter
 
-#: Options of a folder run that do not decide what is in a row.
-NOT_SETTINGS = {"images", "out", "save", "recursive", "overwrite", "overlay", "workers", "device"}
+#: Options of a folder run that decide what is in a row.
+SETTINGS = {
+    "prompts", "negative", "model", "projection", "method", "method_options", "background", "thresholds", "clean", "refine",
+    "mode", "dtype", "engine", "batch_size", "allow_truncated", "max_pixels",
+}  # fmt: skip
 
 
 @dataclass
@@ -165,7 +168,7 @@ def folder_options(plan: Plan) -> FolderOptions:
 
 def segment_settings(options: FolderOptions) -> dict[str, Any]:
     """What a plan keeps of a folder run's options."""
-    return options.model_dump(mode="json", exclude=NOT_SETTINGS)
+    return options.model_dump(mode="json", include=SETTINGS)
 
 
 def weights(segmenter: Segmenter) -> dict[str, str]:

@@ -6,6 +6,7 @@ started by somebody who may be dead; two workers that make one shard write the s
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import threading
@@ -22,7 +23,10 @@ from talk2dino.scale.receipts import DONE, Receipt, forget, make_receipt, read_s
 from talk2dino.scale.rows import Row, count_reasons, encode_rows
 
 if TYPE_CHECKING:
+    from talk2dino.features.encoders import Encoders
     from talk2dino.segmenter import Segmenter
+
+log = logging.getLogger(__name__)
 
 STARTED = "started"
 #: Attempts at a shard after which its images are decoded in a process of their own.
@@ -97,7 +101,8 @@ def note_start(place: Place, number: int, worker: str) -> bool:
 
 def work(
     place: Place, *, worker: tuple[int, int] = (1, 1), device: str = "auto", workers: int | None = None,
-    max_failed: float = 0.5, segmenter: Segmenter | None = None, progress: ProgressCallback | None = None,
+    max_failed: float = 0.5, segmenter: Segmenter | None = None, encoders: Encoders | None = None,
+    progress: ProgressCallback | None = None,
 ) -> WorkResult:  # fmt: skip
     """Make the shards of a plan that have no valid receipt.
 
@@ -105,21 +110,20 @@ def work(
         worker: (i, n): take only part i of n, counted from 1.
         device, workers: as in :class:`talk2dino.folder.FolderOptions`.
         max_failed: share of failed images of a shard that stops the run, because the source or the settings are wrong.
-        segmenter: one that is loaded already.
+        segmenter, encoders: models that are loaded already.
         progress: called after each image with the images of finished and running shards.
 
     Raises:
         DataError: no plan, a damaged one, or too many images of a shard failed.
         OutputError: a result cannot be written; what is finished stays.
     """
-    from talk2dino.scale.segment_job import SegmentJob
-
     plan = read_plan(place)
     queue = Queue(place, plan, worker)
     result = WorkResult(skipped=len(queue.numbers) - len(queue.left))
+    for note in queue.notes:
+        log.warning("%s; it is made again", note)
     if not queue.left:
         return result
-    job = SegmentJob(plan, device=device, workers=workers, segmenter=segmenter)
     lock = threading.Lock()
     total = sum(shard_images(plan, number) for number in queue.numbers)
     seen = total - sum(shard_images(plan, number) for number in queue.left)
@@ -130,15 +134,23 @@ def work(
         if progress is not None:
             progress(seen, total)
 
-    def finish(shard: Shard, rows: list[Row], seconds: float) -> None:
-        receipt = save_rows(place, shard, rows, seconds, max_failed=max_failed)
+    def add(receipt: Receipt) -> None:
         with lock:
             result.shards += 1
             result.rows += receipt.rows
             result.failures += receipt.failures
             result.reasons.update(receipt.reasons)
 
-    job.run(queue, finish, count)
+    if plan.job == "extract":
+        from talk2dino.scale.extract_job import ExtractJob
+
+        extraction = ExtractJob(plan, device=device, workers=workers, encoders=encoders)
+        extraction.run(queue, lambda *made: add(save_files(place, *made)), count)
+    else:
+        from talk2dino.scale.segment_job import SegmentJob
+
+        job = SegmentJob(plan, device=device, workers=workers, segmenter=segmenter)
+        job.run(queue, lambda *made: add(save_rows(place, *made, max_failed=max_failed)), count)
     return result
 
 
@@ -156,8 +168,14 @@ def save_rows(place: Place, shard: Shard, rows: list[Row], seconds: float, *, ma
             f"{failed} of the {len(rows)} images of shard {shard.number} failed, {times} of them because: {reason}. Correct "
             "the source or its credentials, or allow more with --max-failed; nothing was written for this shard"
         )
-    files = {f"{shard.name}.parquet": encode_rows(rows)}
-    receipt = make_receipt(shard, files, rows=len(rows), reasons=reasons, seconds=seconds)
+    return save_files(place, shard, {f"{shard.name}.parquet": encode_rows(rows)}, len(rows), reasons, seconds)
+
+
+def save_files(
+    place: Place, shard: Shard, files: dict[str, bytes], rows: int, reasons: Counter[str], seconds: float
+) -> Receipt:
+    """Write the files of a shard and its receipt."""
+    receipt = make_receipt(shard, files, rows=rows, reasons=reasons, seconds=seconds)
     write_result(place, shard, files, receipt)
     return receipt
 

@@ -194,7 +194,7 @@ class Segmenter:
         self.method.check_examples()
         return embed_examples(
             examples, negative, per_class=per_class, encode=lambda image: self.encode_image(image, mode=mode),
-            compared=self.method.compared_patches,
+            compared=self.method.compared_patches, threshold=self.method.cosine_threshold,
         )  # fmt: skip
 
     # --- ask often -------------------------------------------------------------------------------------------------

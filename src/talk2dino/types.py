@@ -138,6 +138,8 @@ class TextFeatures:
         notes: what was changed on the way in, such as a duplicate that was dropped.
         understood: (given, understood, how) of each prompt that was looked up or translated.
         counts: number of consecutive embeddings of each name, whose best score counts; empty: one each.
+        calibration: (R, 2) slope and offset that bring the cosine of each embedding to the scale of the model's words; None
+            for words themselves.
     """
 
     names: tuple[str, ...]
@@ -149,6 +151,7 @@ class TextFeatures:
     notes: tuple[str, ...] = ()
     counts: tuple[int, ...] = ()
     understood: tuple[tuple[str, str, str], ...] = ()
+    calibration: Tensor | None = None
 
     def __post_init__(self) -> None:
         rows = sum(self.counts) if self.counts else len(self.names)
@@ -156,6 +159,8 @@ class TextFeatures:
             raise ShapeError(f"embeddings must be (N, D) with N={rows}; got {tuple(self.embeddings.shape)}")
         if self.counts and (len(self.counts) != len(self.names) or min(self.counts) < 1):
             raise ShapeError(f"counts must be {len(self.names)} positive numbers, one per name; got {self.counts}")
+        if self.calibration is not None and self.calibration.shape != (rows, 2):
+            raise ShapeError(f"calibration must be (R, 2) with R={rows}; got {tuple(self.calibration.shape)}")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -170,7 +175,7 @@ class TextFeatures:
         return list(self.embeddings.split(list(self.counts) or [1] * len(self)))
 
     def __add__(self, other: TextFeatures) -> TextFeatures:
-        """The classes of both, negatives last. A class of both has the average of their embeddings, as synonyms have.
+        """The classes of both, negatives last. A class of both is averaged: words as synonyms are, others by their scores.
 
         Where a class has several embeddings on one side (``counts``), all embeddings of both sides are kept instead.
 
@@ -178,7 +183,6 @@ class TextFeatures:
             InputError: made by different models or methods, or a name that is a class in one and negative in the other.
         """
         import torch
-        import torch.nn.functional as F
 
         if not isinstance(other, TextFeatures):
             return NotImplemented
@@ -189,28 +193,49 @@ class TextFeatures:
         if clash := sorted(wanted.keys() & unwanted.keys()):
             raise InputError(f"{', '.join(clash)}: a name cannot be both a prompt and a negative prompt")
         names = (*wanted, *unwanted)
-        shared = [name for name in names if name in self.names and name in other.names]
-
-        def joined(parts: list[dict[str, Tensor]]) -> list[Tensor]:
-            found = [[part[name] for part in parts if name in part] for name in names]
-            return [
-                F.normalize(torch.stack(rows).mean(0), dim=-1, eps=1e-6)
-                if [len(r) for r in rows] == [1, 1]
-                else torch.cat(rows)
-                for rows in found
-            ]
-
-        rows = joined([dict(zip(text.names, text.rows(), strict=True)) for text in both])
-        clips = [dict(zip(t.names, t.clip.split(1), strict=True)) for t in both if t.clip is not None]
-        clip = torch.cat(joined(clips)) if len(clips) == 2 else None
-        counts = tuple(map(len, rows))
+        parts = [text._parts() for text in both]
+        joined = [_average([part[name] for part in parts if name in part]) for name in names]
+        counts = tuple(len(rows) for rows, _, _ in joined)
+        shared = [name for name in names if all(name in part for part in parts)]
         averaged = (f"averaged what both sides give for: {', '.join(shared)}",) if shared else ()
+        calibrated = any(text.calibration is not None for text in both)
+        clips = [clip for _, _, clip in joined if clip is not None]
         return replace(
-            self, names=names, embeddings=torch.cat(rows) if rows else self.embeddings, negative=len(unwanted), clip=clip,
-            model=self.model or other.model, space=self.space or other.space,
-            counts=() if set(counts) <= {1} else counts, notes=(*self.notes, *other.notes, *averaged),
+            self, names=names, embeddings=torch.cat([rows for rows, _, _ in joined]) if joined else self.embeddings,
+            negative=len(unwanted), model=self.model or other.model, space=self.space or other.space,
+            calibration=torch.cat([scale for _, scale, _ in joined]) if calibrated and joined else None,
+            clip=torch.cat(clips) if clips else None, counts=() if set(counts) <= {1} else counts,
+            notes=(*self.notes, *other.notes, *averaged),
             understood=tuple(dict.fromkeys((*self.understood, *other.understood))),
         )  # fmt: skip
+
+    def _parts(self) -> dict[str, tuple[Tensor, Tensor, Tensor | None]]:
+        """The embeddings, calibration and CLIP embedding of each name."""
+        import torch
+
+        neutral = torch.tensor([[1.0, 0.0]]).repeat(len(self.embeddings), 1)
+        scales = (neutral if self.calibration is None else self.calibration).split(list(self.counts) or [1] * len(self))
+        clips = [None] * len(self) if self.clip is None else self.clip.split(1)
+        return dict(zip(self.names, zip(self.rows(), scales, clips, strict=True), strict=True))
+
+
+def _average(parts: list[tuple[Tensor, Tensor, Tensor | None]]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """One class from those of one or two sides: (embeddings, calibration, CLIP embedding)."""
+    import torch
+    import torch.nn.functional as F
+
+    if len(parts) == 1:
+        return parts[0]
+    rows, scales, clips = zip(*parts, strict=True)
+    scales = tuple(scale.to(rows[0].device) for scale in scales)
+    clip = F.normalize(torch.stack(clips).mean(0), dim=-1, eps=1e-6) if clips[0] is not None else None
+    if [len(one) for one in rows] != [1, 1]:
+        return torch.cat(rows), torch.cat(scales), clip
+    mean = torch.stack([row * scale[:, :1] for row, scale in zip(rows, scales, strict=True)]).mean(0)
+    scale = torch.stack(scales).mean(0)
+    if any((one != one.new_tensor([[1.0, 0.0]])).any() for one in scales):
+        scale = torch.cat([mean.norm(dim=-1, keepdim=True), scale[:, 1:]], dim=1)  # the average of both scores
+    return F.normalize(mean, dim=-1, eps=1e-6), scale, clip
 
 
 def _check_joinable(first: TextFeatures, second: TextFeatures) -> None:

@@ -75,8 +75,9 @@ def test_every_verb_has_short_help(verb):
     assert shown(verb, "-h") == shown(verb, "--help")
 
 
-VERBS = [*(name for name in cli.VERBS if name not in ("freeda", "store")), "freeda build"]
+VERBS = [*(name for name in cli.VERBS if name not in ("annotations", "freeda", "store")), "freeda build"]
 VERBS += [f"store {name}" for name in ("check", "convert", "merge")]
+VERBS += [f"annotations {name}" for name in ("convert", "compare")]
 
 
 @pytest.mark.parametrize("verb", VERBS)

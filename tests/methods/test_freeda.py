@@ -287,3 +287,13 @@ def test_what_was_made_before_an_interruption_is_kept(micro, tmp_path):
 def test_options_that_a_system_does_not_take(micro, name, options, message):
     with pytest.raises(InputError, match=message):
         micro.with_method(name, **options)
+
+
+def test_examples_are_prototypes_if_clip_is_left_out(micro, folder, picture):
+    with pytest.raises(InputError, match="--option local_weight=1"):
+        micro.with_method("freeda", prototypes=folder, nearest=5).encode_examples({"a": [(picture, (3, 5, 23, 31))]})
+    local = micro.with_method("freeda", prototypes=folder, nearest=5, local_weight=1.0)
+    examples = local.encode_examples({"a": [(picture, (3, 5, 23, 31))]})
+    both = local.encode_text(["sky"]) + examples
+    assert (both.names, both.calibration) == (("sky", "a"), None)
+    assert local.segment(picture, both).names == ("sky", "a")

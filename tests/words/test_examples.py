@@ -8,8 +8,9 @@ from fakes import blobs
 
 from talk2dino import Segmenter
 from talk2dino.errors import InputError, PromptError
+from talk2dino.stages.upsample import upsample
 from talk2dino.types import ImageFeatures, TextFeatures
-from talk2dino.words.examples import cluster_vectors, example_vector, patch_coverage, region_mask
+from talk2dino.words.examples import Seen, calibration_of, cluster_examples, embed_examples, patch_coverage, region_mask
 from talk2dino.world import CLASS_NAMES, render, sample_scene
 
 SIZE = (35, 77)  # of 5 x 11 patches of 7 pixels
@@ -86,29 +87,62 @@ def test_coverage_of_windows_is_that_of_their_part_of_the_image():
         assert np.allclose(share, large[top:bottom, left:right].reshape(5, 14, 5, 14).mean((1, 3)), atol=1e-6)
 
 
+def embed(examples, **options):
+    given = {"per_class": 1, "encode": None, "compared": lambda image: image.patches, "threshold": 0.3}
+    return embed_examples(examples, None, **{**given, **options})
+
+
 def test_the_vector_is_the_mean_of_the_patches_that_are_half_inside():
     found = features()
     mask = np.zeros(SIZE, dtype=bool)
     mask[:7, :7] = mask[:7, 7:11] = mask[7:14, :3] = True  # the whole of (0, 0), 4/7 of (0, 1), 3/7 of (1, 0)
-    vector = example_vector(found.patches, patch_coverage(mask, found))
+    text = embed({"part": [(found, mask)]})
     unit = F.normalize(found.patches[0], dim=-1)
-    torch.testing.assert_close(vector, F.normalize(unit[0, 0] + unit[0, 1], dim=0))
+    torch.testing.assert_close(text.embeddings[0], F.normalize(unit[0, 0] + unit[0, 1], dim=0))
 
 
 def test_a_region_smaller_than_a_patch_takes_the_patch_that_it_is_in():
     found = features()
-    vector = example_vector(found.patches, patch_coverage(region_mask((29, 15), SIZE), found))
-    torch.testing.assert_close(vector, F.normalize(found.patches[0, 2, 4], dim=0))
+    text = embed({"part": [(found, (29, 15))]})
+    torch.testing.assert_close(text.embeddings[0], F.normalize(found.patches[0, 2, 4], dim=0))
+
+
+def test_calibrated_scores_lie_around_the_threshold():
+    found = features()
+    mask = np.zeros(SIZE, dtype=bool)
+    mask[:14] = True
+    text = embed({"part": [(found, mask)], "dot": [(found, (60, 30))]})
+    unit = F.normalize(found.patches[0], dim=-1)
+    scores = unit @ text.embeddings[0] * text.calibration[0, 0] + text.calibration[0, 1]
+    inside, outside = float(scores[:2].mean()), float(scores[2:].mean())
+    assert (inside + outside) / 2 == pytest.approx(0.3, abs=1e-5)
+    assert inside - outside <= 0.3 + 1e-5
+    scores = unit @ text.embeddings[1] * text.calibration[1, 0] + text.calibration[1, 1]  # of one patch: wide apart
+    assert float(scores[4, 8]) == pytest.approx(0.45, abs=1e-5)
+    assert embed({"part": [(found, mask)]}, threshold=None).calibration is None
+
+
+def test_examples_that_cover_whole_images_are_calibrated_too():
+    everything = np.ones(SIZE, dtype=bool)
+    found = features()
+    alone = embed({"all": [(found, everything)]})
+    own = float((F.normalize(found.patches[0], dim=-1) @ alone.embeddings[0]).mean())
+    assert own * alone.calibration[0, 0] + alone.calibration[0, 1] == pytest.approx(0.45, abs=1e-5)
+    row = torch.tensor([1.0, 0, 0])
+    rows = [Seen(row, row, None), Seen(row, row, torch.tensor([0.2, 0, 0])), Seen(row, row, torch.tensor([0.4, 0, 0]))]
+    slope, offset = calibration_of(rows, 0.3)[0].tolist()
+    assert (slope, slope * 0.3 + offset) == pytest.approx((0.3 / 0.7, 0.15))
 
 
 def test_unlike_examples_get_an_embedding_each_and_like_ones_are_averaged():
     points, labels = blobs(3, 5, noise=0.05)
-    assert cluster_vectors(points, 1).shape == (1, 13)
-    found = cluster_vectors(points, 4)
+    seen = [Seen(point, point, None) for point in points]
+    assert len(cluster_examples(seen, 1)) == 1
+    found = torch.stack([one.vector for one in cluster_examples(seen, 4)])
     means = torch.stack([F.normalize(points[labels == i].mean(0), dim=0) for i in range(3)])
     assert found.shape == (3, 13)
     assert torch.allclose((found @ means.T).amax(1), torch.ones(3), atol=1e-5)
-    assert cluster_vectors(points[:5], 4).shape == (1, 13)
+    assert len(cluster_examples(seen[:5], 4)) == 1
 
 
 # --- joining with words --------------------------------------------------------------------------------------------------
@@ -134,6 +168,19 @@ def test_joined_classes_with_several_embeddings_keep_all_of_them():
     both = words + examples
     assert (both.names, both.counts, both.embeddings.shape) == (("sky", "car", "bolt"), (1, 3, 1), (5, 3))
     torch.testing.assert_close(both.rows()[1], torch.cat([words.embeddings[1:], examples.embeddings[:2]]))
+
+
+def test_a_class_of_words_and_examples_has_the_average_of_both_scores():
+    words = text(["sky", "car"], [[1, 0, 0], [0, 1, 0]])
+    examples = text(["car"], [[0, 1, 1]], calibration=torch.tensor([[0.5, 0.1]]))
+    both = words + examples
+    patch = F.normalize(torch.tensor([0.3, 0.5, 0.7]), dim=0)
+    cosines = both.embeddings @ patch * both.calibration[:, 0] + both.calibration[:, 1]
+    torch.testing.assert_close(cosines[0], patch @ words.embeddings[0])
+    torch.testing.assert_close(
+        cosines[1], (patch @ words.embeddings[1] + 0.5 * patch @ examples.embeddings[0] + 0.1) / 2
+    )
+    torch.testing.assert_close((examples + words).embeddings[0], both.embeddings[1])
 
 
 @pytest.mark.parametrize(
@@ -182,15 +229,15 @@ def test_the_best_of_several_embeddings_decides(micro, scenes):
     several = micro.encode_examples({"surface": pixels}, per_class=3)
     assert several.counts
     assert 2 <= several.counts[0] <= 3
-    scores = micro.segment(scenes[0].image, several, return_scores=True).scores
-    rows = [
-        micro.segment(scenes[0].image, TextFeatures(("a",), row[None], space=several.space), return_scores=True).scores[
-            0
-        ]
-        for row in several.embeddings
-    ]
-    assert scores.shape[0] == 1
-    assert np.abs(scores[0] - np.maximum.reduce(rows)).max() < 0.06  # equal at the patches, before the upsampling
+    words = micro.encode_text(["ball"])
+    features = micro.encode_image(scenes[0].image)
+    [together] = micro.decode(features, words + several, return_scores=True)
+    each = TextFeatures(tuple("abc"[: several.counts[0]]), several.embeddings, calibration=several.calibration)
+    single = micro.method.score(features, each, clean=False)
+    best = upsample(single.amax(0)[None, None], features.pixels.shape[2:])[0]
+    expected = F.interpolate(best[None], scenes[0].labels.shape, mode="bilinear", align_corners=False)[0, 0]
+    assert together.scores.shape[0] == 2
+    assert np.abs(together.scores[1] - expected.numpy()).max() < 1e-5
 
 
 def test_negative_examples_become_background(micro, scenes):
@@ -227,3 +274,19 @@ def test_wrong_numbers_of_embeddings_and_methods_without_classes(micro):
         micro.encode_examples({"bolt": [("a.png", (0, 0))]}, per_class=0)
     with pytest.raises(InputError, match="dino-clusters has no named classes"):
         micro.with_method("dino-clusters").encode_examples({"bolt": [("a.png", (0, 0))]})
+
+
+def test_examples_can_stand_beside_words(micro, scenes):
+    """One example among fifteen words: what it names is found, and the words keep their pixels."""
+    scene = scenes[0]
+    stuff = int(np.bincount(scene.labels.ravel()).argmax())
+    words = micro.encode_text([name for i, name in enumerate(CLASS_NAMES) if i != stuff])
+    both = words + micro.encode_examples({"it": [(scene.image, scene.labels == stuff)]})
+    result = micro.segment(scene.image, both)
+    found = result.labels == result.names.index("it")
+    assert found[scene.labels == stuff].mean() > 0.8
+    assert found[scene.labels != stuff].mean() < 0.2
+    for other in scenes[1:]:
+        if stuff not in other.labels:
+            unlike = micro.segment(other.image, both)
+            assert (unlike.labels == unlike.names.index("it")).mean() < 0.1

@@ -22,6 +22,9 @@ from talk2dino.types import ImageFeatures, TextFeatures
 from talk2dino.words.prompts import PromptList, Prompts, read_prompts
 from talk2dino.words.understanding import understand
 
+#: Cosine from which a patch belongs to a word, for models without a tuned threshold.
+UNTUNED_THRESHOLD = 0.25
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -116,6 +119,14 @@ class Method(ABC):
     def compared_patches(self, image: ImageFeatures) -> Tensor:
         """(B, h, w, D) patch features in the space of the class embeddings, not normalised."""
         return image.patches
+
+    @property
+    def cosine_threshold(self) -> float | None:
+        """The cosine from which a patch belongs to a word; None where examples are on the scale of words by themselves.
+
+        Examples are calibrated with it: patches are more similar to each other than to words.
+        """
+        return UNTUNED_THRESHOLD if self.threshold is None else self.threshold
 
     def check_examples(self) -> None:
         """Refuse examples where an image region cannot stand in for a word.

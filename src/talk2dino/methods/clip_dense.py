@@ -29,7 +29,7 @@ from talk2dino.methods.base import Facts, Method
 from talk2dino.models.config import SegmenterConfig
 from talk2dino.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from talk2dino.models.vit import VisionTransformer
-from talk2dino.stages.similarity import cosine_similarity
+from talk2dino.stages.similarity import calibrate, cosine_similarity
 from talk2dino.towers import Towers
 from talk2dino.types import ImageFeatures, TextFeatures
 
@@ -115,4 +115,4 @@ class ClipDense(Method):
         return ImageFeatures(features, (pixels.shape[2], pixels.shape[3]), pixels)
 
     def score(self, image: ImageFeatures, text: TextFeatures, *, clean: bool) -> Tensor:
-        return cosine_similarity(image.patches, text.embeddings)[0].cpu()
+        return calibrate(cosine_similarity(image.patches, text.embeddings), text.calibration)[0].cpu()

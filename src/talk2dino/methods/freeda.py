@@ -237,6 +237,10 @@ class FreeDA(Method):
         prototypes = torch.from_numpy(self.store.class_prototypes(text.embeddings.cpu().numpy(), self.nearest))
         return replace(text, embeddings=prototypes, clip=text.embeddings if self.local_weight < 1 else None)
 
+    @property
+    def cosine_threshold(self) -> None:
+        return None  # its classes are means of patches, as examples are
+
     def check_examples(self) -> None:
         if self.local_weight < 1:
             raise InputError(

@@ -7,6 +7,7 @@ Source: Talk2DINO (Barsellotti, Bianchi et al., ICCV 2025, arXiv 2411.19331) and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -17,7 +18,7 @@ from talk2dino.errors import ModelNotFoundError
 from talk2dino.methods.base import Facts, Method
 from talk2dino.models.catalog import CATALOG
 from talk2dino.stages.background import clean_background
-from talk2dino.stages.similarity import cosine_similarity
+from talk2dino.stages.similarity import calibrate, cosine_similarity
 from talk2dino.towers import Towers
 from talk2dino.types import ImageFeatures, TextFeatures
 
@@ -40,6 +41,12 @@ class Talk2Dino(Method):
         known = CATALOG.get(towers.name)
         self.threshold_source = known.threshold_source if known else f"the model {towers.name}"
         self.threshold_range = (0.0, 1.0) if self.variant == "published" else (-1.0, 1.0)
+
+    @property
+    def cosine_threshold(self) -> float | None:
+        if self.threshold is None or self.variant != "published":
+            return super().cosine_threshold
+        return math.log(self.threshold / (1 - self.threshold))  # undoes the sigmoid
 
     @property
     def options(self) -> dict[str, object]:
@@ -67,7 +74,7 @@ class Talk2Dino(Method):
 
     def score(self, image: ImageFeatures, text: TextFeatures, *, clean: bool) -> Tensor:
         patches = self.compared_patches(image)
-        scores = cosine_similarity(patches, text.embeddings)
+        scores = calibrate(cosine_similarity(patches, text.embeddings), text.calibration)
         if self.variant == "published":
             scores = torch.sigmoid(scores)
         if clean and image.attention is not None:

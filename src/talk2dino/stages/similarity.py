@@ -45,3 +45,15 @@ def best_of_each(scores: Tensor, counts: Sequence[int]) -> Tensor:
     if not counts or len(counts) == len(scores):
         return scores
     return torch.stack([rows.amax(0) for rows in scores.split(list(counts))])
+
+
+def calibrate(scores: Tensor, calibration: Tensor | None) -> Tensor:
+    """Bring (B, R, h, w) cosines to the scale of the model's words: slope * cosine + offset, per embedding.
+
+    Args:
+        calibration: (R, 2) slopes and offsets; None: the cosines themselves.
+    """
+    if calibration is None:
+        return scores
+    slope, offset = calibration.to(scores.device, scores.dtype)[:, :, None, None].unbind(1)
+    return scores * slope + offset

@@ -109,8 +109,8 @@ def segment(
 
     one_of_two(prompts, prompt_file, 'give the classes either with --prompts "sky, grass" or with --prompt-file FILE')
     values: dict[str, Any] = {
-        "images": images, "model": model, "projection": projection, "background": _threshold(background),
-        "thresholds": _thresholds(threshold or []), "clean": clean, "refine": refine, "mode": mode, "out": out,
+        "images": images, "model": model, "projection": projection, "background": read_threshold(background),
+        "thresholds": read_thresholds(threshold or []), "clean": clean, "refine": refine, "mode": mode, "out": out,
         "save": [kind.strip() for kind in save.split(",") if kind.strip()], "device": device, "dtype": dtype,
         "engine": engine, "batch_size": batch_size, "workers": workers, "method": method,
         "method_options": method_options(option, prototypes=prototypes), "recursive": recursive,
@@ -163,7 +163,7 @@ def _run(options: FolderOptions, as_json: bool) -> int:
     return outcome.exit_code
 
 
-def _threshold(text: str | None) -> float | bool | None:
+def read_threshold(text: str | None) -> float | bool | None:
     if text is None or text == "default":
         return None if text is None else True
     try:
@@ -176,7 +176,7 @@ def _threshold(text: str | None) -> float | bool | None:
         ) from None
 
 
-def _thresholds(given: list[str]) -> dict[str, float]:
+def read_thresholds(given: list[str]) -> dict[str, float]:
     found = {}
     for item in given:
         name, _, value = item.rpartition("=")

@@ -23,9 +23,10 @@ from talk2dino.features.options import ExtractOptions
 from talk2dino.features.writer import SKIPPED, merge_stores
 from talk2dino.io.journal import read_journal
 from talk2dino.io.settings import build_options, differences
+from talk2dino.progress import ProgressCallback
 from talk2dino.scale.listing import Entry
 from talk2dino.scale.places import Place
-from talk2dino.scale.plan import Plan, Shard, read_plan
+from talk2dino.scale.plan import Plan, Shard, make_plan, read_plan
 from talk2dino.scale.receipts import RESULTS, read_standing
 
 #: Options of an extraction that belong to a process or to the place, not to the plan.
@@ -40,6 +41,22 @@ def extract_settings(options: ExtractOptions, source: CaptionSource) -> dict[str
 def extract_entries(source: CaptionSource) -> Iterator[Entry]:
     """One entry per record: its number."""
     return (Entry(f"{number:010d}") for number in range(len(source)))
+
+
+def plan_extract(
+    place: Place, options: ExtractOptions, *, encoders: Encoders | None = None, progress: ProgressCallback | None = None
+) -> Plan:
+    """Plan to extract the features of the sources of ``options``; the encoders are loaded for their checksums.
+
+    Raises:
+        InputError, DataError: as :func:`talk2dino.scale.plan.make_plan`, or the sources cannot be opened.
+    """
+    source = open_sources(options.sources, images=options.images, split=options.split, limit=options.limit)
+    encoders = encoders or load_encoders(options.model, device="cpu", dtype=options.dtype)
+    return make_plan(
+        place, job="extract", source=", ".join(map(str, options.sources)), settings=extract_settings(options, source),
+        weights=weights(encoders), shard_size=options.records_per_shard, entries=extract_entries(source), progress=progress,
+    )  # fmt: skip
 
 
 class ExtractJob:

@@ -13,12 +13,14 @@ from talk2dino.errors import DataError, InputError, Talk2DinoError
 from talk2dino.folder import SLIDE_TOGETHER, FolderOptions
 from talk2dino.io.images import LoadedImage, image_size
 from talk2dino.io.settings import build_options, differences
-from talk2dino.scale.plan import Plan, Shard
+from talk2dino.scale.places import Place
+from talk2dino.scale.plan import Plan, Shard, make_plan
 from talk2dino.scale.reading import Decoder, Encoded, SourceReader
 from talk2dino.scale.rows import Row
 from talk2dino.workers import choose_workers, group, run_batches
 
 if TYPE_CHECKING:
+    from talk2dino.progress import ProgressCallback
     from talk2dino.segmenter import Segmenter
 
 #: Options of a folder run that decide what is in a row.
@@ -157,6 +159,30 @@ class SegmentJob:
                 return [Row(decoded[0][0].found.entry.key, error=str(error))]
             return [row for one in decoded for row in self._rows([one])]
         return [Row.of(item.found.entry.key, result) for (item, _), result in zip(decoded, results, strict=True)]
+
+
+def plan_segment(
+    place: Place, source: str, options: FolderOptions, *, shard_size: int = 2048, segmenter: Segmenter | None = None,
+    progress: ProgressCallback | None = None,
+) -> Plan:  # fmt: skip
+    """Plan to segment every image of a source; the model is loaded for its checksums.
+
+    Args:
+        options: of a folder run; those that decide its results belong to the plan.
+
+    Raises:
+        InputError, DataError: as :func:`talk2dino.scale.plan.make_plan`.
+    """
+    from talk2dino.segmenter import Segmenter
+
+    segmenter = segmenter or Segmenter.from_pretrained(
+        options.model, method=options.method, projection=options.projection, device="cpu", dtype=options.dtype,
+        **options.method_options,
+    )  # fmt: skip
+    return make_plan(
+        place, job="segment", source=source, settings=segment_settings(options), weights=weights(segmenter),
+        shard_size=shard_size, progress=progress,
+    )  # fmt: skip
 
 
 def folder_options(plan: Plan) -> FolderOptions:

@@ -19,7 +19,7 @@ from talk2dino.errors import DataError
 from talk2dino.progress import ProgressCallback
 from talk2dino.scale.places import Place
 from talk2dino.scale.plan import Plan, Shard, read_plan, read_shard, shard_name
-from talk2dino.scale.receipts import DONE, Receipt, forget, make_receipt, read_standing, write_result
+from talk2dino.scale.receipts import DONE, RESULTS, Receipt, forget, make_receipt, read_standing, write_result
 from talk2dino.scale.rows import Row, count_reasons, encode_rows
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class Queue:
 
     def __init__(self, place: Place, plan: Plan, worker: tuple[int, int] = (1, 1)) -> None:
         self.place, self.plan = place, plan
+        place.remove_leftovers(DONE, RESULTS, STARTED)
         self.numbers = plan.numbers(worker)
         standing = read_standing(place, plan, self.numbers)
         self.notes = list(standing.damaged.values())

@@ -33,6 +33,8 @@ from talk2dino.io.images import MAX_PIXELS, LoadedImage, image_size, read_image
 from talk2dino.io.journal import Journal
 from talk2dino.io.lock import folder_lock
 from talk2dino.types import Segmentation, TextFeatures
+from talk2dino.vocabularies import Asked
+from talk2dino.words.example_files import ExampleFile
 from talk2dino.words.prompts import PromptList
 from talk2dino.words.understanding import describe_understood
 from talk2dino.workers import choose_workers, group, run_batches
@@ -62,8 +64,14 @@ class FolderOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     images: tuple[str, ...] = Field(description="files, folders, glob patterns, or '-' for standard input")
-    prompts: PromptList
+    prompts: PromptList | None = Field(
+        default=None, description="words; may be left out if there are examples or vocabularies"
+    )
     negative: PromptList | None = None
+    examples: tuple[ExampleFile, ...] = Field(default=(), description="classes by example")
+    negative_examples: tuple[ExampleFile, ...] = Field(default=(), description="regions whose likes become background")
+    examples_per_class: int = Field(default=1, ge=1, le=64, description="most embeddings per class of the examples")
+    vocabulary: tuple[Path, ...] = Field(default=(), description="files of talk2dino vocabulary")
     out: Path = Path("out")
     save: tuple[Kind, ...] = ("overlay", "palette")
     model: str = "auto"
@@ -101,7 +109,9 @@ class FolderOptions(BaseModel):
         numbers = [*self.thresholds.values(), float(self.background or 0)]
         if wrong := [number for number in numbers if not -1 <= number <= 1]:
             raise InputError(f"a background threshold must be a number from -1 to 1; got {wrong[0]}")
-        if unknown := [name for name in self.thresholds if name not in self.prompts.names]:
+        self.asked.check()
+        names = self.asked.names()
+        if unknown := [name for name in self.thresholds if names is not None and name not in names]:
             raise InputError(f"thresholds name classes that are not among the prompts: {', '.join(unknown[:5])}")
         if not self.save:
             raise InputError(f"save must name at least one of {', '.join(get_args(Kind))}")
@@ -124,11 +134,22 @@ class FolderOptions(BaseModel):
         """Labelling formats, written once for all images."""
         return tuple(dict.fromkeys(kind for kind in self.save if kind not in SUFFIX))
 
-    def asked_background(self, default: float | None) -> Background:
-        """The ``background=`` argument of the segmenter; single thresholds imply a background."""
+    @property
+    def asked(self) -> Asked:
+        """The classes, in whatever form they were given."""
+        return Asked(
+            self.prompts, self.negative, self.examples, self.negative_examples, self.examples_per_class, self.vocabulary
+        )
+
+    def asked_background(self, default: float | None, names: Sequence[str]) -> Background:
+        """The ``background=`` argument of the segmenter; single thresholds imply a background.
+
+        Args:
+            default: the method's own threshold. names: all classes.
+        """
         from talk2dino.pipeline import join_thresholds
 
-        return join_thresholds(self.background, self.thresholds, self.prompts.names, default)
+        return join_thresholds(self.background, self.thresholds, names, default)
 
 
 @dataclass(frozen=True)
@@ -217,9 +238,9 @@ class _Run:
 
     def __call__(self) -> FolderResult:
         options, segmenter = self.options, self.segmenter
-        self.text = segmenter.encode_text(options.prompts, negative=options.negative)
+        self.text = options.asked.encode(segmenter, mode=options.mode)
         self.settings: dict[str, Any] = {
-            "background": options.asked_background(segmenter.method.threshold), "clean": options.clean,
+            "background": options.asked_background(segmenter.method.threshold, self.text.names), "clean": options.clean,
             "refine": options.refine, "mode": options.mode,
         }  # fmt: skip
         segmenter.segment_batch([], self.text, **self.settings)  # reports wrong options before the work
@@ -240,9 +261,9 @@ class _Run:
                 "%s with %s, %s on %s%s: %s, %s", segmenter.method.name, segmenter.name,
                 str(segmenter.dtype).removeprefix("torch."), segmenter.device,
                 "" if segmenter.engine == "torch" else f" ({segmenter.engine})", _count(len(todo)),
-                _count(len(options.prompts.names), "prompt"),
+                _count(self.text.positive, "class", "classes"),
             )  # fmt: skip
-            for note in (*options.prompts.notes, *describe_understood(self.text.understood)):
+            for note in (*self.text.notes, *describe_understood(self.text.understood)):
                 log.info("%s", note)
             self._segment_all(todo)
         data_sets = self._write_data_sets()
@@ -419,16 +440,17 @@ def _without_own_results(paths: list[Path], out: Path, records: Sequence[dict[st
 
 def _settings_key(options: FolderOptions, segmenter: Segmenter, settings: dict[str, Any], text: TextFeatures) -> str:
     """A digest of everything that decides a result besides the image: weights, words, options."""
-    method = segmenter.method
+    method, prompts, files = segmenter.method, options.prompts, options.asked.digest()
     decides = {
         "method": method.name, "options": method.options, "weights": segmenter.towers.checksums(method.facts.towers, quick=True),
         "files": method.fingerprints(), "dtype": str(segmenter.dtype), "engine": segmenter.engine, "size": method.size,
-        "templates": segmenter.text.templates, "names": options.prompts.names, "synonyms": options.prompts.synonyms,
+        "templates": segmenter.text.templates, "names": prompts and prompts.names, "synonyms": prompts and prompts.synonyms,
         "negative": None if options.negative is None else options.negative.synonyms, "settings": settings,
         "truncated": options.allow_truncated, "overlay": options.overlay, "understood": text.understood,
+        **({"classes": files} if files else {}),
     }  # fmt: skip
     return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _count(number: int, what: str = "image") -> str:
-    return f"1 {what}" if number == 1 else f"{number} {what}s"
+def _count(number: int, what: str = "image", several: str = "") -> str:
+    return f"1 {what}" if number == 1 else f"{number} {several or f'{what}s'}"

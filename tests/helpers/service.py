@@ -12,17 +12,19 @@ from contextlib import contextmanager
 import uvicorn
 
 from talk2dino.server.app import create_app
-from talk2dino.server.lifecycle import listen, server_config
+from talk2dino.server.lifecycle import listen
 from talk2dino.server.options import ServeOptions
+from talk2dino.server.protocol import server_config
 
 
 @contextmanager
-def running(segmenter, **options) -> Iterator[tuple[str, int]]:
+def running(segmenter, worker=None, **options) -> Iterator[tuple[str, int]]:
     """(host, port) of a service that uvicorn runs in a thread of this process."""
     given = ServeOptions(**{"model": "micro", "port": 0, "batch_milliseconds": 1, **options})
-    app, listener = create_app(given, segmenter), listen(given.host, given.port)
+    app, listener = create_app(given, segmenter, worker=worker), listen(given.host, given.port)
     server = uvicorn.Server(server_config(app, given))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    sockets = [listener] if worker is None else [listener, worker.listen()]
+    thread = threading.Thread(target=server.run, kwargs={"sockets": sockets}, daemon=True)
     thread.start()
     try:
         while not server.started:
@@ -31,7 +33,8 @@ def running(segmenter, **options) -> Iterator[tuple[str, int]]:
     finally:
         server.should_exit = True
         thread.join(30)
-        listener.close()
+        for one in sockets:
+            one.close()
 
 
 def form_request(image: bytes, path: str = "/v1/segment", **fields: str) -> bytes:

@@ -7,11 +7,12 @@ import io
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import numpy as np
@@ -35,23 +36,28 @@ def running_service(*arguments: str) -> Iterator[str]:
         "0",
         *arguments,
     ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-    assert process.stderr is not None
-    try:
-        line = ""
-        while "listening on" not in line:
-            line = process.stderr.readline()
-            assert line, "the service ended before it listened"
-        address = line.split("listening on ")[1].split()[0].rstrip("/")
-        for _ in range(600):
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    with tempfile.TemporaryFile("w+") as log:  # not a pipe: the service writes a line per request
+        process = subprocess.Popen(command, stderr=log, env=environment)
+        try:
+            yield _address(process, log)
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def _address(process: subprocess.Popen[bytes], log: IO[str]) -> str:
+    """Where a service listens, once it is ready."""
+    for _ in range(1200):
+        log.seek(0)
+        said = log.read()
+        assert process.poll() is None, f"the service ended: {said}"
+        if "listening on " in said:
+            address = said.split("listening on ")[1].split()[0].rstrip("/")
             if httpx.get(f"{address}/ready").status_code == 200:
-                break
-            time.sleep(0.1)
-        yield address
-    finally:
-        process.terminate()
-        process.stderr.close()
-        process.wait(30)
+                return address
+        time.sleep(0.1)
+    raise AssertionError(f"the service is not ready after two minutes: {said}")
 
 
 class PageUnderTest:
@@ -90,9 +96,8 @@ class PageUnderTest:
     def settle(self) -> None:
         """Wait until all words have vectors and the picture and the shares are up to date."""
         self.wait("talk2dino.store.words.every((word) => word.vector || word.error)")
-        self.page.wait_for_timeout(50)
-        self.page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
         self.wait("!talk2dino.engine.coarse")
+        self.page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
         self.page.evaluate("talk2dino.engine.count()")
 
     def wait(self, expression: str, seconds: float = 20) -> None:

@@ -516,3 +516,10 @@ def test_whatever_is_damaged_the_error_is_ours(smooth, kind, allow):
             messages.append(str(error))
     assert not any("\n" in message for message in messages)
     assert messages or kind not in ("PNG", "WEBP")
+
+
+@pytest.mark.parametrize("content", [b"P", b"no", b"GIF", b"II*", b"\x28\0\0", b"\xff\xd8\xff"])
+def test_files_of_a_few_bytes_are_no_images(content):
+    """Pillow's checks of the first bytes fail on them with errors of their own."""
+    with pytest.raises(ImageError, match=r"not an image that can be read|truncated or damaged"):
+        read_image(content)

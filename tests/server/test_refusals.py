@@ -10,8 +10,8 @@ import zlib
 import pytest
 from PIL import Image
 from pydantic import ValidationError
-from service import keep_image, post_image
 
+from service import keep_image, post_image
 from talk2dino.errors import InputError
 from talk2dino.server.options import ServeOptions
 

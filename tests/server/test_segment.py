@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import load
-from service import keep_image, post_image
 
+from service import keep_image, post_image
 from talk2dino import Segmentation
 from talk2dino.io.rle import decode_rle
 

@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from service import form_request, read_answer, running
 
 import talk2dino.server.service as service_module
+from service import form_request, read_answer, running
 from talk2dino import pipeline
 
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,7 +64,7 @@ class Archive:
                 yield member
         except (KeyError, FileNotFoundError):
             raise DataError(f"{readable(self.path)} has no file {name}") from None
-        except (OSError, RuntimeError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
             raise DataError(f"cannot read {where}: {error}") from None
 
     def read(self, name: str) -> bytes:

@@ -25,13 +25,13 @@ class Notes:
         self._found: dict[str, tuple[int, str]] = {}
 
     def add(self, what: str, where: str) -> None:
-        """Count one case of ``what``, a sentence with ``{}`` for the number, found first in ``where``."""
+        """Count one case of ``what``, a noun with what happened to it, found first in ``where``."""
         count, first = self._found.get(what, (0, where))
         self._found[what] = (count + 1, first)
 
     def sentences(self) -> tuple[str, ...]:
-        """One sentence per kind, with the number of cases and the first place."""
-        return tuple(f"{what.format(f'{n:,}')} (first: {first})" for what, (n, first) in self._found.items())
+        """One line per kind, with the number of cases and the first place."""
+        return tuple(f"{what}: {n:,} (first: {first})" for what, (n, first) in self._found.items())
 
 
 def image_name(given: object, source: str) -> str:
@@ -107,12 +107,12 @@ def polygon_object(
         for ring in polygon
     )
     if outside:
-        notes.add("{} polygons reach outside their image and were cut at its border", where)
+        notes.add("polygons that reach outside their image, cut at its border", where)
         made = AnnotatedObject.of_mask(name, fill_polygons(kept, size), score)
     else:
         made = AnnotatedObject(name, size, polygons=kept, score=score)
     if made.area == 0:
-        notes.add("{} objects without a pixel inside their image were left out", where)
+        notes.add("objects without a pixel inside their image, left out", where)
         return None
     return made
 

@@ -153,7 +153,7 @@ def _read_object(
     box = entry.get("bbox")
     if not isinstance(box, list) or len(box) != 4:
         raise DataError(f"{where}: annotation {entry.get('id')!r} has neither a segmentation nor a box of four numbers")
-    notes.add("{} objects have a box only and were read as rectangles", where)
+    notes.add("objects with a box only, read as rectangles", where)
     x, y, w, h = (number(value, "a side of a box", where) for value in box)
     return polygon_object(name, [box_polygon(x, y, w, h)], size, where, notes, score)
 
@@ -191,7 +191,7 @@ def write_panoptic(
 def _segments(image: AnnotatedImage, ids: Mapping[str, int], notes: Notes) -> tuple[list[dict[str, Any]], np.ndarray]:
     """The entries of an image, and (H, W) ids from 1; what lies below other objects is lost."""
     if image.overlap():
-        notes.add("{} images have overlapping objects; each pixel went to the later object", image.name)
+        notes.add("images with overlapping objects, whose pixels went to the later object", image.name)
     painted = image.paint(range(1, len(image.objects) + 1))
     segments = []
     for place, one in enumerate(image.objects, start=1):
@@ -214,7 +214,12 @@ def read_panoptic(path: Path, images: Path | None = None) -> Annotations:
     found = []
     for entry in document["annotations"]:
         about = listed.get(entry.get("image_id"))
-        if about is None or not isinstance(entry.get("segments_info"), list):
+        segments = entry.get("segments_info")
+        if (
+            about is None
+            or not isinstance(segments, list)
+            or not all(isinstance(segment, dict) for segment in segments)
+        ):
             raise DataError(f"{path} is not a panoptic file: an entry has no image or no 'segments_info'")
         name = image_name(about.get("file_name"), str(path))
         size = image_size(about.get("height"), about.get("width"), f"{path}: {name}")
@@ -223,7 +228,7 @@ def read_panoptic(path: Path, images: Path | None = None) -> Annotations:
         ids = read_ids(folder / file)
         if ids.shape != size:
             raise DataError(f"{folder / file} has {ids.shape} pixels, {path} says {size} (height, width)")
-        classes = {segment.get("id"): segment.get("category_id") for segment in entry["segments_info"]}
+        classes = {segment.get("id"): segment.get("category_id") for segment in segments}
         unknown = sorted({*np.unique(ids).tolist()} - {0, *classes})
         if unknown or not {*classes.values()} <= {*names}:
             raise DataError(

@@ -128,7 +128,7 @@ def _read_image(element: Element, source: str, labels: dict[str, None], notes: N
             box = box_polygon(left, top, right - left, bottom - top)
             objects.append(polygon_object(label, [box], size, where, notes))
         elif shape.tag != "tag":
-            notes.add("{} shapes of another kind than mask, polygon or box were left out", where)
+            notes.add("shapes of another kind than mask, polygon or box, left out", where)
     objects += [
         polygon_object(label, [(ring,) for ring in rings], size, where, notes) for (label, _), rings in groups.items()
     ]

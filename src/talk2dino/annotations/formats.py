@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from talk2dino.annotations import coco, cvat, geojson, label_studio, labelme, voc, yolo
+from talk2dino.annotations.archives import Archive
 from talk2dino.annotations.types import AnnotatedImage, Annotations
 from talk2dino.annotations.writing import DataSet, WriteOptions
-from talk2dino.errors import DataError, InputError, suggestion
+from talk2dino.errors import DataError, InputError, Talk2DinoError, suggestion
 from talk2dino.io.names import readable
 
 #: (target, what the data set is, its images, options) -> notes.
@@ -99,7 +100,13 @@ def load_annotations(
         raise DataError(f"no such file or folder: {readable(path)}")
     if folder is not None and not folder.is_dir():
         raise DataError(f"no such folder of images: {readable(folder)}")
-    found = (find_format(format) if format else sniff_format(path)).read(path, folder)
+    chosen = find_format(format) if format else sniff_format(path)
+    try:
+        found = chosen.read(path, folder)
+    except Talk2DinoError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:  # values of unexpected types
+        raise DataError(f"{readable(path)} is damaged, or not of the format {chosen.name} ({error})") from error
     repeated = [name for name, count in Counter(image.name for image in found.images).items() if count > 1]
     if repeated:
         raise DataError(f"{readable(path)} lists the image {repeated[0]} more than once")
@@ -198,9 +205,9 @@ def _sniff_file(path: Path) -> str | None:
     suffix = path.suffix.lower()
     if suffix in (".xml", ".geojson", ".yaml", ".yml"):
         return {".xml": "cvat", ".geojson": "geojson"}.get(suffix, "yolo")
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+    if suffix == ".zip" or zipfile.is_zipfile(path):
+        with Archive(path) as archive:
+            names = archive.names()
         if cvat.XML in names:
             return "cvat"
         return "cvat-masks" if any(f"{voc.CLASSES}/" in name for name in names) else None

@@ -42,7 +42,7 @@ def write(path: Path, data: DataSet, images: Iterable[AnnotatedImage], options: 
     for image in images:
         first = first or image.name
         if image.world is None:
-            notes.add("{} images without a world file were left out of the GeoJSON", image.name)
+            notes.add("images without a world file, left out of the GeoJSON", image.name)
             continue
         written += 1
         target = path / PurePosixPath(image.name).with_suffix(".geojson")

@@ -164,10 +164,12 @@ def _latest(task: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
 
 def _read_region(result: Mapping[str, Any], size: tuple[int, int], where: str, notes: Notes) -> AnnotatedObject | None:
     kind, value = str(result.get("type", "")), result["value"]
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: the 'value' of a region is a {type(value).__name__}, expected an object")
     height, width = size
     names = value.get(kind) or value.get("labels") or []
     if kind not in ("brushlabels", "polygonlabels", "rectanglelabels") or not names:
-        notes.add("{} regions of another kind than brush, polygon or rectangle were left out", where)
+        notes.add("regions of another kind than brush, polygon or rectangle, left out", where)
         return None
     score = score_of(result.get("score"))
     if kind == "brushlabels":
@@ -177,7 +179,7 @@ def _read_region(result: Mapping[str, Any], size: tuple[int, int], where: str, n
         ring = ring_of(value.get("points"), where) * (width / 100, height / 100)
         return polygon_object(str(names[0]), [(ring,)], size, where, notes, score)
     if number(value.get("rotation", 0), "the rotation of a rectangle", where):
-        notes.add("{} rotated rectangles were left out", where)
+        notes.add("rotated rectangles, left out", where)
         return None
     x, y, w, h = (number(value.get(key), f"{key} of a rectangle", where) for key in ("x", "y", "width", "height"))
     box = box_polygon(x * width / 100, y * height / 100, w * width / 100, h * height / 100)

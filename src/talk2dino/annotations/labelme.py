@@ -119,5 +119,5 @@ def _read_shape(shape: Mapping[str, Any], where: str, notes: Notes) -> Polygon |
         return box_polygon(min(x0, x1), min(y0, y1), abs(x1 - x0), abs(y1 - y0))
     if kind in ("polygon", "rectangle"):
         return (ring_of(points, where),)
-    notes.add("{} shapes of another kind than polygon or rectangle were left out", where)
+    notes.add("shapes of another kind than polygon or rectangle, left out", where)
     return None

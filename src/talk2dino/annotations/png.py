@@ -20,7 +20,7 @@ def open_png(content: bytes | Path, where: str) -> Image.Image:
         DataError: missing, damaged, not a PNG, or too large.
     """
     try:
-        image = Image.open(io.BytesIO(content) if isinstance(content, bytes) else content, formats=["PNG"])
+        image = Image.open(io.BytesIO(content if isinstance(content, bytes) else content.read_bytes()), formats=["PNG"])
         image_size(image.height, image.width, where)
         image.load()
     except FileNotFoundError:

@@ -11,7 +11,6 @@ Source: docs.cvat.ai, "Segmentation Mask"; Pascal VOC 2012 development kit (colo
 from __future__ import annotations
 
 import io
-import os
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
@@ -56,7 +55,7 @@ def _write(
         stem = str(PurePosixPath(image.name).with_suffix(""))
         stems.append(stem)
         if image.overlap():
-            notes.add("{} images have overlapping objects; each pixel went to the later object", image.name)
+            notes.add("images with overlapping objects, whose pixels went to the later object", image.name)
         labels = image.paint([ids[one.name] for one in image.objects])
         put(f"{CLASSES}/{stem}.png", _png(np.maximum(labels, 0), colours, rgb))
         if data.instances:
@@ -139,6 +138,8 @@ def _read_labelmap(content: bytes, where: str) -> tuple[tuple[str, ...], np.ndar
             raise DataError(f"{where}, line {number}: {line!r} is not 'class:R,G,B::'") from None
         names.append(fields[0].strip())
         codes.append(65536 * r + 256 * g + b)
+    if not codes:
+        raise DataError(f"{where} lists no class")
     if len(set(codes)) < len(codes):
         raise DataError(f"{where}: two classes have the same colour")
     return class_list(names, where), np.array(codes, dtype=np.int64)
@@ -175,7 +176,5 @@ def _read_image(name: str, labels: np.ndarray, parts: np.ndarray | None, classes
 
 
 def is_layout(path: Path) -> bool:
-    """Whether a folder or ZIP has the label PNGs."""
-    if path.is_dir():
-        return (path / CLASSES).is_dir() or os.path.isfile(path / LABELS)
-    return zipfile.is_zipfile(path) and any(f"{CLASSES}/" in name for name in zipfile.ZipFile(path).namelist())
+    """Whether a folder has the label PNGs or the class list."""
+    return (path / CLASSES).is_dir() or (path / LABELS).is_file()

@@ -145,7 +145,7 @@ def _read_line(
         raise DataError(f"{where}: class {index}, but data.yaml lists {len(classes)} classes (0 to {len(classes) - 1})")
     height, width = size
     if len(values) == 4:
-        notes.add("{} objects have a box only and were read as rectangles", where)
+        notes.add("objects with a box only, read as rectangles", where)
         x, y, w, h = (value * side for value, side in zip(values, (width, height) * 2, strict=True))
         return polygon_object(classes[index], [box_polygon(x - w / 2, y - h / 2, w, h)], size, where, notes)
     return polygon_object(classes[index], [(ring_of(values, where) * (width, height),)], size, where, notes)

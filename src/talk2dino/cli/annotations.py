@@ -59,7 +59,7 @@ def convert(
     for note in (*found.notes, *notes):
         message(f"talk2dino: {note}")
     objects = sum(len(image.objects) for image in found.images)
-    typer.echo(f"{target}: {len(found):,} images, {objects:,} objects, {len(found.classes):,} classes ({to})")
+    typer.echo(f"{target} ({to}): images {len(found):,}, objects {objects:,}, classes {len(found.classes):,}")
 
 
 @annotations.command()

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 
 _PROMPTS = 'Classes to look for: "sky, grass, car=red car|automobile". Commas separate classes; = and | give synonyms.'
 _PROMPT_FILE = "File with the classes: one per line, or .json / .yaml with a list or class: [synonyms]."
+_EXAMPLE = (
+    "A class by example: NAME=IMAGE:MASK.png, NAME=IMAGE:X0,Y0,X1,Y1 (a box) or NAME=IMAGE:X,Y (a point), in pixels; "
+    "repeatable, and beside --prompts."
+)
+_VOCABULARY = "File of classes, written by 'talk2dino vocabulary'; repeatable, and beside --prompts."
+_PER_CLASS = "Most embeddings per class of the examples; unlike examples get one each."
 _MODEL = "auto, a name from 'talk2dino models', a folder, or a hub id."
 _PROJECTION = "Your own psi: a folder written by 'talk2dino train', projection.safetensors, or a published .pth."
 _BACKGROUND = (
@@ -56,6 +62,12 @@ def segment(
     images: _Images,
     prompts: Annotated[str | None, typer.Option("--prompts", "-p", help=_PROMPTS)] = None,
     prompt_file: Annotated[Path | None, typer.Option(help=_PROMPT_FILE)] = None,
+    example: Annotated[list[str] | None, typer.Option(metavar="NAME=IMAGE:REGION", help=_EXAMPLE)] = None,
+    negative_example: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=IMAGE:REGION", help="A region whose likes become background.")
+    ] = None,
+    examples_per_class: Annotated[int, typer.Option(min=1, max=64, help=_PER_CLASS)] = 1,
+    vocabulary: Annotated[list[Path] | None, typer.Option(metavar="FILE", help=_VOCABULARY)] = None,
     model: Annotated[str, typer.Option("--model", "-m", help=_MODEL)] = "auto",
     projection: Annotated[Path | None, typer.Option(help=_PROJECTION)] = None,
     background: Annotated[str | None, typer.Option("--background", "-b", metavar="[NUMBER]", help=_BACKGROUND)] = None,
@@ -102,12 +114,19 @@ def segment(
     Example: talk2dino segment photos/ --prompts "sky, grass, car=red car|automobile" --model vitb --out out
     """
     from talk2dino.annotations.exports import split_options
-    from talk2dino.cli.usage import method_options, one_of_two, usage
+    from talk2dino.cli.usage import method_options, usage
     from talk2dino.folder import FolderOptions
     from talk2dino.io.settings import build_options
+    from talk2dino.words.example_files import parse_example
     from talk2dino.words.prompts import parse_prompts, read_prompt_file
 
-    one_of_two(prompts, prompt_file, 'give the classes either with --prompts "sky, grass" or with --prompt-file FILE')
+    if (prompts is not None and prompt_file is not None) or not (
+        prompts is not None or prompt_file or example or vocabulary
+    ):
+        raise typer.BadParameter(
+            'give the classes either with --prompts "sky, grass" or with --prompt-file FILE; --example and --vocabulary can '
+            "stand alone or beside them"
+        )
     values: dict[str, Any] = {
         "images": images, "model": model, "projection": projection, "background": read_threshold(background),
         "thresholds": read_thresholds(threshold or []), "clean": clean, "refine": refine, "mode": mode, "out": out,
@@ -115,6 +134,7 @@ def segment(
         "engine": engine, "batch_size": batch_size, "workers": workers, "method": method,
         "method_options": method_options(option, prototypes=prototypes), "recursive": recursive,
         "allow_truncated": allow_truncated, "overwrite": overwrite,
+        "examples_per_class": examples_per_class, "vocabulary": tuple(vocabulary or ()),
         "overlay": {"opacity": opacity, "legend": legend, "contours": contours, "max_size": overlay_size},
     }  # fmt: skip
     if max_pixels is not None:
@@ -128,6 +148,8 @@ def segment(
             values["prompts"] = parse_prompts(prompts)
         elif prompt_file is not None:
             values["prompts"] = read_prompt_file(prompt_file)
+        values["examples"] = tuple(map(parse_example, example or []))
+        values["negative_examples"] = tuple(map(parse_example, negative_example or []))
         values["negative"] = None if negative is None else parse_prompts(negative)
         options = build_options(FolderOptions, values)
     raise typer.Exit(_run(options, as_json))

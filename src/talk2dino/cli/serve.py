@@ -9,6 +9,8 @@ import typer
 
 _TOKEN = "Word that clients must send. Better: --token-file, or the variable TALK2DINO_TOKEN, which ps does not show."
 
+_LABEL_STUDIO = "Label Studio whose images may be fetched, as its ML backend; the API key is in LABEL_STUDIO_API_KEY."
+
 
 def serve(
     model: Annotated[str, typer.Option("--model", "-m", help="auto, a name from 'talk2dino models', a folder, or a hub id.")] = "auto",
@@ -27,6 +29,7 @@ def serve(
     open_browser: Annotated[bool, typer.Option("--open", help="Show the page in the browser.")] = False,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes, each with a model of its own.")] = 1,
     log_prompts: Annotated[bool, typer.Option(help="Write prompts into the log.")] = False,
+    label_studio: Annotated[str | None, typer.Option(metavar="URL", help=_LABEL_STUDIO)] = None,
     max_upload: Annotated[int | None, typer.Option(min=1000, help="Bytes per request. [default: 32 million]")] = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, help="Pixels per image. [default: 50 million]")] = None,
     max_prompts: Annotated[int | None, typer.Option(min=1, help="Prompts and synonyms per request. [default: 1000]")] = None,
@@ -55,6 +58,7 @@ def serve(
         "model": model, "projection": projection, "method": method, "prototypes": prototypes, "device": device,
         "dtype": dtype, "engine": engine, "host": host, "port": port, "token": read_token(token, token_file),
         "allow_anonymous": allow_anonymous, "cors": cors or [], "workers": workers, "log_prompts": log_prompts,
+        "label_studio": label_studio,
     }  # fmt: skip
     bounds = {
         "max_upload": max_upload, "max_pixels": max_pixels, "max_prompts": max_prompts, "queue": queue,
@@ -70,13 +74,13 @@ def serve(
 
 def run(options: Any, open_browser: bool) -> None:
     """Listen until the service is stopped."""
-    from talk2dino.cli.console import message
+    from talk2dino.cli.console import message, show_messages
     from talk2dino.server.lifecycle import serve as listen_and_serve
 
     def say(address: str) -> None:
         message(f"talk2dino: listening on {address} (Ctrl-C stops)")
 
-    listen_and_serve(options, on_listening=say, open_browser=open_browser)
+    listen_and_serve(options, on_listening=say, open_browser=open_browser, prepare_worker=show_messages)
     message("talk2dino: stopped")
 
 

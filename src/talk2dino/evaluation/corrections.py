@@ -100,7 +100,7 @@ class CorrectionReport:
         images = [(i.name, _shown(percent(i.changed)), i.most) for i in self.images[:most]]
         mean = percent(self.metrics.miou)
         return "\n\n".join([
-            f"{len(self.images):,} images, {_shown(percent(self.changed))} % of the pixels changed, mIoU {_shown(mean)}",
+            f"images: {len(self.images):,}, changed pixels: {_shown(percent(self.changed))} %, mIoU: {_shown(mean)}",
             markdown_table(heads, classes, align="lrrrrr"),
             markdown_table(("from", "to", "pixels", "% of the changes"), rows, align="llrr"),
             markdown_table(("image", "% changed", "most frequent change"), images, align="lrl"),
@@ -189,7 +189,7 @@ def match_images(
     matched = {other.name for _, other in pairs}
     added = [name for name in theirs if name not in matched]
     notes = [
-        f"{len(names):,} images are only in {source} (first: {names[0]}) and were not compared"
+        f"images that are only in {source}, not compared: {len(names):,} (first: {names[0]})"
         for names, source in ((missing, ours.source or "ours"), (added, corrected.source or "the corrected"))
         if names
     ]

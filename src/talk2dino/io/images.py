@@ -175,6 +175,7 @@ def _open_header(file: IO[bytes], name: str) -> Image.Image:
     prefix = file.read(32)
     if not prefix:
         raise ImageFormatError(f"{name} is empty (0 bytes)")
+    prefix = prefix.ljust(32, b"\0")  # some of Pillow's checks fail on fewer bytes than they look at
     Image.init()
     if prefix[4:8] == b"ftyp" and prefix[8:12] in _HEIF_BRANDS and "HEIF" not in Image.OPEN:
         try:

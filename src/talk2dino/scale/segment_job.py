@@ -75,9 +75,9 @@ class SegmentJob:
                 f"the model {self.segmenter.name} has other weights than the plan was made for ({'; '.join(found)}): "
                 "give every worker the same model"
             )
-        self.text = self.segmenter.encode_text(options.prompts, negative=options.negative)
+        self.text = options.asked.encode(self.segmenter, mode=options.mode)
         self.settings: dict[str, Any] = {
-            "background": options.asked_background(self.segmenter.method.threshold), "clean": options.clean,
+            "background": options.asked_background(self.segmenter.method.threshold, self.text.names), "clean": options.clean,
             "refine": options.refine, "mode": options.mode,
         }  # fmt: skip
         self.segmenter.segment_batch([], self.text, **self.settings)  # reports wrong options before the work

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,24 +67,24 @@ def picture(upload: bytes, image: LoadedImage) -> tuple[bytes, str]:
 def features_file(features: ImageFeatures, method: Method) -> bytes:
     """What the page needs to label pixels by itself, as a safetensors file.
 
-    patches   (h, w, D) float16: what words are compared with, not normalised
     attention (M, h, w) float32: CLS-row logits of the last block; only of methods with cleaning
-    heads     (M, D) float32: sum_p softmax(attention_i)_p patch_p of each head, normalised
+    heads     (M, D) float32: sum_p softmax(attention_i)_p patch_p of each head, normalised; as attention
+    patches   (h, w, D) float16: what words are compared with, not normalised
     """
     import torch
-    from safetensors.torch import save
     from torch.nn.functional import normalize
 
     from talk2dino.stages.pooling import head_embeddings
 
+    arrays: dict[str, np.ndarray] = {}
     with torch.inference_mode():
         patches = method.compared_patches(features).float()
-        tensors = {"patches": patches[0].half().cpu().contiguous()}
         if method.facts.can_clean and features.attention is not None:
             attention = features.attention.float()
             heads = head_embeddings(patches.flatten(1, 2), attention.flatten(2))[0]
-            tensors["attention"] = attention[0].cpu().contiguous()
-            tensors["heads"] = normalize(heads, dim=-1, eps=1e-6).cpu().contiguous()
+            arrays["attention"] = attention[0].cpu().numpy()
+            arrays["heads"] = normalize(heads, dim=-1, eps=1e-6).cpu().numpy()
+        arrays["patches"] = patches[0].half().cpu().numpy()
     low, high = method.threshold_range
     seen = features.pixels.shape[2:] if features.pixels is not None else features.image_size
     about = {
@@ -93,7 +94,26 @@ def features_file(features: ImageFeatures, method: Method) -> bytes:
         "threshold": "" if method.threshold is None else repr(method.threshold),
         "threshold_range": f"{low:g} {high:g}", "space": method.space,
     }  # fmt: skip
-    return save(tensors, about)
+    return safetensors_bytes(arrays, about)
+
+
+def safetensors_bytes(arrays: Mapping[str, np.ndarray], about: Mapping[str, str]) -> bytes:
+    """A safetensors file of float32 and float16 arrays, in order. The library's own order differs from call to call, so
+    that equal content would not have equal bytes.
+
+    Source: github.com/huggingface/safetensors, "Format": 8 bytes length of the header, header (JSON), data.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(about)}
+    contents, start = [], 0
+    for name, array in arrays.items():
+        content = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes()
+        kind = {"float32": "F32", "float16": "F16"}[array.dtype.name]
+        header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [start, start + len(content)]}
+        contents.append(content)
+        start += len(content)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the arrays start at a multiple of 8
+    return b"".join([len(text).to_bytes(8, "little"), text, *contents])
 
 
 def text_document(text: TextFeatures) -> dict[str, Any]:

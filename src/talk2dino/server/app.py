@@ -17,17 +17,19 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from talk2dino.server.bounds import Bounds
+from talk2dino.server.forward import UPLOAD, Forward, Worker
 from talk2dino.server.observe import Metrics, Observe
 from talk2dino.server.options import ServeOptions
 from talk2dino.server.problems import Problem, answer_with_problems
-from talk2dino.server.routes import images, info, segment, words
+from talk2dino.server.routes import api_docs, images, info, label_studio, segment, words, x_anylabeling
 from talk2dino.server.security import Guard
-from talk2dino.server.state import State
+from talk2dino.server.state import State, service_of
 
 if TYPE_CHECKING:
     from talk2dino.segmenter import Segmenter
 
 log = logging.getLogger(__name__)
+TAGS = ("segment", "encode once, ask often", "words", "about", "state", "X-AnyLabeling", "Label Studio")
 PAGE = Path(__file__).parent / "page"
 
 _ABOUT = """Open-vocabulary segmentation: an image and words in, a label for every pixel out.
@@ -37,28 +39,38 @@ Errors are `application/problem+json` (RFC 9457). A service that was started wit
 
 
 def create_app(
-    options: ServeOptions | None = None, segmenter: Segmenter | None = None, *, prefix: str = "",
-    on_failure: Callable[[Exception], None] | None = None,
+    options: ServeOptions | None = None, segmenter: Segmenter | None = None, *, worker: Worker | None = None,
+    on_ready: Callable[[], None] | None = None, on_failure: Callable[[Exception], None] | None = None,
 ) -> FastAPI:  # fmt: skip
     """The service as an ASGI application.
 
     Args:
         segmenter: a loaded one; None: the model of the options is loaded in the background after the start.
-        prefix: put before the ids of encoded images (the number of the worker process).
-        on_failure: called when the model cannot be loaded.
+        worker: which of several worker processes this is.
+        on_ready, on_failure: called when the model is loaded, or cannot be loaded.
     """
     from talk2dino import __version__
 
     options = options or ServeOptions()
     state = State(options, Metrics())
 
+    def start(loaded: Segmenter) -> None:
+        from talk2dino.server.service import Service
+
+        state.service = Service(loaded, options, state.metrics, worker=worker)
+        state.step = "ready"
+        dtype = str(loaded.dtype).removeprefix("torch.")
+        log.info("ready: %s with %s, %s on %s", loaded.method.name, loaded.name, dtype, loaded.device)
+        if on_ready is not None:
+            on_ready()
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         loading = None
         if segmenter is not None:
-            _start(state, segmenter, prefix)
+            start(segmenter)
         else:
-            loading = asyncio.ensure_future(_load(state, prefix, on_failure))
+            loading = asyncio.ensure_future(_load(state, start, on_failure))
         try:
             yield
         finally:
@@ -72,13 +84,16 @@ def create_app(
 
     app = FastAPI(
         title="talk2dino", version=__version__, description=_ABOUT, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan,
-        openapi_tags=[{"name": name} for name in ("segment", "encode once, ask often", "words", "about", "state")],
+        openapi_tags=[{"name": name} for name in TAGS],
     )  # fmt: skip
     app.state.talk2dino = state
     answer_with_problems(app)
-    for module in (segment, images, words, info):
+    for module in (segment, images, words, info, x_anylabeling, label_studio, api_docs):
         app.include_router(module.router)
     _add_page(app)
+    if worker is not None:
+        _add_upload(app)
+        app.add_middleware(Forward, worker=worker)
     app.add_middleware(Bounds, options=options)
     app.add_middleware(Guard, options=options)
     if options.cors:
@@ -102,15 +117,19 @@ def _add_page(app: FastAPI) -> None:
         return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
 
 
-def _start(state: State, segmenter: Segmenter, prefix: str) -> None:
-    from talk2dino.server.service import Service
+def _add_upload(app: FastAPI) -> None:
+    """The file of an encoded image, for the other workers."""
 
-    state.service = Service(segmenter, state.options, state.metrics, prefix=prefix)
-    state.step = "ready"
-    log.info("ready: %s", segmenter)
+    @app.get(UPLOAD + "{id}", include_in_schema=False)
+    async def upload(request: Request, id: str) -> Response:
+        if request.scope["server"][1] is not None:  # not a Unix socket
+            raise Problem(404, "there is nothing at this address")
+        return Response(service_of(request).sessions.get(id).upload)
 
 
-async def _load(state: State, prefix: str, on_failure: Callable[[Exception], None] | None) -> None:
+async def _load(
+    state: State, start: Callable[[Segmenter], None], on_failure: Callable[[Exception], None] | None
+) -> None:
     """Load the model in a thread, step by step, while /health and /ready answer."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Segmenter] = loop.create_future()
@@ -135,7 +154,7 @@ async def _load(state: State, prefix: str, on_failure: Callable[[Exception], Non
 
     threading.Thread(target=load, name="load", daemon=True).start()
     try:
-        _start(state, await done, prefix)
+        start(await done)
     except Exception as error:
         state.error, state.step = error, "loading the model failed"
         if on_failure is not None:

@@ -12,6 +12,8 @@ from talk2dino.server.problems import Problem, busy, problem_response
 
 #: Bytes of a body that holds no image.
 LARGEST_JSON = 2_000_000
+#: Addresses whose JSON holds images in base64, which takes four bytes for three.
+IMAGES_IN_JSON = ("/x-anylabeling/", "/label-studio/")
 #: A client that is refused may still be sending; so much is read and thrown away, so that it can read the answer.
 DRAIN_BYTES, DRAIN_SECONDS = 256_000_000, 3.0
 
@@ -46,6 +48,8 @@ class _Body:
         self.chunked = b"transfer-encoding" in headers
         is_form = headers.get(b"content-type", b"").lower().startswith(b"multipart/")
         self.most = self.options.max_upload if is_form else min(LARGEST_JSON, self.options.max_upload)
+        if scope["path"].startswith(IMAGES_IN_JSON):
+            self.most = self.options.max_upload * 4 // 3 + LARGEST_JSON
         self.deadline = asyncio.get_running_loop().time() + self.options.upload_seconds
 
     def check_announced(self) -> None:
@@ -91,8 +95,12 @@ class _Body:
         expects = self.chunked or (self.announced.isdigit() and int(self.announced) > 0)
 
         async def wrapped(message: Message) -> None:
+            unread = expects and not self.complete
+            if unread and message["type"] == "http.response.start":  # whoever goes on sending is cut off in the end
+                await send({**message, "headers": [*message.get("headers", []), (b"connection", b"close")]})
+                return
             last = message["type"] == "http.response.body" and not message.get("more_body", False)
-            if not last or self.complete or not expects:
+            if not last or not unread:
                 await send(message)
                 return
             await send({**message, "more_body": True})

@@ -8,60 +8,61 @@ import socket
 import threading
 import webbrowser
 from collections.abc import Callable
+from contextlib import suppress
 
 import uvicorn
 
 from talk2dino.errors import OutputError
 from talk2dino.server.app import create_app
 from talk2dino.server.options import ServeOptions
-from talk2dino.server.protocol import protocol_class
+from talk2dino.server.protocol import server_config
+from talk2dino.server.workers import run_workers
 
 log = logging.getLogger(__name__)
 
 
 def serve(
-    options: ServeOptions, *, on_listening: Callable[[str], None] | None = None, open_browser: bool = False
-) -> None:
+    options: ServeOptions, *, on_listening: Callable[[str], None] | None = None, open_browser: bool = False,
+    prepare_worker: Callable[[], None] | None = None,
+) -> None:  # fmt: skip
     """Run the service until it is stopped.
 
     Args:
         on_listening: called with the address once the service listens.
         open_browser: show the page.
+        prepare_worker: called first in each of several processes.
 
     Raises:
         OutputError: the address cannot be listened on. Talk2DinoError: the model cannot be loaded.
     """
     listener = listen(options.host, options.port)
     address = address_of(listener)
+    try:
+        with suppress(KeyboardInterrupt):  # uvicorn has stopped gracefully and repeats the signal
+            if on_listening is not None:
+                on_listening(address)
+            if open_browser:
+                threading.Timer(0.5, webbrowser.open, [address]).start()
+            if options.workers > 1:
+                run_workers(options, listener, prepare_worker)
+            else:
+                _run_here(options, listener)
+    finally:
+        listener.close()
+
+
+def _run_here(options: ServeOptions, listener: socket.socket) -> None:
+    """The service in this process."""
     failures: list[Exception] = []
 
     def fail(error: Exception) -> None:
         failures.append(error)
         server.should_exit = True
 
-    app = create_app(options, on_failure=fail)
-    server = uvicorn.Server(server_config(app, options))
-    if on_listening is not None:
-        on_listening(address)
-    if open_browser:
-        threading.Timer(0.5, webbrowser.open, [address]).start()
-    try:
-        server.run(sockets=[listener])
-    except KeyboardInterrupt:  # uvicorn has stopped gracefully and repeats the signal
-        pass
-    finally:
-        listener.close()
+    server = uvicorn.Server(server_config(create_app(options, on_failure=fail), options))
+    server.run(sockets=[listener])
     if failures:
         raise failures[0]
-
-
-def server_config(app: object, options: ServeOptions) -> uvicorn.Config:
-    """How uvicorn runs the application."""
-    return uvicorn.Config(
-        app, log_config=None, log_level="warning", access_log=False, server_header=False, date_header=True,  # type: ignore[arg-type]
-        proxy_headers=False, http=protocol_class(options), ws="none", lifespan="on",
-        timeout_keep_alive=20, timeout_graceful_shutdown=round(options.stop_seconds), h11_max_incomplete_event_size=32_768,
-    )  # fmt: skip
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -35,6 +35,7 @@ class ServeOptions(BaseModel):
     cors: tuple[str, ...] = Field(default=(), description="origins whose pages may use the service")
     workers: int = Field(default=1, ge=1, le=64)
     log_prompts: bool = False
+    label_studio: str | None = Field(default=None, description="address of the Label Studio whose images are fetched")
 
     # bounds
     max_upload: int = Field(default=32 * MEGABYTE, ge=1000, description="bytes of one request")

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with bounds that it lacks: time for the headers of a request, and connections.
+"""uvicorn's HTTP protocol with bounds that it lacks: time for the headers of a request and for reading an answer, connections.
 
 What is refused here is answered with a problem document as well.
 """
@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import Any
 
 import h11
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from talk2dino.server.options import ServeOptions
@@ -21,6 +22,8 @@ class BoundedProtocol(H11Protocol):
 
     options: ServeOptions
     _timer: asyncio.TimerHandle | None = None
+    _reading: asyncio.TimerHandle | None = None
+    _unread, _unread_since = 0, 0.0
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -30,6 +33,7 @@ class BoundedProtocol(H11Protocol):
             )
         else:
             self._wait_for_headers()
+            self._watch_reading()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -49,7 +53,21 @@ class BoundedProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        if self._reading is not None:
+            self._reading.cancel()
         super().connection_lost(exc)
+
+    def _watch_reading(self) -> None:
+        """Cut off a client that has an answer and takes nothing of it: the memory and the place are for others."""
+        loop = asyncio.get_running_loop()
+        now, unread = loop.time(), self.transport.get_write_buffer_size()
+        if not unread or unread < self._unread:
+            self._unread_since = now
+        self._unread = unread
+        if unread and now - self._unread_since > self.options.upload_seconds:
+            self.transport.abort()
+        else:
+            self._reading = loop.call_later(self.options.upload_seconds / 4, self._watch_reading)
 
     def send_400_response(self, msg: str) -> None:
         """What uvicorn calls for bytes that are not HTTP, and for headers that are too long."""
@@ -92,3 +110,12 @@ class BoundedProtocol(H11Protocol):
 def protocol_class(options: ServeOptions) -> type[BoundedProtocol]:
     """The protocol of a service with these options."""
     return type("ServiceProtocol", (BoundedProtocol,), {"options": options})
+
+
+def server_config(app: object, options: ServeOptions) -> uvicorn.Config:
+    """How uvicorn runs the application."""
+    return uvicorn.Config(
+        app, log_config=None, log_level="warning", access_log=False, server_header=False, date_header=True,  # type: ignore[arg-type]
+        proxy_headers=False, http=protocol_class(options), ws="none", lifespan="on",
+        timeout_keep_alive=20, timeout_graceful_shutdown=round(options.stop_seconds), h11_max_incomplete_event_size=32_768,
+    )  # fmt: skip

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hmac
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -49,8 +51,8 @@ class Guard:
             return self._foreign(headers)
         if self.token is None or path in OPEN or path.startswith(OPEN_FOLDERS):
             return None
-        kind, _, given = headers.get(b"authorization", b"").partition(b" ")
-        if kind.lower() == b"bearer" and hmac.compare_digest(given.strip(), self.token):
+        given = token_of(headers)
+        if given and hmac.compare_digest(given, self.token):
             return None
         return Problem(
             401, "the token is wrong" if given else "this service wants a token", kind="token",
@@ -76,6 +78,18 @@ class Guard:
         except ValueError:
             return False
         return name == self.options.host or is_loopback(name)
+
+
+def token_of(headers: Mapping[bytes, bytes]) -> bytes:
+    """The token that a client sent: ``Authorization: Bearer``; the password of ``Authorization: Basic``, which is all that
+    Label Studio can send; or ``Token:``, as X-AnyLabeling sends it."""
+    kind, _, given = headers.get(b"authorization", b"").partition(b" ")
+    if kind.lower() == b"basic":
+        try:
+            return base64.b64decode(given.strip(), validate=True).partition(b":")[2]
+        except ValueError:
+            return b""
+    return given.strip() if kind.lower() == b"bearer" else headers.get(b"token", b"").strip()
 
 
 def with_headers(send: Send, shared: bool, caching: str) -> Send:

@@ -28,16 +28,19 @@ from talk2dino.segmenter import Segmenter
 from talk2dino.server import answers
 from talk2dino.server.batching import Batcher, Waiting
 from talk2dino.server.budget import Budget
+from talk2dino.server.forward import Worker, fetch_upload
 from talk2dino.server.models import Models
 from talk2dino.server.observe import Metrics
 from talk2dino.server.options import ServeOptions
 from talk2dino.server.problems import Problem, busy
 from talk2dino.server.schemas import Ask, Region, WordsAsk
 from talk2dino.server.sessions import Session, Sessions, return_memory
-from talk2dino.types import ImageFeatures, TextFeatures
+from talk2dino.types import ImageFeatures, Segmentation, TextFeatures
 from talk2dino.words.prompts import PromptList
 
 T = TypeVar("T")
+#: What an answer is made from: the result, the image (for an overlay), the format that was asked for.
+Answer = Callable[[Segmentation, LoadedImage | None, str], T]
 #: Class -> its examples as encode_examples takes them.
 Examples = dict[str, list[tuple[ImageFeatures, Any]]]
 
@@ -45,9 +48,12 @@ Examples = dict[str, list[tuple[ImageFeatures, Any]]]
 class Service:
     """A loaded model behind a queue. Made inside the running event loop."""
 
-    def __init__(self, segmenter: Segmenter, options: ServeOptions, metrics: Metrics, *, prefix: str = "") -> None:
-        self.options, self.metrics = options, metrics
+    def __init__(
+        self, segmenter: Segmenter, options: ServeOptions, metrics: Metrics, *, worker: Worker | None = None
+    ) -> None:
+        self.options, self.metrics, self.worker = options, metrics, worker
         self.models = Models(segmenter, options)
+        prefix = "" if worker is None else worker.prefix
         self.sessions = Sessions(options.sessions, options.session_bytes, options.session_seconds, prefix=prefix)
         threads = torch.get_num_threads()
         self._vision = ThreadPoolExecutor(1, "vision", torch.set_num_threads, (threads,))
@@ -146,6 +152,16 @@ class Service:
             self._count_sessions()
         return kept
 
+    async def _features_of(self, id: str, mode: str | None, segmenter: Segmenter) -> ImageFeatures:
+        """Features of the image of an id, which another worker may keep (404 where there is none)."""
+        if self.worker is not None and not id.startswith(self.worker.prefix):
+            token = self.options.token.get_secret_value() if self.options.token else ""
+            upload = await fetch_upload(self.worker, id, token)
+            if upload is not None:
+                async with self.decoded(upload) as image:
+                    return await self.encode(image, mode or segmenter.method.facts.modes[0], segmenter)
+        return await self.features(self.sessions.get(id), mode, segmenter)
+
     def forget(self, id: str) -> None:
         """Remove a kept image (404 where there is none)."""
         self.sessions.remove(id)
@@ -211,7 +227,7 @@ class Service:
                 for region in several:
                     features = own
                     if region.image is not None:
-                        features = await self.features(self.sessions.get(region.image), ask.mode, segmenter)
+                        features = await self._features_of(region.image, ask.mode, segmenter)
                     assert features is not None
                     found.setdefault(name, []).append((features, _region(region, features.image_size)))
             return found
@@ -226,6 +242,10 @@ class Service:
 
     async def segment(self, upload: bytes, ask: Ask) -> bytes:
         """Segment an image that is not kept."""
+        return await self.segment_into(upload, ask, answers.segmentation_answer)
+
+    async def segment_into(self, upload: bytes, ask: Ask, answer: Answer[T]) -> T:
+        """The same; ``answer`` makes something of the result."""
         segmenter = await self.segmenter(ask.method)
         mode = ask.mode or segmenter.method.facts.modes[0]
         if not ask.examples and not ask.negative_examples:
@@ -233,28 +253,30 @@ class Service:
             self._options(segmenter, text, ask)
         async with self.decoded(upload) as image:
             features = await self.encode(image, mode, segmenter)
-            return await self.label(features, image, ask, segmenter)
+            return await self.label(features, image, ask, segmenter, answer)
 
     async def ask_again(self, session: Session, ask: Ask) -> bytes:
         """Segment a kept image."""
         segmenter = await self.segmenter(ask.method)
         features = await self.features(session, ask.mode, segmenter)
         if ask.format != "overlay":
-            return await self.label(features, None, ask, segmenter)
+            return await self.label(features, None, ask, segmenter, answers.segmentation_answer)
         async with self.decoded(session.upload) as image:
-            return await self.label(features, image, ask, segmenter)
+            return await self.label(features, image, ask, segmenter, answers.segmentation_answer)
 
-    async def label(self, features: ImageFeatures, image: LoadedImage | None, ask: Ask, segmenter: Segmenter) -> bytes:
+    async def label(
+        self, features: ImageFeatures, image: LoadedImage | None, ask: Ask, segmenter: Segmenter, answer: Answer[T]
+    ) -> T:  # fmt: skip
         """Features and words to an answer."""
         text = await self.words(ask, segmenter, await self.examples(ask, segmenter, features))
         options = self._options(segmenter, text, ask)
         self._check_scores(features, text, ask)
 
-        def work() -> bytes:
+        def work() -> T:
             with self.models.using(segmenter.method):
                 pipeline.check_features(features, text, segmenter.method)
                 done = pipeline.decode_image(features, text, segmenter.method, options)
-            return answers.segmentation_answer(done, image, ask.format)
+            return answer(done, image, ask.format)
 
         return await _run(self._labels, work)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel
+
 from talk2dino.server.answers import MEDIA_TYPES
 from talk2dino.server.schemas import SegmentForm
 
@@ -66,6 +68,25 @@ def answer(description: str, example: Any, status: int = 200) -> dict[int | str,
 def binary(description: str, *media_types: str) -> dict[int | str, dict[str, Any]]:
     """A binary answer."""
     return {200: {"description": description, "content": dict.fromkeys(media_types, _BINARY)}}
+
+
+def json_body(model: type[BaseModel]) -> dict[str, Any]:
+    """``openapi_extra`` of a JSON body that the route reads by itself."""
+    schema = model.model_json_schema()
+    definitions = schema.pop("$defs", {})
+
+    def inlined(value: Any) -> Any:
+        if isinstance(value, list):
+            return [inlined(one) for one in value]
+        if not isinstance(value, dict):
+            return value
+        if reference := value.get("$ref"):
+            value = definitions[reference.rpartition("/")[2]] | {
+                key: own for key, own in value.items() if key != "$ref"
+            }
+        return {key: inlined(own) for key, own in value.items()}
+
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": inlined(schema)}}}}
 
 
 def form(only_image: bool = False) -> dict[str, Any]:

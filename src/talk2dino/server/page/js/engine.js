@@ -70,13 +70,14 @@ export class Engine {
   /** Redraws that follow each other slowly are drawn with fewer pixels; when they stop, everything is drawn once more. */
   #pace() {
     const now = performance.now();
-    const gap = now - (this.drawnAt ?? 0);
+    const gap = now - (this.drawnAt ?? -Infinity);
     this.drawnAt = now;
     this.slow = gap < 400 ? 0.7 * (this.slow ?? 0) + 0.3 * gap : 0;
     clearTimeout(this.settling);
     if (!this.coarse && this.slow > SLOW && this.dirty.labels) this.#setCoarse(true);
     if (this.coarse) this.settling = setTimeout(() => {
       this.#setCoarse(false);
+      this.drawnAt = -Infinity; // the last redraw belongs to no drag
       this.dirty.labels = true;
       this.#redraw();
     }, 160);

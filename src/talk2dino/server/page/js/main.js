@@ -74,7 +74,7 @@ async function open(blob, name, prompts = "") {
     list.suggest(prompts);
     if (!store.words.length) find("word-input").focus();
   } catch (error) {
-    status.error(error.message);
+    status.error(`${name}: ${error.message}`);
   }
 }
 

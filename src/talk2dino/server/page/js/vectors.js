@@ -8,7 +8,13 @@ const known = new Map(); // name and synonyms -> {vector, colour, notes, underst
 
 const keyOf = (word) => JSON.stringify([word.name, word.synonyms]);
 
+let planned = false;
+
 export async function embedWords(store, status) {
+  if (planned) return;
+  planned = true;
+  await null; // words that are added together are asked for together
+  planned = false;
   const missing = store.words.filter((word) => word.typed && !word.text && !word.error && !word.pending);
   const fresh = missing.filter((word) => !known.has(keyOf(word)));
   if (fresh.length) {

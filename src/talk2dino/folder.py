@@ -76,6 +76,8 @@ class FolderOptions(BaseModel):
     save: tuple[Kind, ...] = ("overlay", "palette")
     model: str = "auto"
     projection: Path | None = None
+    text: Path | None = Field(default=None, description="text tower written by train-text, for other languages")
+    translate: str | None = Field(default=None, description="auto, or a Marian model: translates prompts into English")
     method: str = "talk2dino"
     method_options: dict[str, Any] = Field(default_factory=dict)
     background: float | bool | None = Field(default=None, description="threshold, or True for the method's own")
@@ -101,8 +103,10 @@ class FolderOptions(BaseModel):
         from talk2dino.device import check_device_name, check_dtype_name
         from talk2dino.engines import check_engine_name
         from talk2dino.methods import check_options
+        from talk2dino.words.translate import check_language_options
 
         check_options(self.method, self.method_options)
+        check_language_options(self.text, self.translate)
         check_device_name(self.device)
         check_dtype_name(self.dtype)
         check_engine_name(self.engine)
@@ -140,6 +144,25 @@ class FolderOptions(BaseModel):
         return Asked(
             self.prompts, self.negative, self.examples, self.negative_examples, self.examples_per_class, self.vocabulary
         )
+
+    def load(self, device: str | None = None) -> Segmenter:
+        """The segmenter, on the device of the options or another one."""
+        from talk2dino.segmenter import Segmenter
+
+        return Segmenter.from_pretrained(
+            self.model, method=self.method, projection=self.projection, text=self.text, translate=self.translate,
+            device=device or self.device, dtype=self.dtype, engine=self.engine, **self.method_options,
+        )  # fmt: skip
+
+    def ask(self, segmenter: Segmenter) -> tuple[TextFeatures, dict[str, Any]]:
+        """The encoded classes and the keyword arguments of ``segment_batch``; wrong options are reported before the work."""
+        text = self.asked.encode(segmenter, mode=self.mode)
+        settings: dict[str, Any] = {
+            "background": self.asked_background(segmenter.method.threshold, text.names), "clean": self.clean,
+            "refine": self.refine, "mode": self.mode,
+        }  # fmt: skip
+        segmenter.segment_batch([], text, **settings)
+        return text, settings
 
     def asked_background(self, default: float | None, names: Sequence[str]) -> Background:
         """The ``background=`` argument of the segmenter; single thresholds imply a background.
@@ -221,16 +244,11 @@ class _Run:
         self, options: FolderOptions, paths: list[Path], segmenter: Segmenter | None,
         on_result: Callable[[ImageResult], None] | None, progress: ProgressCallback | None,
     ) -> None:  # fmt: skip
-        from talk2dino.segmenter import Segmenter
-
         self.options, self.on_result, self.progress = options, on_result, progress
         self.journal = Journal(options.out / JOURNAL, sync=False, damaged="skip")
         self.paths = _without_own_results(paths, options.out, self.journal.records)
         self.names = result_names(self.paths, self.journal.records)
-        self.segmenter = segmenter or Segmenter.from_pretrained(
-            options.model, method=options.method, projection=options.projection, device=options.device,
-            dtype=options.dtype, engine=options.engine, **options.method_options,
-        )  # fmt: skip
+        self.segmenter = segmenter or options.load()
         self.lock, self.stopping = threading.Lock(), threading.Event()
         self.ready: dict[Path, ImageResult] = {}  # finished, but an image before it is not
         self.shown = 0
@@ -238,12 +256,7 @@ class _Run:
 
     def __call__(self) -> FolderResult:
         options, segmenter = self.options, self.segmenter
-        self.text = options.asked.encode(segmenter, mode=options.mode)
-        self.settings: dict[str, Any] = {
-            "background": options.asked_background(segmenter.method.threshold, self.text.names), "clean": options.clean,
-            "refine": options.refine, "mode": options.mode,
-        }  # fmt: skip
-        segmenter.segment_batch([], self.text, **self.settings)  # reports wrong options before the work
+        self.text, self.settings = options.ask(segmenter)
         self.collection: Collection | None = None
         if options.formats:
             classes = self.text.names[: self.text.positive]

@@ -33,6 +33,7 @@ from talk2dino.towers import Towers
 from talk2dino.types import ImageFeatures, Segmentation, TextFeatures
 from talk2dino.words.examples import Examples, embed_examples
 from talk2dino.words.prompts import PromptList, Prompts
+from talk2dino.words.translate import make_translator
 
 
 class Segmenter:
@@ -70,6 +71,7 @@ class Segmenter:
     @classmethod
     def from_pretrained(
         cls, model: str | Path = "auto", *, method: str = "talk2dino", projection: str | Path | None = None,
+        text: str | Path | None = None, translate: str | Path | None = None,
         device: str | torch.device = "auto", dtype: str | torch.dtype = "auto", engine: str = "torch",
         revision: str | None = None, cache_dir: str | Path | None = None, local_files_only: bool = False,
         **options: Any,
@@ -81,6 +83,9 @@ class Segmenter:
                 can be downloaded, else the embedded micro with a warning.
             method, device, dtype, engine, options: see the class.
             projection: a file or folder with your own psi, used instead of the model's.
+            text: a folder written by ``train-text``: a text tower for other languages, used instead of CLIP's.
+            translate: translate prompts that neither the text tower nor the glossary knows: "auto", or a Marian model as a
+                folder or hub id. Needs the extra ``translate``.
             revision, cache_dir, local_files_only: as in the Hugging Face ecosystem. HF_HOME, HF_HUB_OFFLINE and HF_TOKEN are
                 honoured. No remote code is run and no untrusted file is unpickled.
 
@@ -93,11 +98,13 @@ class Segmenter:
         check_options(method, options)  # wrong arguments are reported before anything is loaded
         device = choose_device(device)
         check_engine(engine, device, choose_dtype(dtype, device, engine=engine))
+        translator = None if translate is None else make_translator(translate, local_files_only=local_files_only)
         parts = load_parts(
-            model, projection=projection, hub=HubOptions(revision, cache_dir, local_files_only),
+            model, projection=projection, text=text, hub=HubOptions(revision, cache_dir, local_files_only),
             needs_projection="projection" in method_facts(method).towers,
         )  # fmt: skip
-        return cls(parts, device=device, dtype=dtype, engine=engine, method=method, **options)
+        towers = Towers(parts, device=device, dtype=dtype, engine=engine, translator=translator)
+        return cls(towers, method=method, **options)
 
     def with_method(self, method: str, **options: Any) -> Segmenter:
         """Another method on the same models, which are not loaded again."""

@@ -18,7 +18,7 @@ SOURCE = ROOT / "src" / "talk2dino"
 #: Library -> the only folders or modules of the package that may import it.
 HOMES = {
     "typer": ("cli",), "tqdm": ("cli",), "rich": ("cli", "evaluation"),
-    "transformers": ("methods",), "huggingface_hub": ("models",), "tokenizers": ("models",),
+    "transformers": ("methods", "models", "training", "words"), "huggingface_hub": ("models",), "tokenizers": ("models", "training"),
     "sqlite3": ("models",), "openvino": ("engines",), "onnx": ("engines",), "onnxruntime": ("engines",),
     "pyarrow": ("captions", "scale"), "numba": ("stages",), "llvmlite": ("stages",), "triton": ("stages",),
     "faiss": ("methods",), "diffusers": ("methods",), "skimage": ("methods",), "scipy": ("methods", "evaluation"),

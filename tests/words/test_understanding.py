@@ -20,8 +20,6 @@ from talk2dino.words.understanding import describe_understood, understand
 class Reverse:
     """A translator whose English is the text backwards."""
 
-    name = "reverse"
-
     def __init__(self, *scripts: str) -> None:
         self.scripts, self.asked = frozenset(scripts), []
 
@@ -30,7 +28,7 @@ class Reverse:
 
     def __call__(self, texts):
         self.asked += texts
-        return [text[::-1] for text in texts]
+        return [(text[::-1], "translated by reverse") for text in texts]
 
 
 @pytest.fixture(scope="module")

@@ -42,6 +42,7 @@ VERBS: dict[str, Verb] = {
     "freeda": Verb("Build the prototypes of the method freeda.", ()),
     "extract": Verb("Turn images and captions into features for training.", ()),
     "train": Verb("Train psi on extracted features.", ()),
+    "train-text": Verb("Train a text tower for another language.", ()),
     "store": Verb("Check, convert and merge stores of features."),
     "export": Verb("Write the vision model as ONNX."),
     "serve": Verb("Open a web page and an HTTP service."),
@@ -82,8 +83,9 @@ def build_app(only: str | None = None) -> typer.Typer:
             raise typer.Exit()
 
     for name in [only] if only in VERBS else VERBS:
-        module = importlib.import_module(f"talk2dino.cli.{name}")
-        handler, kind = getattr(module, name), getattr(module, "COMMAND", None)
+        own = name.replace("-", "_")
+        module = importlib.import_module(f"talk2dino.cli.{own}")
+        handler, kind = getattr(module, own), getattr(module, "COMMAND", None)
         if isinstance(handler, typer.Typer):
             app.add_typer(handler, name=name, short_help=VERBS[name].help, context_settings=_CONTEXT)
         else:

@@ -31,6 +31,8 @@ def compare(
     systems: Annotated[str | None, typer.Option("--methods", help=_METHODS)] = None,
     model: Annotated[str, typer.Option("--model", "-m", help="The model that all systems share.")] = "auto",
     projection: Annotated[Path | None, typer.Option(help="Your own psi, as in 'talk2dino segment'.")] = None,
+    text: Annotated[Path | None, typer.Option(help="Text tower, as in 'talk2dino segment'.")] = None,
+    translate: Annotated[str | None, typer.Option(help="Translation, as in 'talk2dino segment'.")] = None,
     mode: Annotated[str | None, typer.Option(help=_MODE)] = None,
     synonyms: Annotated[Path | None, typer.Option(help=_SYNONYMS)] = None,
     prototypes: Annotated[Path | None, typer.Option(help=_PROTOTYPES)] = None,

@@ -18,6 +18,8 @@ _DATA = "mmsegmentation's data folder, or the folder of the data set."
 _METHOD = "talk2dino, clip-dense, dino-clusters, freeda, or a registered one. [default: talk2dino]"
 _MODEL = "auto, a name from 'talk2dino models', a folder, or a hub id. [default: auto]"
 _PROJECTION = "Your own psi: a folder written by 'talk2dino train', projection.safetensors, or a published .pth."
+_TEXT = "Text tower for another language: a folder written by 'talk2dino train-text'."
+_TRANSLATE = "Translate prompts into English: auto, or a Marian model as a folder or hub id (extra 'translate')."
 _OUT = "Folder for the report; several benchmarks get one folder each in it. The same command resumes a stopped run."
 _MODE = "slide: the published windows; whole; square. [default: as published]"
 _BACKGROUND = "Background threshold, -1 to 1 (0 to 1 for published models). [default: the method's own]"
@@ -43,6 +45,8 @@ def evaluate(
     method: Annotated[str | None, typer.Option(help=_METHOD)] = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help=_MODEL)] = None,
     projection: Annotated[Path | None, typer.Option(help=_PROJECTION)] = None,
+    text: Annotated[Path | None, typer.Option(help=_TEXT)] = None,
+    translate: Annotated[str | None, typer.Option(help=_TRANSLATE)] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help=_OUT)] = None,
     mode: Annotated[str | None, typer.Option(help=_MODE)] = None,
     background: Annotated[float | None, typer.Option(help=_BACKGROUND)] = None,

@@ -48,6 +48,7 @@ def plan_segment(
     out: Annotated[str, typer.Option("--out", "-o", help=_OUT)],
     prompts: Annotated[str | None, typer.Option("--prompts", "-p", help=_PROMPTS)] = None,
     prompt_file: Annotated[Path | None, typer.Option(help=_PROMPT_FILE)] = None,
+    vocabulary: Annotated[list[Path] | None, typer.Option(help="File of 'talk2dino vocabulary'; repeatable.")] = None,
     shard_size: Annotated[int, typer.Option(min=1, help=_SHARD_SIZE)] = 2048,
     model: Annotated[str, typer.Option("--model", "-m", help=_MODEL)] = "auto",
     projection: Annotated[Path | None, typer.Option(help=_PROJECTION)] = None,
@@ -82,12 +83,16 @@ def plan_segment(
     from talk2dino.scale.segment_job import plan_segment as run
     from talk2dino.words.prompts import parse_prompts, read_prompt_file
 
-    one_of_two(prompts, prompt_file, 'give the classes either with --prompts "sky, grass" or with --prompt-file FILE')
+    if not vocabulary:
+        one_of_two(
+            prompts, prompt_file, 'give the classes either with --prompts "sky, grass" or with --prompt-file FILE'
+        )
     with usage():
+        asked = parse_prompts(prompts) if prompts else read_prompt_file(prompt_file) if prompt_file else None
         options = build_options(
             FolderOptions,
             {
-                "images": (source,), "prompts": parse_prompts(prompts) if prompts else read_prompt_file(prompt_file or ""),
+                "images": (source,), "prompts": asked, "vocabulary": tuple(vocabulary or ()),
                 "negative": None if negative is None else parse_prompts(negative), "model": model, "projection": projection,
                 "background": read_threshold(background), "thresholds": read_thresholds(threshold or []), "clean": clean,
                 "refine": refine, "mode": mode, "dtype": dtype, "engine": engine, "batch_size": batch_size, "method": method,

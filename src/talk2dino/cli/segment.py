@@ -21,6 +21,8 @@ _VOCABULARY = "File of classes, written by 'talk2dino vocabulary'; repeatable, a
 _PER_CLASS = "Most embeddings per class of the examples; unlike examples get one each."
 _MODEL = "auto, a name from 'talk2dino models', a folder, or a hub id."
 _PROJECTION = "Your own psi: a folder written by 'talk2dino train', projection.safetensors, or a published .pth."
+_TEXT = "Text tower for another language: a folder written by 'talk2dino train-text'."
+_TRANSLATE = "Translate prompts into English: auto, or a Marian model as a folder or hub id (extra 'translate')."
 _BACKGROUND = (
     "Label pixels as background where no class reaches this score (0 to 1 for published models). Without a number: the "
     "model's default threshold."
@@ -70,6 +72,8 @@ def segment(
     vocabulary: Annotated[list[Path] | None, typer.Option(metavar="FILE", help=_VOCABULARY)] = None,
     model: Annotated[str, typer.Option("--model", "-m", help=_MODEL)] = "auto",
     projection: Annotated[Path | None, typer.Option(help=_PROJECTION)] = None,
+    text: Annotated[Path | None, typer.Option(help=_TEXT)] = None,
+    translate: Annotated[str | None, typer.Option(help=_TRANSLATE)] = None,
     background: Annotated[str | None, typer.Option("--background", "-b", metavar="[NUMBER]", help=_BACKGROUND)] = None,
     threshold: Annotated[list[str] | None, typer.Option(metavar="NAME=NUMBER", help=_THRESHOLD)] = None,
     negative: Annotated[str | None, typer.Option(help="Classes whose pixels become background.")] = None,
@@ -128,7 +132,8 @@ def segment(
             "stand alone or beside them"
         )
     values: dict[str, Any] = {
-        "images": images, "model": model, "projection": projection, "background": read_threshold(background),
+        "images": images, "model": model, "projection": projection, "text": text,
+        "translate": translate, "background": read_threshold(background),
         "thresholds": read_thresholds(threshold or []), "clean": clean, "refine": refine, "mode": mode, "out": out,
         "save": [kind.strip() for kind in save.split(",") if kind.strip()], "device": device, "dtype": dtype,
         "engine": engine, "batch_size": batch_size, "workers": workers, "method": method,

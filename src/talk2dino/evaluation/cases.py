@@ -57,11 +57,14 @@ def predictor_of(run: Run, *, data: Path | None = None, device: str | None = Non
     (benchmark,) = options.benchmarks
     samples = open_samples(options, benchmark)
     segmenter = Segmenter.from_pretrained(
-        options.model, projection=options.projection, device=options.device, dtype=options.dtype
-    )
+        options.model, projection=options.projection, text=options.text, translate=options.translate,
+        device=options.device, dtype=options.dtype,
+    )  # fmt: skip
     predict = Predictor(segmenter, benchmark, options)
     now = predict.config(samples)
-    if other := differences({name: config.get(name) for name in now}, now, ignore=("run", "projection", "synonyms")):
+    if other := differences(
+        {name: config.get(name) for name in now}, now, ignore=("run", "projection", "text", "synonyms")
+    ):
         raise InputError(f"the model or the data are not those of the run ({'; '.join(other[:4])})")
     return predict
 

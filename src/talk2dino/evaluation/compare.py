@@ -35,7 +35,9 @@ from talk2dino.methods.base import Preparation
 from talk2dino.models.loading import load_parts
 from talk2dino.progress import ProgressCallback
 from talk2dino.segmenter import Segmenter
+from talk2dino.towers import Towers
 from talk2dino.words.prompts import PromptList, parse_prompts
+from talk2dino.words.translate import make_translator
 
 log = logging.getLogger(__name__)
 CASES = 4  # images of the benchmark in images.png
@@ -92,8 +94,9 @@ def list_systems(segmenter: Segmenter, options: CompareOptions) -> list[System]:
 def load_segmenter(options: CompareOptions) -> Segmenter:
     """The models that all systems share."""
     needed = any("projection" in method_facts(options.system(label)[0]).towers for label in options.systems)
-    parts = load_parts(options.model, projection=options.projection, needs_projection=needed)
-    return Segmenter(parts, device=options.device, dtype=options.dtype)
+    parts = load_parts(options.model, projection=options.projection, text=options.text, needs_projection=needed)
+    translator = None if options.translate is None else make_translator(options.translate)
+    return Segmenter(Towers(parts, device=options.device, dtype=options.dtype, translator=translator))
 
 
 def compare_images(

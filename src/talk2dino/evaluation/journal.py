@@ -28,7 +28,7 @@ from talk2dino.io.journal import Journal, Record, read_journal
 from talk2dino.io.settings import check_same_settings, differences, read_json
 
 #: Settings that may differ between two parts of a run. Files count by their content (fingerprints), not by their path.
-_FREE = ("run", "projection", "synonyms", "method_options.prototypes")
+_FREE = ("run", "projection", "text", "synonyms", "method_options.prototypes")
 _RECORDS = re.compile(r"(?:images|pictures)-(\d+)-of-(\d+)\.jsonl")
 
 

@@ -14,6 +14,7 @@ from talk2dino.evaluation.datasets import BENCHMARKS, Benchmark, get_benchmark
 from talk2dino.evaluation.world import PROMPT_VARIANTS, world_prompts
 from talk2dino.io.settings import build_options, parse_values
 from talk2dino.methods import check_method, check_options, method_facts, method_names, option_names
+from talk2dino.words.translate import check_language_options
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -42,6 +43,8 @@ class SystemOptions(BaseModel):
 
     model: str = Field("auto", description="a name of 'talk2dino models', a folder, or a hub id")
     projection: Path | None = Field(None, description="projection of the model, or a folder of 'talk2dino train'")
+    text: Path | None = Field(None, description="text tower of 'talk2dino train-text', for other languages")
+    translate: str | None = Field(None, description="auto, or a Marian model: translates prompts into English")
     mode: Literal["slide", "whole", "square"] | None = Field(None, description="None: as published")
     background: Threshold | None = Field(None, description="background threshold; None: the method's default")
     clean: bool | None = Field(None, description="background cleaning; None: as published")
@@ -57,6 +60,7 @@ class SystemOptions(BaseModel):
     @model_validator(mode="after")
     def _check_device(self) -> Self:
         check_device_name(self.device)
+        check_language_options(self.text, self.translate)
         return self
 
 
@@ -174,7 +178,9 @@ def row_options(
 ) -> EvaluationOptions:
     """The evaluation of one row of a comparison; ``own`` may also hold "background" and "matching"."""
     special = {name: own[name] for name in ("background", "matching") if own.get(name) is not None}
-    shared = {"benchmark", "model", "projection", "data", "synonyms", "held_out", "limit", "device", "dtype"}
+    shared = {
+        "benchmark", "model", "projection", "text", "translate", "data", "synonyms", "held_out", "limit", "device", "dtype",
+    }  # fmt: skip
     return build_options(EvaluationOptions, options.model_dump(include=shared) | special | {
         "method": method, "clean": clean, "refine": refine,
         "method_options": {name: value for name, value in own.items() if name not in ("background", "matching")},

@@ -73,7 +73,9 @@ def published_row(config: Mapping[str, Any]) -> PublishedRow | None:
     model = next((spec.name for spec in CATALOG.values() if spec.repository == config["model"]), config["model"])
     run = (config["method"], model, config.get("refine", False))
     chosen = {**config.get("method_options", {}), **config.get("system", {})}
-    if config.get("projection") is not None:  # a psi that nobody published
+    if (
+        config.get("projection") is not None or config.get("text") is not None
+    ):  # a psi or a text tower that nobody published
         return None
     same = (row for row in ROWS if (row.method, row.model, row.refine) == run and row.options.items() <= chosen.items())
     return next((row for row in same if config["benchmark"] in row.figures), None)

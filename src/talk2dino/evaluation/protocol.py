@@ -125,6 +125,7 @@ class Predictor:
             "labels": dict(Counter(sample.source for sample in samples if sample.source)),
             "images": {"count": len(samples), "sha256": hash_names(sample.name for sample in samples)},
             "fingerprints": fingerprints,
+            "understood": [list(one) for one in self.text.understood] or None,
             "run": {
                 "model": options.model,
                 "projection": None if options.projection is None else str(options.projection),

@@ -52,8 +52,8 @@ def evaluate(
     if segmenter is None:  # with the method, so that options which it refuses are reported now
         own = {**method_class(options.method).benchmark_options(options.benchmark[0]), **options.method_options}
         segmenter = Segmenter.from_pretrained(
-            options.model, method=options.method, projection=options.projection, device=options.device,
-            dtype=options.dtype, **own,
+            options.model, method=options.method, projection=options.projection, text=options.text,
+            translate=options.translate, device=options.device, dtype=options.dtype, **own,
         )  # fmt: skip
     result = EvaluationResult()
     for number, benchmark in enumerate(options.benchmarks):

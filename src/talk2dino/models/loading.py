@@ -32,6 +32,7 @@ def load_parts(
     name: str | Path,
     *,
     projection: str | Path | None = None,
+    text: str | Path | None = None,
     hub: HubOptions = HubOptions(),
     needs_projection: bool = True,
 ) -> Parts:
@@ -40,12 +41,14 @@ def load_parts(
     Args:
         name: a catalog name, ``auto``, a local folder or a hub id.
         projection: a psi to use instead of the model's own: a file, or a folder written by ``train``.
+        text: a folder written by ``train-text``, whose text tower is used instead of CLIP's.
         needs_projection: refuse a backbone without a psi. Feature extraction, ``train`` and methods such as freeda work
             without one.
 
     Raises:
         ModelNotFoundError: unknown name, folder or repository, or the hub cannot be reached.
-        CheckpointError: damaged or foreign weights, a psi whose sizes do not fit, or a psi trained with other weights.
+        CheckpointError: damaged or foreign weights, a psi whose sizes do not fit, a psi trained with other weights, or a text
+            tower of another text space.
     """
     if projection is not None and not Path(projection).exists():
         raise CheckpointError(f"no projection file or folder at {projection}")
@@ -61,6 +64,10 @@ def load_parts(
         raise unknown_model(str(name))
     if projection is not None:
         attach_projection(parts, Path(projection))
+    if text is not None:
+        from talk2dino.models.text_tower import attach_text
+
+        attach_text(parts, Path(text))
     return parts
 
 

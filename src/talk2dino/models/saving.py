@@ -16,7 +16,7 @@ from talk2dino.models.config import SegmenterConfig
 from talk2dino.models.projection import Projection, to_original
 from talk2dino.models.text import TextEncoder
 from talk2dino.models.vision import VisionModel
-from talk2dino.models.vit import VisionTransformer
+from talk2dino.models.vit import TextTransformer, VisionTransformer
 
 
 class Model(Protocol):
@@ -40,7 +40,7 @@ def whole_model_tensors(model: Model) -> dict[str, Tensor]:
     """All weights of a model under their original names: model.*, clip_model.*, proj.*, vision_proj.*."""
     groups = {
         "model.": vision_to_original(model.vision),
-        "clip_model.": clip_text_to_original(model.text.model),
+        "clip_model.": clip_text_to_original(_clip_text(model)),
     }
     if model.clip_vision is not None:
         groups["clip_model."] |= clip_vision_to_original(model.clip_vision)
@@ -57,11 +57,22 @@ def whole_model_tensors(model: Model) -> dict[str, Tensor]:
     }
 
 
+def _clip_text(model: Model) -> TextTransformer:
+    """CLIP's text tower; raises CheckpointError where a text tower of train-text stands in its place."""
+    tower = model.text.model
+    if not isinstance(tower, TextTransformer):
+        raise CheckpointError(
+            "a model with a text tower of 'talk2dino train-text' cannot be saved in one file: save the model without it, and "
+            "give the tower's folder with --text"
+        )
+    return tower
+
+
 def save_model(model: Model, folder: Path) -> Path:
     """Write model.safetensors, config.json and, if it is not CLIP's, the tokenizer; each whole or not at all."""
     from safetensors.torch import save
 
-    text = model.text.model.config
+    text = _clip_text(model).config
     config = model.config.to_dict() | {
         "heads": model.vision.num_heads,
         "text_heads": text.heads,

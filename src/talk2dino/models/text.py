@@ -6,6 +6,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +18,15 @@ from talk2dino.models.text_cache import TextCache
 from talk2dino.models.tokenizer import TextTokenizer
 from talk2dino.models.vit import TextTransformer
 
+if TYPE_CHECKING:
+    from talk2dino.models.text_tower import HubTokenizer, TextTower
+
 
 class TextEncoder(nn.Module):
     """Texts to raw CLIP embeddings. Each text is encoded once and then found in a cache.
 
     Args:
-        model: CLIP's text tower.
+        model: CLIP's text tower, or one that was distilled into its space.
         tokenizer: texts to token ids.
         templates: prompt templates; each must have one ``{}`` for the class name.
         cache_size: number of embeddings kept in memory (C floats each).
@@ -31,8 +35,8 @@ class TextEncoder(nn.Module):
 
     def __init__(
         self,
-        model: TextTransformer,
-        tokenizer: TextTokenizer,
+        model: TextTransformer | TextTower,
+        tokenizer: TextTokenizer | HubTokenizer,
         templates: Sequence[str] = PUBLISHED_TEMPLATES,
         *,
         cache_size: int = 65536,

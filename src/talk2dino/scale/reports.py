@@ -122,8 +122,7 @@ def merge_coco(place: Place, out: Path, *, progress: ProgressCallback | None = N
         raise DataError(
             f"{len(missing)} of {len(plan.shards)} shards are not finished: run 'talk2dino scale work {place.uri}' first"
         )
-    prompts = plan.settings["prompts"]["names"]
-    categories = {name: number for number, name in enumerate(prompts, 1)}
+    categories = {name: number for number, name in enumerate(plan.classes, 1)}
     images = 0
     with (
         atomic_path(out) as temporary,

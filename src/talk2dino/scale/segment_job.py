@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 #: Options of a folder run that decide what is in a row.
 SETTINGS = {
-    "prompts", "negative", "model", "projection", "method", "method_options", "background", "thresholds", "clean", "refine",
+    "prompts", "negative", "vocabulary", "text", "translate", "model", "projection", "method", "method_options", "background", "thresholds", "clean", "refine",
     "mode", "dtype", "engine", "batch_size", "allow_truncated", "max_pixels",
 }  # fmt: skip
 
@@ -61,26 +61,15 @@ class SegmentJob:
     def __init__(
         self, plan: Plan, *, device: str = "auto", workers: int | None = None, segmenter: Segmenter | None = None
     ) -> None:
-        from talk2dino.segmenter import Segmenter
-
         self.plan, self.options = plan, folder_options(plan)
-        options = self.options
         self.workers = workers
-        self.segmenter = segmenter or Segmenter.from_pretrained(
-            options.model, method=options.method, projection=options.projection, device=device, dtype=options.dtype,
-            engine=options.engine, **options.method_options,
-        )  # fmt: skip
+        self.segmenter = segmenter or self.options.load(device)
         if found := differences(plan.weights, weights(self.segmenter), sides=("when planned", "here")):
             raise InputError(
                 f"the model {self.segmenter.name} has other weights than the plan was made for ({'; '.join(found)}): "
                 "give every worker the same model"
             )
-        self.text = options.asked.encode(self.segmenter, mode=options.mode)
-        self.settings: dict[str, Any] = {
-            "background": options.asked_background(self.segmenter.method.threshold, self.text.names), "clean": options.clean,
-            "refine": options.refine, "mode": options.mode,
-        }  # fmt: skip
-        self.segmenter.segment_batch([], self.text, **self.settings)  # reports wrong options before the work
+        self.text, self.settings = self.options.ask(self.segmenter)
         self.reader = SourceReader(plan.source)
         self._decoders = {careful: self._decoder(careful) for careful in (False, True)}
 
@@ -173,15 +162,11 @@ def plan_segment(
     Raises:
         InputError, DataError: as :func:`talk2dino.scale.plan.make_plan`.
     """
-    from talk2dino.segmenter import Segmenter
-
-    segmenter = segmenter or Segmenter.from_pretrained(
-        options.model, method=options.method, projection=options.projection, device="cpu", dtype=options.dtype,
-        **options.method_options,
-    )  # fmt: skip
+    segmenter = segmenter or options.load("cpu")
+    text, _ = options.ask(segmenter)
     return make_plan(
         place, job="segment", source=source, settings=segment_settings(options), weights=weights(segmenter),
-        shard_size=shard_size, progress=progress,
+        classes=text.names[: text.positive], shard_size=shard_size, progress=progress,
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -91,7 +92,18 @@ def make_optimizer(aligner: Aligner, options: TrainOptions) -> torch.optim.Optim
     return kind(trained, lr=options.lr, weight_decay=options.weight_decay, fused=True)
 
 
-def set_rate(optimizer: torch.optim.Optimizer, options: TrainOptions, step: int, total: int) -> None:
+class RateOptions(Protocol):
+    """The settings that decide the learning rate."""
+
+    @property
+    def lr(self) -> float: ...
+    @property
+    def warmup_steps(self) -> int: ...
+    @property
+    def schedule(self) -> Literal["constant", "cosine"]: ...
+
+
+def set_rate(optimizer: torch.optim.Optimizer, options: RateOptions, step: int, total: int) -> None:
     """Set the learning rate of a step: linear warm-up, then constant or half a cosine down to 0."""
     rate = options.lr
     if step < options.warmup_steps:

@@ -6,10 +6,10 @@ import contextlib
 import io
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -59,13 +59,45 @@ def save_checkpoint(
         **{name: getattr(state, name) for name in STATE},
         "losses": (state.losses, state.losses_of),
     }
+    write_checkpoint(folder / CHECKPOINT, values)
+    save_projections(folder, aligner, state.step)
+
+
+def write_checkpoint(path: Path, values: Mapping[str, Any]) -> None:
+    """Write tensors and settings, whole or not at all, and wait until they are on the disk."""
     content = io.BytesIO()  # torch.save to a file hides the reason of the operating system, such as a full disk
-    torch.save(values, content)
-    with atomic_path(folder / CHECKPOINT) as temporary, open(temporary, "wb") as file:
+    torch.save(dict(values), content)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(content.getbuffer())
         file.flush()
         os.fsync(file.fileno())
-    save_projections(folder, aligner, state.step)
+
+
+@contextlib.contextmanager
+def reading_checkpoint(path: Path) -> Iterator[dict[str, Any]]:
+    """The values of a checkpoint; runs no code in it. What goes wrong in the block counts as damage of the file.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    try:
+        yield torch.load(path, map_location="cpu", weights_only=True)
+    except Talk2DinoError:
+        raise
+    except Exception as error:  # torch raises many kinds of errors for a damaged or malicious file
+        raise CheckpointError(
+            f"{path} is damaged, or holds more than tensors and settings ({type(error).__name__}): remove it to start this run "
+            "again"
+        ) from None
+
+
+def check_same_data(before: str, now: str, folder: Path) -> None:
+    """Refuse to resume a run with other data than those it was started with (DataError)."""
+    if before != now:
+        raise DataError(
+            f"{folder} holds a run on other data: use the same store and validation images to resume it, or choose "
+            "another output folder"
+        )
 
 
 def save_projections(folder: Path, aligner: Aligner, step: int) -> None:
@@ -91,28 +123,16 @@ def load_checkpoint(
     path = folder / CHECKPOINT
     if not path.exists():
         return None
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+    with reading_checkpoint(path) as state:
         before, now = TrainOptions(**state["config"]).model_dump(), aligner.options.model_dump()
         # A run may be extended, unless its schedule depends on its length.
         longer = ["epochs", "max_steps"] if aligner.options.schedule == "constant" else []
         check_same_settings(before, now, folder, ignore=["log_every", "save_every", *longer])
-        if state.get("data", data) != data:
-            raise DataError(
-                f"{folder} holds a run on other data: use the same store and validation images to resume it, or choose "
-                "another output folder"
-            )
+        check_same_data(state.get("data", data), data, folder)
         names = {re.sub(r"^(text|vision)_mapping\.", r"\1_projection.", name): name for name in state["aligner"]}
         aligner.load_state_dict({name: state["aligner"][old] for name, old in names.items()})
         optimizer.load_state_dict(state["optimizer"])
         return RunState(*(state[name] for name in STATE), *state.get("losses", (0.0, 0)))
-    except Talk2DinoError:
-        raise
-    except Exception as error:  # torch raises many kinds of errors for a damaged or malicious file
-        raise CheckpointError(
-            f"{path} is damaged, or holds more than tensors and settings ({type(error).__name__}): remove it to start this run "
-            "again"
-        ) from None
 
 
 class MetricsLog:

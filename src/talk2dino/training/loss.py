@@ -79,3 +79,17 @@ class _Gather(torch.autograd.Function):
         gradient = gradients[0].contiguous()
         dist.all_reduce(gradient)
         return gradient[dist.get_rank() * ctx.rows : (dist.get_rank() + 1) * ctx.rows]
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, *, mse: float, cosine: float) -> Tensor:
+    """mse * mean |s - t|^2 / mean |t|^2 + cosine * mean (1 - cos(s, t)).
+
+    The squared error is relative, so that both terms are of one size in any text space.
+
+    Args:
+        student, teacher: (B, C) embeddings of the same texts, not normalised.
+
+    Source: ours, after the multilingual distillation of Reimers and Gurevych (arXiv 2004.09813), which has the first term.
+    """
+    error = (student - teacher).square().sum(1).mean() / teacher.square().sum(1).mean()
+    return mse * error + cosine * (1 - F.cosine_similarity(student, teacher, dim=1)).mean()

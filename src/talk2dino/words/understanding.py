@@ -19,16 +19,18 @@ from talk2dino.words.scripts import HAN, language_names, script_names, scripts_o
 Understood = tuple[str, str, str]
 
 
+#: (English, how), such as ("zebra crossing", "translated by Helsinki-NLP/opus-mt-zh-en").
+Translation = tuple[str, str]
+
+
 class Translator(Protocol):
     """Something that turns texts of other languages into English."""
-
-    name: str
 
     def reads(self, scripts: frozenset[str]) -> bool:
         """Whether texts in these scripts are to be translated."""
 
-    def __call__(self, texts: Sequence[str]) -> list[str]:
-        """The English of each text."""
+    def __call__(self, texts: Sequence[str]) -> list[Translation]:
+        """The English of each text, and where it comes from."""
 
 
 def understand(
@@ -58,8 +60,7 @@ def understand(
     rest = [text for text in texts if text not in found]
     if translator is not None:
         wanted = [text for text in rest if translator.reads(scripts_of(text))]
-        how = f"translated by {translator.name}"
-        found |= {text: (text, english, how) for text, english in zip(wanted, translator(wanted), strict=True)}
+        found |= {text: (text, *made) for text, made in zip(wanted, translator(wanted) if wanted else (), strict=True)}
     for text in rest:
         if text not in found and scripts_of(text) - readable:
             raise PromptError(_not_understood(text, model, languages, translator))

@@ -28,11 +28,14 @@ from talk2dino.annotations.objects import ObjectOptions
 from talk2dino.annotations.writing import WriteOptions
 from talk2dino.errors import InputError, Talk2DinoError
 from talk2dino.io.atomic import remove_leftovers, save_png
-from talk2dino.io.find import STDIN, search_images
+from talk2dino.io.find import STDIN, missing_file, search_images
 from talk2dino.io.images import MAX_PIXELS, LoadedImage, image_size, read_image
 from talk2dino.io.journal import Journal
 from talk2dino.io.lock import folder_lock
 from talk2dino.types import Segmentation, TextFeatures
+from talk2dino.video.find import split_videos
+from talk2dino.video.job import VIDEO_SUFFIX, VideoJob, VideoResult, check_kinds, source_stamp
+from talk2dino.video.options import VideoOptions
 from talk2dino.vocabularies import Asked
 from talk2dino.words.example_files import ExampleFile
 from talk2dino.words.prompts import PromptList
@@ -95,6 +98,7 @@ class FolderOptions(BaseModel):
     max_pixels: int = Field(default=MAX_PIXELS, ge=1)
     overwrite: bool = False
     overlay: dict[str, Any] = Field(default_factory=dict, description="options of Segmentation.overlay")
+    video: VideoOptions = Field(default=VideoOptions(), description="which frames of videos, and how")
     objects: ObjectOptions = Field(default=ObjectOptions(), description="labelling formats: what becomes an object")
     writing: WriteOptions = Field(default=WriteOptions(), description="labelling formats: how objects are written")
 
@@ -137,6 +141,12 @@ class FolderOptions(BaseModel):
     def formats(self) -> tuple[str, ...]:
         """Labelling formats, written once for all images."""
         return tuple(dict.fromkeys(kind for kind in self.save if kind not in SUFFIX))
+
+    @property
+    def counted(self) -> str:
+        """What ``progress=`` counts: "image", or "frame" if all inputs are videos."""
+        videos, others = split_videos(self.images, as_video=self.video.as_video)
+        return "frame" if videos and not others else "image"
 
     @property
     def asked(self) -> Asked:
@@ -185,6 +195,12 @@ class ImageResult:
     notes: tuple[str, ...] = ()
     error: str | None = None
 
+    @property
+    def summary(self) -> str:
+        """What was found, in one line."""
+        shares = {} if self.segmentation is None else self.segmentation.shares()
+        return ", ".join(f"{name} {100 * share:.1f} %" for name, share in list(shares.items())[:8])
+
     def as_dict(self) -> dict[str, Any]:
         """One JSON line."""
         if self.segmentation is None:
@@ -202,9 +218,10 @@ class FolderResult:
 
     done: int
     skipped: int
-    failed: tuple[ImageResult, ...]
+    failed: tuple[ImageResult | VideoResult, ...]
     out: Path
     data_sets: tuple[Path, ...] = ()
+    unit: str = "image"  # what was counted: "image", "video", or "input" for both
 
     @property
     def exit_code(self) -> int:
@@ -216,43 +233,50 @@ class FolderResult:
 
 def run_folder(
     options: FolderOptions, *, segmenter: Segmenter | None = None,
-    on_result: Callable[[ImageResult], None] | None = None, progress: ProgressCallback | None = None,
+    on_result: Callable[[ImageResult | VideoResult], None] | None = None, progress: ProgressCallback | None = None,
 ) -> FolderResult:  # fmt: skip
-    """Segment images and write the results; finished images are skipped when the run is repeated.
+    """Segment images and videos and write the results; what is finished is skipped when the run is repeated.
 
     Args:
         segmenter: one that is loaded already; model, method, device, dtype and engine of the options are then not used.
-        on_result: called with each result, in the order of the images.
-        progress: called after each image.
+        on_result: called with each result: the images in their order, then the videos.
+        progress: called after each image, and after each frame of a video.
 
     Raises:
         ImageError: no image was found. OutputError: the folder cannot be written, or another run is writing to it.
         Talk2DinoError: the model cannot be loaded, or an option does not fit it.
     """
-    found = search_images(options.images, options.recursive)
-    if found.note:
-        log.info("%s", found.note)
+    videos, others = split_videos(options.images, as_video=options.video.as_video)
+    if videos:
+        check_kinds(options.save)
+    paths: list[Path] = []
+    if others or not videos:
+        found = search_images(others, options.recursive)
+        paths = found.paths
+        if found.note:
+            log.info("%s", found.note)
     with folder_lock(options.out):
         remove_leftovers(options.out)
-        return _Run(options, found.paths, segmenter, on_result, progress)()
+        return _Run(options, paths, videos, segmenter, on_result, progress)()
 
 
 class _Run:
     """One run over a list of images."""
 
     def __init__(
-        self, options: FolderOptions, paths: list[Path], segmenter: Segmenter | None,
-        on_result: Callable[[ImageResult], None] | None, progress: ProgressCallback | None,
+        self, options: FolderOptions, paths: list[Path], videos: list[Path], segmenter: Segmenter | None,
+        on_result: Callable[[ImageResult | VideoResult], None] | None, progress: ProgressCallback | None,
     ) -> None:  # fmt: skip
         self.options, self.on_result, self.progress = options, on_result, progress
         self.journal = Journal(options.out / JOURNAL, sync=False, damaged="skip")
         self.paths = _without_own_results(paths, options.out, self.journal.records)
-        self.names = result_names(self.paths, self.journal.records)
+        self.videos = videos
+        self.names = result_names([*self.paths, *videos], self.journal.records)
         self.segmenter = segmenter or options.load()
         self.lock, self.stopping = threading.Lock(), threading.Event()
         self.ready: dict[Path, ImageResult] = {}  # finished, but an image before it is not
         self.shown = 0
-        self.failed: list[ImageResult] = []
+        self.failed: list[ImageResult | VideoResult] = []
 
     def __call__(self) -> FolderResult:
         options, segmenter = self.options, self.segmenter
@@ -266,33 +290,40 @@ class _Run:
         self.key = _settings_key(options, segmenter, self.settings, self.text)
         self.finished = {record["result"]: record for record in self.journal.records if "result" in record}
         todo = [path for path in self.paths if options.overwrite or not self._is_done(path)]
-        skipped = len(self.paths) - len(todo)
+        videos = [path for path in self.videos if options.overwrite or not self._is_done(path)]
+        skipped = len(self.paths) + len(self.videos) - len(todo) - len(videos)
         if skipped:
-            log.info("%s finished already; --overwrite does them again", _count(skipped))
-        if todo:
+            log.info("%s finished already; --overwrite does them again", _count(skipped, self._what()))
+        if todo or videos:
             log.info(
                 "%s with %s, %s on %s%s: %s, %s", segmenter.method.name, segmenter.name,
                 str(segmenter.dtype).removeprefix("torch."), segmenter.device,
-                "" if segmenter.engine == "torch" else f" ({segmenter.engine})", _count(len(todo)),
+                "" if segmenter.engine == "torch" else f" ({segmenter.engine})", _count(len(todo) + len(videos), self._what()),
                 _count(self.text.positive, "class", "classes"),
             )  # fmt: skip
             for note in (*self.text.notes, *describe_understood(self.text.understood)):
                 log.info("%s", note)
-            self._segment_all(todo)
+            if todo:
+                self._segment_all(todo)
+            for path in videos:
+                self._segment_video(path)
         data_sets = self._write_data_sets()
-        return FolderResult(len(todo) - len(self.failed), skipped, tuple(self.failed), options.out, data_sets)
+        done = len(todo) + len(videos) - len(self.failed)
+        return FolderResult(done, skipped, tuple(self.failed), options.out, data_sets, self._what())
 
     def _is_done(self, path: Path) -> bool:
         name = self.names[path]
         record = self.finished.get(name)
         if path == STDIN or record is None or record.get("stamp") != self._stamp(path):
             return False
+        if path in self.videos:
+            return all((self.options.out / (name + VIDEO_SUFFIX[kind])).exists() for kind in self.options.save)
         present = all((self.options.out / (name + SUFFIX[kind])).is_file() for kind in self.options.files)
         return present and (self.collection is None or self.collection.holds(record.get("objects")))
 
     def _write_data_sets(self) -> tuple[Path, ...]:
         """One pass over the objects of all images that are done, in their order."""
-        failed = {result.path for result in self.failed}
+        failed = {result.path for result in self.failed} & set(self.paths)
         done = [self.finished[self.names[path]] for path in self.paths if path not in failed]
         if self.collection is None or not done:
             return ()
@@ -309,6 +340,8 @@ class _Run:
         """The settings and the state of the file that a result was made from."""
         if path == STDIN:
             return self.key
+        if path in self.videos:
+            return f"{self.key}-{source_stamp(path)}-{self.options.video.model_dump_json()}"
         stat = path.stat()
         return f"{self.key}-{stat.st_size}-{stat.st_mtime_ns}"
 
@@ -337,6 +370,33 @@ class _Run:
             return None
         # Windows are all alike, but a large image is company enough for itself: a batch is in memory at once.
         return path if key[0] == "slide" and size[0] * size[1] > SLIDE_TOGETHER else key
+
+    def _what(self) -> str:
+        return "image" if not self.videos else "input" if self.paths else "video"
+
+    # --- videos ------------------------------------------------------------------------------------------------------
+
+    def _segment_video(self, path: Path) -> None:
+        from talk2dino.video.run import run_video
+
+        options, name, stamp = self.options, self.names[path], ""
+        try:
+            stamp = self._stamp(path)
+            job = VideoJob(
+                path, name, options.out, options.save, options.video, self.settings, stamp, options.overlay,
+                options.allow_truncated, options.max_pixels, options.batch_size,
+            )  # fmt: skip
+            result = run_video(job, self.segmenter, self.text, progress=self.progress)
+        except Talk2DinoError as error:
+            result = VideoResult(path, error=_naming(path, error))
+        except FileNotFoundError:
+            result = VideoResult(path, error=str(missing_file(path)))
+        if result.error is None:
+            self.journal.add({"result": name, "stamp": stamp, "source": os.path.abspath(path)})
+        else:
+            self.failed.append(result)
+        if self.on_result is not None:
+            self.on_result(result)
 
     # --- images ------------------------------------------------------------------------------------------------------
 
@@ -396,9 +456,7 @@ class _Run:
         self._finish(ImageResult(path, result, files, tuple(picture.notes)))
 
     def _fail(self, path: Path, error: Talk2DinoError) -> None:
-        text = str(error)
-        named = str(path) in text or path.name in text
-        self._finish(ImageResult(path, error=text if named else f"{path}: {text}"))
+        self._finish(ImageResult(path, error=_naming(path, error)))
 
     def _finish(self, result: ImageResult) -> None:
         """Show results in the order of the images, whatever the order of the work."""
@@ -415,6 +473,12 @@ class _Run:
             self.on_result(result)
         if self.progress is not None:
             self.progress(self.shown, self.total)
+
+
+def _naming(path: Path, error: Talk2DinoError) -> str:
+    """The message of an error, with the file in front if it does not name it."""
+    text = str(error)
+    return text if str(path) in text or path.name in text else f"{path}: {text}"
 
 
 def result_names(paths: Iterable[Path], records: Iterable[dict[str, Any]] = ()) -> dict[Path, str]:

@@ -242,22 +242,38 @@ def check_features(image: ImageFeatures, text: TextFeatures, method: Method) -> 
 @torch.inference_mode()
 def decode_image(image: ImageFeatures, text: TextFeatures, method: Method, options: DecodeOptions) -> Segmentation:
     """The features of one image, with all its windows, to labels."""
+    return label_scores(score_image(image, text, method, options), image, text, method, options)
+
+
+@torch.inference_mode()
+def score_image(image: ImageFeatures, text: TextFeatures, method: Method, options: DecodeOptions) -> Tensor:
+    """The features of one image to (N, h, w) scores: at the patch grid or a finer one, in slide mode those of the canvas."""
     check_fork()
     if image.boxes is None or image.canvas is None:
-        maps, resizes = _maps(image, text, method, options)
+        return _scores(image, text, method, options)
+    windows = (_window_maps(image.window(i), text, method, options) for i in range(len(image)))
+    return average_windows(windows, image.boxes, image.canvas)
+
+
+@torch.inference_mode()
+def label_scores(
+    scores: Tensor, image: ImageFeatures, text: TextFeatures, method: Method, options: DecodeOptions
+) -> Segmentation:
+    """The (N, ., .) scores of :func:`score_image`, or a finer map whose corners are the same, to labels."""
+    if image.boxes is None or image.canvas is None:
+        maps, resizes = _maps(scores, image, method, options)
     else:
-        windows = (_window_maps(image.window(i), text, method, options) for i in range(len(image)))
-        maps, resizes = average_windows(windows, image.boxes, image.canvas), []
-        if image.canvas != image.image_size:
-            resizes = [Resize(*image.image_size, False)]
+        maps, resizes = scores, [] if image.canvas == image.image_size else [Resize(*image.image_size, False)]
     return _label(maps, resizes, image, text, method, options)
 
 
-def _maps(
-    image: ImageFeatures, text: TextFeatures, method: Method, options: DecodeOptions
-) -> tuple[Tensor, list[Resize]]:
-    """(N, ., .) scores of one image or window, and the resizes that still lead to its size."""
-    scores = best_of_each(method.score(image, text, clean=options.clean), text.counts)
+def _scores(image: ImageFeatures, text: TextFeatures, method: Method, options: DecodeOptions) -> Tensor:
+    """(N, h, w) scores of one image or window: the best of the several vectors that a class may have."""
+    return best_of_each(method.score(image, text, clean=options.clean), text.counts)
+
+
+def _maps(scores: Tensor, image: ImageFeatures, method: Method, options: DecodeOptions) -> tuple[Tensor, list[Resize]]:
+    """(N, ., .) scores of one image or window, refined if asked for, and the resizes that still lead to its size."""
     if image.pixels is not None:
         height, width = image.pixels.shape[2:]
     elif options.refine:
@@ -272,7 +288,7 @@ def _maps(
 
 def _window_maps(image: ImageFeatures, text: TextFeatures, method: Method, options: DecodeOptions) -> Tensor:
     """(N, height, width) scores at the window's size."""
-    maps, resizes = _maps(image, text, method, options)
+    maps, resizes = _maps(_scores(image, text, method, options), image, method, options)
     return resized_rows(maps, resizes, 0, image.image_size[0])
 
 

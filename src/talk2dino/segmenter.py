@@ -12,7 +12,7 @@ repeated with other words. What happens in between is in :mod:`talk2dino.pipelin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,13 +22,16 @@ from talk2dino import pipeline
 from talk2dino.device import choose_device, choose_dtype
 from talk2dino.engines import check_engine
 from talk2dino.errors import InputError, ShapeError
+from talk2dino.io.frames import Frame, choose_frames, frames_of, read_seconds
 from talk2dino.io.images import ImageSource, read_image
+from talk2dino.io.sequences import open_frames
 from talk2dino.methods import check_options, make_method, method_facts
 from talk2dino.methods.base import Method
 from talk2dino.models.loading import HubOptions, Parts, load_parts
 from talk2dino.models.preprocess import check_mode
 from talk2dino.models.vit import VisionTransformer
 from talk2dino.pipeline import Background
+from talk2dino.steady import FrameSegmenter
 from talk2dino.towers import Towers
 from talk2dino.types import ImageFeatures, Segmentation, TextFeatures
 from talk2dino.words.examples import Examples, embed_examples
@@ -273,17 +276,70 @@ class Segmenter:
             InputError: as in :meth:`decode`; ``negative`` together with text features, which hold their own.
         """
         check_mode(mode)
-        if isinstance(prompts, TextFeatures):
-            if negative:
-                raise InputError("text features hold their own negative prompts: give negative= to encode_text instead")
-            text = prompts
-        else:
-            text = self.encode_text(prompts, negative=negative)
+        text = self._text(prompts, negative)
         options = pipeline.read_options(
             self.method, text.names, background, clean, refine, return_scores, return_evidence
         )
         loaded = [read_image(image) for image in images]
         return pipeline.segment_images(loaded, text, self.method, options, mode=mode, batch_size=batch_size)
+
+    def _text(
+        self, prompts: Prompts | PromptList | TextFeatures, negative: Prompts | PromptList | None
+    ) -> TextFeatures:
+        if not isinstance(prompts, TextFeatures):
+            return self.encode_text(prompts, negative=negative)
+        if negative:
+            raise InputError("text features hold their own negative prompts: give negative= to encode_text instead")
+        return prompts
+
+    def segment_video(
+        self, video: str | Path | Iterable[ImageSource], prompts: Prompts | PromptList | TextFeatures, *,
+        every: float | str | None = None, start: float | str = 0.0, end: float | str | None = None, steady: bool = True,
+        keyframe_every: int = 1, background: Background = None, clean: bool | None = None, refine: bool = False,
+        mode: str = "whole", negative: Prompts | PromptList | None = None, return_scores: bool = False,
+        fps: float = 25.0, allow_truncated: bool = False, batch_size: int = 4,
+    ) -> Iterator[tuple[Frame, Segmentation]]:  # fmt: skip
+        """Segment the frames of a video, one after the other, with memory that does not depend on its length.
+
+        Args:
+            video: a video file (extra ``video``), a folder of images, an animated image, or an iterable of images.
+            prompts, background, clean, refine, mode, negative, return_scores: as in :meth:`segment`.
+            every: segment the first frame of each such period: seconds, or text such as "0.5s"; None: every frame.
+            start, end: first time, and the time before which to stop: seconds, or text such as "1:30".
+            steady: carry scores along with the motion and blend them with those of the next frame, so that masks do not
+                flicker. Nothing is carried over a cut.
+            keyframe_every: run the vision model on every so many frames, and carry the scores to the frames between.
+            fps: frames per second of a folder or an iterable; files hold their own times.
+            allow_truncated: read the part that is there of a damaged file.
+            batch_size: key frames per forward pass.
+
+        Returns:
+            An iterator of (frame, segmentation); a frame has its number, seconds and image.
+
+        Raises:
+            ImageError: not a video, without frames, or damaged.
+            InputError: as in :meth:`segment_batch`; no frame between start and end.
+
+        Example:
+            >>> for frame, result in segmenter.segment_video("street.mp4", "road, car, sky", keyframe_every=4):
+            ...     print(frame.number, frame.seconds, result.shares())
+        """
+        text = self._text(prompts, negative)
+        options = pipeline.read_options(self.method, text.names, background, clean, refine, return_scores)
+        check_mode(mode)
+        segment = FrameSegmenter(
+            text, self.method, options, mode=mode, steady=steady, keyframe_every=keyframe_every, batch_size=batch_size
+        )
+        if isinstance(video, str | Path):
+            source = open_frames(video, fps=fps, allow_truncated=allow_truncated)
+            numbers = choose_frames(
+                source.times, every=None if every is None else read_seconds(every), start=read_seconds(start),
+                end=None if end is None else read_seconds(end),
+            )  # fmt: skip
+            return segment(source.read(numbers))
+        if (every, start, end) != (None, 0.0, None):
+            raise InputError("every, start and end need a file or a folder; choose the images of an iterable yourself")
+        return segment(frames_of(video, fps))
 
     # --- keep ------------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ HOMES = {
     "yaml": ("io", "cli"), "pycocotools": ("io", "evaluation"),
     "fastapi": ("server",), "starlette": ("server",), "uvicorn": ("server", "cli"), "prometheus_client": ("server",),
     "anyio": ("server",), "python_multipart": ("server",),
-    "av": ("video",), "ray": ("scale",), "duckdb": ("scale",), "fsspec": ("scale",),
+    "av": ("io", "video"), "ray": ("scale",), "duckdb": ("scale",), "fsspec": ("scale",),
     "supervision": ("annotations",), "fiftyone": ("annotations",),
 }  # fmt: skip
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from talk2dino.annotations.parts import connected_parts
 from talk2dino.annotations.peaks import split_at_peaks
 from talk2dino.annotations.types import AnnotatedObject
-from talk2dino.io.rle import column_runs, compress, run_counts
+from talk2dino.io.rle import compress, run_counts, runs_of_values
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,25 +73,11 @@ def find_objects(
     wanted &= areas > 0
     sums = None if evidence is None else np.bincount(values.reshape(-1), evidence.margin.reshape(-1), len(owners))
     order = sorted(np.flatnonzero(wanted).tolist(), key=lambda value: (owners[value], -areas[value], value))
-    counts = _counts(values, order)
-    height, width = labels.shape
+    runs, size = runs_of_values(values, order), (labels.shape[0], labels.shape[1])
     return tuple(
         AnnotatedObject(
-            names[owners[value]], (height, width), counts[value], score=None if sums is None else float(sums[value] / areas[value])
+            names[owners[value]], size, compress(run_counts(*runs[value], values.size)),
+            score=None if sums is None else float(sums[value] / areas[value]),
         )
         for value in order
     )  # fmt: skip
-
-
-def _counts(values: np.ndarray, wanted: Sequence[int]) -> dict[int, str]:
-    """COCO's compressed run lengths of some of the values of an (H, W) integer array, in one pass."""
-    starts, lengths, found = column_runs(values)
-    order = np.argsort(found, kind="stable")
-    bounds = (
-        np.searchsorted(found[order], [*wanted], side="left"),
-        np.searchsorted(found[order], [*wanted], side="right"),
-    )
-    return {
-        value: compress(run_counts(starts[runs], lengths[runs], values.size))
-        for value, runs in zip(wanted, (order[a:b] for a, b in zip(*bounds, strict=True)), strict=True)
-    }

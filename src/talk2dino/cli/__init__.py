@@ -32,7 +32,7 @@ class Verb:
 
 
 VERBS: dict[str, Verb] = {
-    "segment": Verb("Segment images with words.", ()),
+    "segment": Verb("Segment images and videos with words.", ()),
     "glossary": Verb("Look up what Chinese words are understood as."),
     "models": Verb("List the named models and whether they are on this machine."),
     "annotations": Verb("Convert labelling formats, and compare with corrected ones."),

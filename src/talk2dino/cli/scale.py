@@ -191,7 +191,7 @@ def run(
     Example: talk2dino scale run s3://bucket/run --ray auto
     """
     from talk2dino.cli.progress import ProgressBar
-    from talk2dino.scale.ray import run_on_ray
+    from talk2dino.scale.ray.run import run_on_ray
 
     with ProgressBar("working") as progress:
         done = run_on_ray(place, address=ray, max_failed=max_failed, progress=progress)

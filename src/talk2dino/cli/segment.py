@@ -10,6 +10,7 @@ from typer.core import TyperCommand
 
 if TYPE_CHECKING:
     from talk2dino.folder import FolderOptions, ImageResult
+    from talk2dino.video.job import VideoResult
 
 _PROMPTS = 'Classes to look for: "sky, grass, car=red car|automobile". Commas separate classes; = and | give synonyms.'
 _PROMPT_FILE = "File with the classes: one per line, or .json / .yaml with a list or class: [synonyms]."
@@ -45,8 +46,14 @@ _WORKERS = "Batches that are read, segmented and written side by side. [default:
 _METHOD = "talk2dino, or one to compare with: clip-dense, dino-clusters, freeda."
 _OVERLAY_SIZE = "Longest side of overlays in pixels. [default: the image's size]"
 
+_EVERY = "Videos: segment one frame per such period, such as 0.5s. [default: every frame]"
+_STEADY = "Videos: carry masks along with the motion, so that they do not flicker."
+_KEYFRAMES = "Videos: run the vision model on every so many frames, and carry the masks to the frames between."
+_AS_VIDEO = "Treat folders of frames and animated images (GIF, APNG, WebP) as videos."
+
 _Images = Annotated[
-    list[str], typer.Argument(help="Images, folders, quoted globs, or - for standard input.", show_default=False)
+    list[str],
+    typer.Argument(help="Images, folders, quoted globs, videos, or - for standard input.", show_default=False),
 ]
 
 
@@ -101,6 +108,13 @@ def segment(
     legend: Annotated[bool, typer.Option("--legend/--no-legend", help="Draw a legend below overlays.")] = True,
     contours: Annotated[bool, typer.Option("--contours/--no-contours", help="Outline the classes in overlays.")] = True,
     overlay_size: Annotated[int | None, typer.Option(min=16, help=_OVERLAY_SIZE)] = None,
+    every: Annotated[str | None, typer.Option(metavar="TIME", help=_EVERY)] = None,
+    start: Annotated[str, typer.Option(metavar="TIME", help="Videos: first time, such as 90 or 1:30.")] = "0",
+    end: Annotated[str | None, typer.Option(metavar="TIME", help="Videos: stop before this time.")] = None,
+    steady: Annotated[bool, typer.Option("--steady/--no-steady", help=_STEADY)] = True,
+    keyframe_every: Annotated[int, typer.Option(min=1, max=1000, help=_KEYFRAMES)] = 1,
+    as_video: Annotated[bool, typer.Option("--as-video", help=_AS_VIDEO)] = False,
+    fps: Annotated[float, typer.Option(help="Frames per second of a folder with --as-video.")] = 25.0,
     instances: Annotated[bool, typer.Option("--instances", help=_INSTANCES)] = False,
     smallest_area: Annotated[int, typer.Option(min=0, metavar="PIXELS", help=_SMALLEST)] = 0,
     split: Annotated[bool, typer.Option("--split", help=_SPLIT)] = False,
@@ -110,10 +124,10 @@ def segment(
     overwrite: Annotated[bool, typer.Option(help="Segment finished images again.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line per image on stdout.")] = False,
 ) -> None:
-    """Segment images with words.
+    """Segment images and videos with words.
 
-    Images that are finished are skipped when the command runs again with the same settings. Exit code 3: some images
-    failed, the others are done.
+    What is finished is skipped when the command runs again with the same settings, and a video goes on where it was
+    stopped. Exit code 3: some images failed, the others are done.
 
     Example: talk2dino segment photos/ --prompts "sky, grass, car=red car|automobile" --model vitb --out out
     """
@@ -121,6 +135,7 @@ def segment(
     from talk2dino.cli.usage import method_options, usage
     from talk2dino.folder import FolderOptions
     from talk2dino.io.settings import build_options
+    from talk2dino.video.options import VideoOptions
     from talk2dino.words.example_files import parse_example
     from talk2dino.words.prompts import parse_prompts, read_prompt_file
 
@@ -142,6 +157,10 @@ def segment(
         "examples_per_class": examples_per_class, "vocabulary": tuple(vocabulary or ()),
         "overlay": {"opacity": opacity, "legend": legend, "contours": contours, "max_size": overlay_size},
     }  # fmt: skip
+    video = {
+        "every": every, "start": start, "end": end, "steady": steady, "keyframe_every": keyframe_every,
+        "as_video": as_video, "fps": fps,
+    }  # fmt: skip
     if max_pixels is not None:
         values["max_pixels"] = max_pixels
     with usage():
@@ -156,6 +175,7 @@ def segment(
         values["examples"] = tuple(map(parse_example, example or []))
         values["negative_examples"] = tuple(map(parse_example, negative_example or []))
         values["negative"] = None if negative is None else parse_prompts(negative)
+        values["video"] = build_options(VideoOptions, video)
         options = build_options(FolderOptions, values)
     raise typer.Exit(_run(options, as_json))
 
@@ -167,20 +187,19 @@ def _run(options: FolderOptions, as_json: bool) -> int:
     from talk2dino.folder import run_folder
     from talk2dino.io.console import print_json
 
-    def show(result: ImageResult) -> None:
+    def show(result: ImageResult | VideoResult) -> None:
         if as_json:
             print_json(result.as_dict())
         for note in result.notes:
             message(f"{result.path}: {note}")
-        if result.segmentation is None:
+        if result.error is not None:
             message(f"talk2dino: {result.error}")
         elif not as_json:
-            largest = list(result.segmentation.shares().items())[:8]
-            message(f"{result.path}: {', '.join(f'{name} {100 * share:.1f} %' for name, share in largest)}")
+            message(f"{result.path}: {result.summary}")
 
-    with ProgressBar("segmenting") as progress:
+    with ProgressBar("segmenting", options.counted) as progress:
         outcome = run_folder(options, on_result=show, progress=progress)
-    images = "1 image" if outcome.done == 1 else f"{outcome.done} images"
+    images = f"{outcome.done} {outcome.unit if outcome.done == 1 else outcome.unit + 's'}"
     if outcome.failed:
         names = ", ".join(str(result.path) for result in outcome.failed[:10])
         more = f" and {len(outcome.failed) - 10} more" if len(outcome.failed) > 10 else ""

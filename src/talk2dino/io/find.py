@@ -18,6 +18,10 @@ IMAGE_ENDINGS = (
     ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".avif", ".qoi", ".heic", ".heif",
 )  # fmt: skip
 
+VIDEO_ENDINGS = (
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".wmv", ".flv", ".3gp", ".ogv",
+)  # fmt: skip
+
 STDIN = Path("-")
 """Stands for an image that is read from standard input."""
 
@@ -84,6 +88,11 @@ def _expand(given: str | Path, recursive: bool, passed: Counter[str]) -> list[Pa
         images = _in_natural_order(_in_folder(path, recursive, passed))
         if not images:
             advice = "" if recursive else "; --recursive also searches subfolders"
+            videos = [name for name in os.listdir(path) if name.lower().endswith(VIDEO_ENDINGS)]
+            if videos:
+                count = "1 video" if len(videos) == 1 else f"{len(videos)} videos"
+                pattern = path / f"*{Path(videos[0]).suffix}"
+                advice = f"; it holds {count}: name videos themselves, for example '{readable(pattern)}'"
             raise ImageError(f"no images in the folder {readable(path)} (looked for {_endings()}){advice}")
         return images
     if os.path.exists(path):

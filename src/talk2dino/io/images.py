@@ -118,6 +118,17 @@ def image_size(source: str | Path | bytes) -> tuple[int, int] | None:
     return (image.width, image.height) if turned else (image.height, image.width)
 
 
+def open_animation(file: IO[bytes], name: str, max_pixels: int | None = MAX_PIXELS) -> Image.Image:
+    """Open an image file whose frames the caller decodes, one after the other.
+
+    Raises:
+        ImageError: not an image, damaged, or too large.
+    """
+    image = _open_header(file, name)
+    _check_size(image.size, name, max_pixels)
+    return image
+
+
 def _content(source: object) -> tuple[str, bytes]:
     """Name and bytes of a source that holds an encoded file."""
     if isinstance(source, str | Path):

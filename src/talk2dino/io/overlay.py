@@ -18,11 +18,12 @@ from talk2dino.io.placement import best_spot, reduce_labels
 if TYPE_CHECKING:
     from talk2dino.types import Segmentation
 
-_LEGIBLE = 640  # longer side, in pixels, to which smaller images are enlarged when a legend is drawn beside them
+LEGIBLE = 640  # longer side, in pixels, to which smaller images are enlarged when a legend is drawn beside them
 _SMALLEST_TEXT = 11  # pixels; names that need a smaller font are left to the legend
 _NAMED_SHARE = 0.008  # classes with a smaller share of the area are named in the legend only
 _GRID = 200  # geometric mean of the sides of the reduced label map in which places for names are sought
 _BAND = 2**20  # pixels that are painted at once, to bound memory
+_SAMPLED = 2**16  # pixels, at least, from which the mean colours in the legend are taken
 
 
 def draw_overlay(
@@ -48,8 +49,8 @@ def draw_overlay(
     loaded = _checked(image, seg, opacity)
     if max_size is not None and max_size < 1:
         raise InputError(f"max_size must be at least 1 pixel; got {max_size}")
-    drawn_pixels, labels = _resize(loaded.array, seg.labels, _LEGIBLE if legend else 0, max_size)
-    canvas = Image.fromarray(_paint(drawn_pixels, labels, seg.palette, opacity, seg.background))
+    drawn_pixels, labels = resize_for_overlay(loaded.array, seg.labels, LEGIBLE if legend else 0, max_size)
+    canvas = Image.fromarray(paint(drawn_pixels, labels, seg.palette, opacity, seg.background))
     if contours:
         draw_contours(canvas, seg.labels)
     size = max(15, min(round(math.sqrt(canvas.width * canvas.height) / 37), round(min(canvas.size) / 8)))
@@ -64,13 +65,19 @@ def overlay_legend(image: ImageSource, seg: Segmentation, *, opacity: float = 0.
         InputError: sizes differ, or opacity is out of range.
     """
     pixels = _checked(image, seg, opacity).array
-    step = max(1, math.isqrt(seg.labels.size // _BAND))  # means of a sample, for large images
-    labels, sample = seg.labels[::step, ::step].ravel(), pixels[::step, ::step].reshape(-1, 3)
-    counts = np.maximum(np.bincount(labels, minlength=len(seg.names)), 1)
-    sums = [np.bincount(labels, weights=sample[:, channel], minlength=len(seg.names)) for channel in range(3)]
-    weights = _weights(seg.palette, opacity, seg.background)
-    drawn = (1 - weights) * (np.stack(sums, axis=1) / counts[:, None]) + weights * seg.palette
+    colours = _mean_colours(seg.labels, pixels, len(seg.names))
+    weights = overlay_weights(seg.palette, opacity, seg.background)
+    drawn = (1 - weights) * colours + weights * seg.palette
     return make_legend(seg.labels, seg.names, drawn, background=seg.background)
+
+
+def _mean_colours(labels: np.ndarray, pixels: np.ndarray, count: int) -> np.ndarray:
+    """(count, 3) mean of the pixels of each label, from an evenly spaced sample; of all pixels for labels missing there."""
+    step = math.isqrt(max(1, labels.size // _SAMPLED))
+    sampled, colours = labels[::step, ::step].ravel(), pixels[::step, ::step].reshape(-1, 3)
+    counts = np.bincount(sampled, minlength=count)[:, None]
+    sums = np.stack([np.bincount(sampled, colours[:, channel], count) for channel in range(3)], axis=1)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), colours.mean(axis=0))
 
 
 def _checked(image: ImageSource, seg: Segmentation, opacity: float) -> LoadedImage:
@@ -82,9 +89,10 @@ def _checked(image: ImageSource, seg: Segmentation, opacity: float) -> LoadedIma
     return loaded
 
 
-def _resize(
+def resize_for_overlay(
     pixels: np.ndarray, labels: np.ndarray, smallest: int, largest: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Enlarge a small image and its labels to ``smallest`` pixels on the longer side, or reduce a large one to ``largest``."""
     height, width = labels.shape
     longer = max(height, width)
     smallest = min(smallest, largest or smallest)
@@ -100,7 +108,7 @@ def _resize(
     return np.asarray(Image.fromarray(pixels).resize(size, resample)), labels[rows[:, None], columns]
 
 
-def _weights(palette: np.ndarray, opacity: float, background: int | None) -> np.ndarray:
+def overlay_weights(palette: np.ndarray, opacity: float, background: int | None) -> np.ndarray:
     """(N, 1) opacity of each class: the background stays behind the rest."""
     weights = np.full((len(palette), 1), opacity)
     if background is not None:
@@ -108,11 +116,11 @@ def _weights(palette: np.ndarray, opacity: float, background: int | None) -> np.
     return weights
 
 
-def _paint(
+def paint(
     pixels: np.ndarray, labels: np.ndarray, palette: np.ndarray, opacity: float, background: int | None
 ) -> np.ndarray:
     """image * (1 - opacity) + colour * opacity, in 1/256ths; (H, W, 3) uint8."""
-    weights = np.rint(_weights(palette, opacity, background) * 256)
+    weights = np.rint(overlay_weights(palette, opacity, background) * 256)
     colours = (palette * weights).astype(np.uint16)
     keep = (256 - weights).astype(np.uint16)
     painted = np.empty_like(pixels)

@@ -75,6 +75,8 @@ class ServeOptions(BaseModel):
                 f"listening on {self.host} would let everybody in this network use the service: set a token "
                 "(--token-file FILE or --token WORD), or allow everybody with --allow-anonymous"
             )
+        if self.label_studio is not None and not self.label_studio.startswith(("http://", "https://")):
+            raise InputError(f"the address of Label Studio looks like http://127.0.0.1:8080; got {self.label_studio!r}")
         for origin in self.cors:
             if origin != "*" and not origin.startswith(("http://", "https://")):
                 raise InputError(f"an origin looks like https://example.org, without a path; got {origin!r}")

@@ -16,6 +16,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from talk2dino.server.options import ServeOptions
 from talk2dino.server.problems import Problem, busy, problem_response
 
+#: Time for the rest of a body after its answer.
+REST_SECONDS = 1.0
+
 
 class BoundedProtocol(H11Protocol):
     """One connection. Subclasses set the options (:func:`protocol_class`)."""
@@ -43,6 +46,8 @@ class BoundedProtocol(H11Protocol):
         super().on_response_complete()
         if not self.transport.is_closing():
             self._watch_next_request()
+            if self.conn.their_state is h11.SEND_BODY:  # it was refused before it was read
+                asyncio.get_running_loop().call_later(REST_SECONDS, self._cut_off)
 
     def _watch_next_request(self) -> None:
         unfinished, _ = self.conn.trailing_data
@@ -56,6 +61,11 @@ class BoundedProtocol(H11Protocol):
         if self._reading is not None:
             self._reading.cancel()
         super().connection_lost(exc)
+
+    def _cut_off(self) -> None:
+        """Close the connection of a client that goes on sending a body which was answered long ago."""
+        if self.conn.their_state is h11.SEND_BODY and not self._is_answering():
+            self.transport.abort()
 
     def _watch_reading(self) -> None:
         """Cut off a client that has an answer and takes nothing of it: the memory and the place are for others."""

@@ -7,7 +7,7 @@ units a scene is 96 high and ``96 * aspect`` wide.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -97,25 +97,32 @@ def sample_scene(
     return Scene(seed, aspect, backgrounds, bool(rng.random() < 0.3), float(rng.uniform(0.3, 0.7)), tuple(placed))
 
 
-def render(scene: Scene, height: int = 96, *, supersample: int = 2, noise: float = 0.015) -> Rendered:
+def render(
+    scene: Scene, height: int = 96, *, supersample: int = 2, noise: float = 0.015,
+    camera: tuple[float, float] = (0.0, 0.0), grain: int | None = None,
+) -> Rendered:  # fmt: skip
     """Draw a scene ``height`` pixels high and ``round(height * aspect)`` wide.
 
     Args:
         supersample: samples per pixel and axis. The image is their mean, the labels are the middle sample.
         noise: standard deviation of the pixel noise, on the 0..1 scale.
+        camera: (x, y) of the upper left corner of what is seen, in scene units.
+        grain: seed of the pixel noise, for the frames of a film; None: the noise of the still.
     """
     width = round(height * scene.aspect)
     rng = np.random.default_rng([scene.seed, 12])
     unit = UNITS / (height * supersample)
     rows, columns = (np.arange(size * supersample, dtype=np.float32) for size in (height, width))
     y, x = np.meshgrid((rows + 0.5) * unit, (columns + 0.5) * unit, indexing="ij")
-    canvas, regions = _paint_backgrounds(scene, x, y, rng)
+    canvas, regions = _paint_backgrounds(scene, x + np.float32(camera[0]), y + np.float32(camera[1]), rng)
     for region, thing in enumerate(scene.things, start=2):
-        _paint_thing(thing, canvas, regions, region, unit, rng)
+        seen = replace(thing, x=thing.x - camera[0], y=thing.y - camera[1])
+        _paint_thing(seen, canvas, regions, region, unit, rng)
 
     canvas = canvas.reshape(height, supersample, width, supersample, 3).mean(axis=(1, 3))
     canvas = (canvas - 0.5) * rng.uniform(0.9, 1.1) + 0.5 + rng.uniform(-0.05, 0.05)
-    canvas = canvas + rng.normal(0, noise, canvas.shape)
+    grains = rng if grain is None else np.random.default_rng([scene.seed, 14, grain])
+    canvas = canvas + grains.normal(0, noise, canvas.shape)
     image = (np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8)
     middle = slice(supersample // 2, None, supersample)
     regions = regions[middle, middle].copy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -59,6 +60,7 @@ def connect(address: str, *, cpus: int | None = None, object_store_mb: int = 512
                 object_store_memory=object_store_mb * 2**20, **common,
             )  # fmt: skip
         else:
+            _check_reachable(address)
             ray.init(address, **common)
     except (ConnectionError, ValueError, RuntimeError, OSError, TimeoutError) as error:
         reason = " ".join(str(error).split())[:300]
@@ -66,6 +68,13 @@ def connect(address: str, *, cpus: int | None = None, object_store_mb: int = 512
             f"no Ray cluster answers at {address!r} ({reason}): start one with 'ray start --head', or use --ray local"
         ) from None
     return True
+
+
+def _check_reachable(address: str) -> None:
+    """Fail at once where Ray would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def choose_pool(nodes: list[Mapping[str, float]]) -> Pool:

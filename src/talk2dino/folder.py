@@ -18,6 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -56,6 +57,7 @@ Kind = Literal[
 #: Kinds that are written per image; the others are labelling formats, written once for all images of the run.
 SUFFIX: dict[str, str] = {"overlay": ".overlay.png", "palette": ".labels.png", "json": ".json", "npz": ".npz"}
 JOURNAL = ".talk2dino.jsonl"
+ADAPTED = ".talk2dino.adapted.safetensors"
 
 #: Largest images, in pixels, whose windows share a batch in slide mode.
 SLIDE_TOGETHER = 4_000_000
@@ -75,6 +77,7 @@ class FolderOptions(BaseModel):
     negative_examples: tuple[ExampleFile, ...] = Field(default=(), description="regions whose likes become background")
     examples_per_class: int = Field(default=1, ge=1, le=64, description="most embeddings per class of the examples")
     vocabulary: tuple[Path, ...] = Field(default=(), description="files of talk2dino vocabulary")
+    adapt: bool = Field(default=False, description="look at all images first, and fit the words to them")
     out: Path = Path("out")
     save: tuple[Kind, ...] = ("overlay", "palette")
     model: str = "auto"
@@ -118,6 +121,8 @@ class FolderOptions(BaseModel):
         if wrong := [number for number in numbers if not -1 <= number <= 1]:
             raise InputError(f"a background threshold must be a number from -1 to 1; got {wrong[0]}")
         self.asked.check()
+        if self.adapt and str(STDIN) in self.images:
+            raise InputError("adapting looks at all images first, so it cannot read one from standard input")
         names = self.asked.names()
         if unknown := [name for name in self.thresholds if names is not None and name not in names]:
             raise InputError(f"thresholds name classes that are not among the prompts: {', '.join(unknown[:5])}")
@@ -288,6 +293,8 @@ class _Run:
                 options.out, options.formats, options.objects, options.writing, classes=classes, paths=self.paths
             )
         self.key = _settings_key(options, segmenter, self.settings, self.text)
+        if options.adapt and self.paths:
+            self._adapt()
         self.finished = {record["result"]: record for record in self.journal.records if "result" in record}
         todo = [path for path in self.paths if options.overwrite or not self._is_done(path)]
         videos = [path for path in self.videos if options.overwrite or not self._is_done(path)]
@@ -310,6 +317,20 @@ class _Run:
         data_sets = self._write_data_sets()
         done = len(todo) + len(videos) - len(self.failed)
         return FolderResult(done, skipped, tuple(self.failed), options.out, data_sets, self._what())
+
+    def _adapt(self) -> None:
+        """Fit the words to the images; the key then stands for the images as well."""
+        from talk2dino.fitting import adapt_once
+
+        options = self.options
+        stamps = "".join(f"{os.path.abspath(path)} {self._stamp(path)}\n" for path in self.paths if path.is_file())
+        self.key = hashlib.sha256(f"adapted {stamps}".encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        log.info("fitting the words to %s", _count(len(self.paths)))
+        read = partial(read_image, allow_truncated=options.allow_truncated, max_pixels=options.max_pixels)
+        self.text = adapt_once(
+            self.text, self.paths, self.segmenter, options.out / ADAPTED, self.key, mode=options.mode,
+            refine=options.refine, batch_size=options.batch_size, read=read,
+        )  # fmt: skip
 
     def _is_done(self, path: Path) -> bool:
         name = self.names[path]

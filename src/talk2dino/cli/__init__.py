@@ -36,7 +36,7 @@ VERBS: dict[str, Verb] = {
     "glossary": Verb("Look up what Chinese words are understood as."),
     "models": Verb("List the named models and whether they are on this machine."),
     "annotations": Verb("Convert labelling formats, and compare with corrected ones."),
-    "vocabulary": Verb("Make files of classes from words and examples."),
+    "vocabulary": Verb("Make files of classes from words, examples and images."),
     "compare": Verb("Show the methods side by side, on an image or a benchmark.", ()),
     "evaluate": Verb("Measure mIoU on a benchmark, with the published protocol.", ("--out", "-o")),
     "freeda": Verb("Build the prototypes of the method freeda.", ()),

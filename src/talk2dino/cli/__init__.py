@@ -47,6 +47,7 @@ VERBS: dict[str, Verb] = {
     "store": Verb("Check, convert and merge stores of features."),
     "export": Verb("Write the vision model as ONNX."),
     "serve": Verb("Open a web page and an HTTP service."),
+    "scale": Verb("Segment and extract with many machines: plan, work, merge.", ()),
     "bench": Verb("Measure how fast this machine is."),
 }
 

@@ -160,6 +160,25 @@ class FolderOptions(BaseModel):
             self.prompts, self.negative, self.examples, self.negative_examples, self.examples_per_class, self.vocabulary
         )
 
+    def load(self, device: str | None = None) -> Segmenter:
+        """The segmenter, on the device of the options or another one."""
+        from talk2dino.segmenter import Segmenter
+
+        return Segmenter.from_pretrained(
+            self.model, method=self.method, projection=self.projection, text=self.text, translate=self.translate,
+            device=device or self.device, dtype=self.dtype, engine=self.engine, **self.method_options,
+        )  # fmt: skip
+
+    def ask(self, segmenter: Segmenter) -> tuple[TextFeatures, dict[str, Any]]:
+        """The encoded classes and the keyword arguments of ``segment_batch``; wrong options are reported before the work."""
+        text = self.asked.encode(segmenter, mode=self.mode)
+        settings: dict[str, Any] = {
+            "background": self.asked_background(segmenter.method.threshold, text.names), "clean": self.clean,
+            "refine": self.refine, "mode": self.mode,
+        }  # fmt: skip
+        segmenter.segment_batch([], text, **settings)
+        return text, settings
+
     def asked_background(self, default: float | None, names: Sequence[str]) -> Background:
         """The ``background=`` argument of the segmenter; single thresholds imply a background.
 
@@ -253,17 +272,12 @@ class _Run:
         self, options: FolderOptions, paths: list[Path], videos: list[Path], segmenter: Segmenter | None,
         on_result: Callable[[ImageResult | VideoResult], None] | None, progress: ProgressCallback | None,
     ) -> None:  # fmt: skip
-        from talk2dino.segmenter import Segmenter
-
         self.options, self.on_result, self.progress = options, on_result, progress
         self.journal = Journal(options.out / JOURNAL, sync=False, damaged="skip")
         self.paths = _without_own_results(paths, options.out, self.journal.records)
         self.videos = videos
         self.names = result_names([*self.paths, *videos], self.journal.records)
-        self.segmenter = segmenter or Segmenter.from_pretrained(
-            options.model, method=options.method, projection=options.projection, text=options.text,
-            translate=options.translate, device=options.device, dtype=options.dtype, engine=options.engine, **options.method_options,
-        )  # fmt: skip
+        self.segmenter = segmenter or options.load()
         self.lock, self.stopping = threading.Lock(), threading.Event()
         self.ready: dict[Path, ImageResult] = {}  # finished, but an image before it is not
         self.shown = 0
@@ -271,12 +285,7 @@ class _Run:
 
     def __call__(self) -> FolderResult:
         options, segmenter = self.options, self.segmenter
-        self.text = options.asked.encode(segmenter, mode=options.mode)
-        self.settings: dict[str, Any] = {
-            "background": options.asked_background(segmenter.method.threshold, self.text.names), "clean": options.clean,
-            "refine": options.refine, "mode": options.mode,
-        }  # fmt: skip
-        segmenter.segment_batch([], self.text, **self.settings)  # reports wrong options before the work
+        self.text, self.settings = options.ask(segmenter)
         self.collection: Collection | None = None
         if options.formats:
             classes = self.text.names[: self.text.positive]

@@ -151,8 +151,8 @@ def segment(
         )
     values: dict[str, Any] = {
         "images": images, "model": model, "projection": projection, "text": text,
-        "translate": translate, "background": _threshold(background),
-        "thresholds": _thresholds(threshold or []), "clean": clean, "refine": refine, "mode": mode, "out": out,
+        "translate": translate, "background": read_threshold(background),
+        "thresholds": read_thresholds(threshold or []), "clean": clean, "refine": refine, "mode": mode, "out": out,
         "save": [kind.strip() for kind in save.split(",") if kind.strip()], "device": device, "dtype": dtype,
         "engine": engine, "batch_size": batch_size, "workers": workers, "method": method,
         "method_options": method_options(option, prototypes=prototypes), "recursive": recursive,
@@ -212,7 +212,7 @@ def _run(options: FolderOptions, as_json: bool) -> int:
     return outcome.exit_code
 
 
-def _threshold(text: str | None) -> float | bool | None:
+def read_threshold(text: str | None) -> float | bool | None:
     if text is None or text == "default":
         return None if text is None else True
     try:
@@ -225,7 +225,7 @@ def _threshold(text: str | None) -> float | bool | None:
         ) from None
 
 
-def _thresholds(given: list[str]) -> dict[str, float]:
+def read_thresholds(given: list[str]) -> dict[str, float]:
     found = {}
     for item in given:
         name, _, value = item.rpartition("=")

@@ -44,7 +44,9 @@ def test_flags_in_the_readme_exist():
     commands = get_command(build_app()).commands
     for line in re.findall(r"^\$ talk2dino (.*)$", ENGLISH, re.M):
         verb, _, rest = line.partition(" ")
-        known = {
-            option for parameter in commands[verb].params for option in (*parameter.opts, *parameter.secondary_opts)
-        }
+        command = commands[verb]
+        while hasattr(command, "commands"):  # a group, such as "annotations compare"
+            verb, _, rest = rest.partition(" ")
+            command = command.commands[verb]
+        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
         assert set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", re.sub(r'"[^"]*"', "", rest))) <= known, line

@@ -96,8 +96,8 @@ class PageUnderTest:
     def settle(self) -> None:
         """Wait until all words have vectors and the picture and the shares are up to date."""
         self.wait("talk2dino.store.words.every((word) => word.vector || word.error)")
-        self.wait("!talk2dino.engine.coarse")
         self.page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        self.wait("!talk2dino.engine.coarse && !talk2dino.engine.waiting")
         self.page.evaluate("talk2dino.engine.count()")
 
     def wait(self, expression: str, seconds: float = 20) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 import uvicorn
 
 from talk2dino.errors import Talk2DinoError
-from talk2dino.server.app import create_app
+from talk2dino.server.app import create_app, is_loading
 from talk2dino.server.forward import Worker
 from talk2dino.server.options import ServeOptions
 from talk2dino.server.protocol import server_config
@@ -162,3 +162,5 @@ def run_worker(
     server = uvicorn.Server(server_config(app, options))
     with suppress(KeyboardInterrupt):
         server.run(sockets=[listener, worker.listen()])
+    if is_loading():
+        os._exit(0)  # see lifecycle.leave_if_loading

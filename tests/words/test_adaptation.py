@@ -10,10 +10,10 @@ from talk2dino.words.adaptation import FEWEST_PATCHES, PatchSample, adapt
 from talk2dino.words.classes import class_scores
 
 
-def sampled(text, patches):
+def sampled(text, patches, images=67):
     sample = PatchSample(text, T)
-    for start in range(17):
-        sample.add(patches[start::17])
+    for start in range(images):
+        sample.add(patches[start::images])
     return sample
 
 
@@ -47,7 +47,7 @@ def test_adapted_words_are_the_formula_written_out():
 
 def test_scores_stay_on_the_scale_of_the_words():
     text = words(4)
-    patches = patches_of(text, torch.arange(4).repeat_interleave(401))
+    patches = patches_of(text, torch.arange(4).repeat_interleave(402))
     labels = class_scores(patches, text).argmax(1)
     for refine in (False, True):
         found = adapt(sampled(text, patches), refine=refine)
@@ -55,6 +55,14 @@ def test_scores_stay_on_the_scale_of_the_words():
         own = F.one_hot(labels, 4).bool()
         assert float(after[own].mean()) == pytest.approx(float(before[own].mean()), abs=0.03)
         assert float(after[~own].mean()) == pytest.approx(float(before[~own].mean()), abs=0.03)
+
+
+def test_few_images_give_a_mixture_with_the_words():
+    text = words(3)
+    patches = patches_of(text, torch.arange(3).repeat_interleave(307))
+    full, some = (adapt(sampled(text, patches, images)) for images in (67, 35))
+    before, after, between = (class_scores(patches, one) for one in (text, full, some))
+    torch.testing.assert_close(between, (before + after) / 2, atol=1e-4, rtol=0)  # (35 - 10) / (60 - 10) of the way
 
 
 def test_words_that_are_not_there_are_kept():

@@ -37,6 +37,7 @@ VERBS: dict[str, Verb] = {
     "models": Verb("List the named models and whether they are on this machine."),
     "annotations": Verb("Convert labelling formats, and compare with corrected ones."),
     "vocabulary": Verb("Make files of classes from words, examples and images."),
+    "find": Verb("List the images of a folder that answer to words.", ()),
     "compare": Verb("Show the methods side by side, on an image or a benchmark.", ()),
     "evaluate": Verb("Measure mIoU on a benchmark, with the published protocol.", ("--out", "-o")),
     "freeda": Verb("Build the prototypes of the method freeda.", ()),

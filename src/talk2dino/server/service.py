@@ -119,7 +119,7 @@ class Service:
 
     def _encode_batch(self, batch: Sequence[Waiting]) -> list[ImageFeatures]:
         start, method = time.perf_counter(), batch[0].method
-        with torch.inference_mode(), self.models.using(method):
+        with torch.inference_mode(), self.models.using(method), _enough_memory():
             size = pipeline.WINDOW_BATCH if batch[0].view.boxes else len(batch)
             encoded = pipeline.encode_images(
                 [one.image for one in batch], [one.view for one in batch], method, batch_size=size
@@ -236,7 +236,7 @@ class Service:
         self._check_scores(features, text, ask)
 
         def work() -> T:
-            with self.models.using(segmenter.method):
+            with self.models.using(segmenter.method), _enough_memory():
                 pipeline.check_features(features, text, segmenter.method)
                 done = pipeline.decode_image(features, text, segmenter.method, options)
             return answer(done, image, ask.format)
@@ -274,6 +274,15 @@ class Service:
         """The kept image as it was read, and its media type."""
         async with self.decoded(session.upload) as image:
             return await run_in(self._images, answers.picture, session.upload, image)
+
+
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    """A device without room for a request is a 503, not a failure."""
+    try:
+        yield
+    except (MemoryError, torch.cuda.OutOfMemoryError):
+        raise busy("there is not enough memory for this request now", 5, kind="no-memory") from None
 
 
 class _Upload:

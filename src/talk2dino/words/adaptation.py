@@ -9,12 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from talk2dino.types import TextFeatures
-from talk2dino.words.classes import class_scores, replace_classes
+from talk2dino.words.classes import class_scores, class_vectors, replace_classes
 
 #: Share of a class's patches, the most confident ones, that it is fitted to.
 CONFIDENT = 0.9
 #: A class with fewer confident patches, or with such patches in fewer images, keeps its word.
-FEWEST_PATCHES, FEWEST_IMAGES = 64, 15
+FEWEST_PATCHES, FEWEST_IMAGES = 64, 10
+#: Images per class from which the fitted vectors count alone; with fewer, they are mixed with the words.
+ENOUGH_IMAGES = 60
 #: Weight of the penalty, beside patches of length 1 whose weights sum to 1.
 RIDGE = 1e-5
 #: Exponent of the contrast by which slopes are divided, for plain and for refined masks; see :func:`adapt`.
@@ -57,10 +59,8 @@ class PatchSample:
             self._kept[label] = (joined[0][chosen], joined[1][chosen], joined[2][chosen])
 
     def confident(self, label: int) -> Tensor:
-        """(n, D) float32: the share CONFIDENT of the class's patches with the largest margins; none if they are too few."""
+        """(n, D) float32: the share CONFIDENT of the class's patches with the largest margins."""
         patches, margins, _ = self._kept[label]
-        if len(patches) < FEWEST_PATCHES / CONFIDENT or self.images[label] < FEWEST_IMAGES:
-            return patches[:0].float()
         return patches[margins.argsort(descending=True)[: int(CONFIDENT * len(patches))]].float()
 
 
@@ -68,13 +68,14 @@ def adapt(sample: PatchSample, *, refine: bool = False) -> TextFeatures:
     """Fit the words to unlabelled images.
 
     Each patch is labelled by its nearest word; with the confident ones, X (P, D), their labels Y (P, K) as 0 and 1, and
-    weights A that give each class the same sum,
+    weights A that give each class the same sum (rare classes less),
 
         W = (X^T A X + r I)^-1 X^T A Y,    score_k = a c_k^-e cos(x, w_k) + b
 
     where c_k is the contrast of class k, the mean cosine of w_k with its own patches minus that with the other ones, and a
     and b bring the mean scores of own and other patches to those of the words, so that thresholds, negative words and words
-    that were not fitted go on working.
+    that were not fitted go on working. With few images, the score is a mixture with that of the words, by the median number
+    of images per class.
 
     Args:
         sample: of the patches of the images.
@@ -86,15 +87,15 @@ def adapt(sample: PatchSample, *, refine: bool = False) -> TextFeatures:
     """
     text = sample.text
     found = [sample.confident(label) for label in range(len(text))]
-    fitted = [label for label, patches in enumerate(found) if len(patches)]
-    kept = [name for label, name in enumerate(text.names) if label not in fitted]
+    counts = torch.tensor([len(patches) for patches in found])
+    fitted = ((counts >= FEWEST_PATCHES) & (sample.images >= FEWEST_IMAGES)).nonzero()[:, 0]
     if len(fitted) < 2:
         problem = "the words were not adapted: fewer than two classes have confident patches in enough images"
         return replace(text, notes=(*text.notes, problem))
-    x = torch.cat([found[label] for label in fitted])
-    y = torch.repeat_interleave(torch.arange(len(fitted)), torch.tensor([len(found[label]) for label in fitted]))
-    own = F.one_hot(y, len(fitted)).float()
-    weights = (own / own.sum(0)).sum(1, keepdim=True) / len(fitted)
+    x, labels = torch.cat(found), torch.repeat_interleave(torch.arange(len(found)), counts)
+    weights = 1 / counts.clamp(min=int(counts[fitted].min()))[labels][:, None]  # rare classes count as others, not more
+    weights = weights / weights.sum()
+    own = F.one_hot(labels, len(text)).float()[:, fitted]
     gram = (x * weights).T @ x + RIDGE * torch.eye(x.shape[1])
     vectors = F.normalize(torch.linalg.solve(gram, (x * weights).T @ own).T, dim=-1)
 
@@ -104,11 +105,14 @@ def adapt(sample: PatchSample, *, refine: bool = False) -> TextFeatures:
     after = [(slopes * value).mean() for value in (inside, outside)]
     scale = (before[0] - before[1]) / (after[0] - after[1])
     offset = before[1] - scale * after[1]
-    calibration = torch.stack([slopes * scale, offset.expand(len(fitted))], dim=1)
-    note = (
-        (f"these classes kept their word, because too few images show them clearly: {', '.join(kept)}",) if kept else ()
-    )
-    changed = {label: (vectors[[i]], calibration[[i]]) for i, label in enumerate(fitted)}
+    images = float(sample.images[fitted].median())
+    share = min(1.0, (images - FEWEST_IMAGES) / (ENOUGH_IMAGES - FEWEST_IMAGES))
+    words, offsets = (values[fitted] for values in class_vectors(text))
+    mixed = share * scale * slopes[:, None] * vectors + (1 - share) * words
+    calibration = torch.stack([mixed.norm(dim=1), share * offset + (1 - share) * offsets], dim=1)
+    changed = {label: (F.normalize(mixed[[i]], dim=-1), calibration[[i]]) for i, label in enumerate(fitted.tolist())}
+    kept = ", ".join(name for label, name in enumerate(text.names) if label not in changed)
+    note = (f"these classes kept their word, because too few images show them clearly: {kept}",) if kept else ()
     return replace_classes(text, changed, (*text.notes, *note))
 
 

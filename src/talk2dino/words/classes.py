@@ -18,6 +18,16 @@ def class_scores(patches: Tensor, text: TextFeatures) -> Tensor:
     return best_of_each(calibrate(cosines, text.calibration)[0], text.counts)[:, :, 0].T
 
 
+def class_vectors(text: TextFeatures) -> tuple[Tensor, Tensor]:
+    """(N, D) vectors whose products with patches, plus the (N,) offsets, are the scores of the classes."""
+    vectors, offsets = [], []
+    for rows, scale, _ in text.parts().values():
+        slope, offset = scale.to(rows.device).unbind(1)
+        vectors.append((F.normalize(rows, dim=-1) * slope[:, None]).mean(0))
+        offsets.append(offset.mean())
+    return torch.stack(vectors).float().cpu(), torch.stack(offsets).float().cpu()
+
+
 def replace_classes(
     text: TextFeatures, changed: dict[int, tuple[Tensor, Tensor]], notes: tuple[str, ...]
 ) -> TextFeatures:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from talk2dino.errors import InputError
 from talk2dino.types import TextFeatures
-from talk2dino.words.classes import replace_classes
+from talk2dino.words.classes import class_vectors, replace_classes
 
 #: Scores that patches of a class must at least have, and those of other classes may at most have, per threshold.
 INSIDE, OUTSIDE = 1.5, 0.6
@@ -63,7 +63,7 @@ def tune(text: TextFeatures, images: Sequence[LabelledPatches], threshold: float
         raise InputError(
             "none of the masks covers a patch of one of the classes: compare the class names with the masks'"
         )
-    prior, offsets = _vectors(text)
+    prior, offsets = class_vectors(text)
     penalty = _choose_penalty(prior, offsets, images, threshold) if len(images) > 1 else ONE_IMAGE
     vectors = _fit(prior, offsets, images, threshold, penalty)
     calibration = torch.stack([vectors.norm(dim=1), offsets], dim=1)
@@ -71,16 +71,6 @@ def tune(text: TextFeatures, images: Sequence[LabelledPatches], threshold: float
     kept = [name for label, name in enumerate(text.names) if label not in seen]
     note = (f"these classes are in none of the masks and were not tuned: {', '.join(kept)}",) if kept else ()
     return replace_classes(text, changed, (*text.notes, *note)), penalty
-
-
-def _vectors(text: TextFeatures) -> tuple[Tensor, Tensor]:
-    """(N, D) vectors whose products with patches, plus the (N,) offsets, are the scores of the classes."""
-    vectors, offsets = [], []
-    for rows, scale, _ in text.parts().values():
-        slope, offset = scale.to(rows.device).unbind(1)
-        vectors.append((F.normalize(rows, dim=-1) * slope[:, None]).mean(0))
-        offsets.append(offset.mean())
-    return torch.stack(vectors).float().cpu(), torch.stack(offsets).float().cpu()
 
 
 def _fit(

@@ -4,14 +4,14 @@ import { softmaxInto } from "./features.js";
 
 const LAMBDA = 5 / 6; // weight of the similarity in the cleaned map
 
-/** cos(v[p], t) for every patch: (h * w) values. ``vector`` has length 1. */
-export function cosines(features, vector) {
+/** slope cos(v[p], t) + offset for every patch: (h * w) values. ``vector`` has length 1. */
+export function cosines(features, vector, [slope, offset] = [1, 0]) {
   const { unit, dim, h, w } = features;
   const out = new Float32Array(h * w);
   for (let p = 0, at = 0; p < out.length; p++) {
     let sum = 0;
     for (let d = 0; d < dim; d++, at++) sum += unit[at] * vector[d];
-    out[p] = sum;
+    out[p] = slope * sum + offset;
   }
   return out;
 }

@@ -60,7 +60,8 @@ def test_values_that_no_training_gives(value, reason):
 
 def test_dtypes_that_are_not_weights():
     for dtype in (torch.int64, torch.int8, torch.bool, torch.complex64):
-        assert "dtype" in bad_values(torch.ones(3, dtype=dtype))
+        expected = f"has the dtype {str(dtype)[6:]}, expected a floating-point dtype"
+        assert bad_values(torch.ones(3, dtype=dtype)) == expected
     assert bad_values(torch.empty(0, 3)) == "is empty"
 
 
@@ -157,6 +158,14 @@ def test_safetensors_reads_what_is_written(tmp_path, metadata):
     for length in range(9):  # tensors lie at multiples of 8 bytes, whatever the length of the metadata
         content = safetensors_bytes(tensors, {"x": "y" * length})
         assert int.from_bytes(content[:8], "little") % 8 == 0
+
+
+def test_a_damaged_file_says_what_the_library_says(tmp_path):
+    (tmp_path / "w.safetensors").write_bytes(b"\x10")
+    with pytest.raises(
+        CheckpointError, match=r"damaged or holds more than tensors \(.*[Hh]eader.*\); accepted: a \.safet"
+    ):
+        read_tensors(tmp_path / "w.safetensors")
 
 
 def test_of_many_bad_weights_three_are_named():

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from talk2dino.annotations.parts import connected_parts
-from talk2dino.annotations.peaks import split_at_peaks
+from talk2dino.annotations.peaks import split_by_attention, split_by_shape
 from talk2dino.annotations.types import AnnotatedObject
 from talk2dino.io.rle import compress, run_counts, runs_of_values
 
@@ -35,7 +36,10 @@ class ObjectOptions(BaseModel):
 
     instances: bool = Field(default=False, description="each connected part is an object; otherwise each class")
     smallest_area: int = Field(default=0, ge=0, description="connected parts with fewer pixels are left out")
-    split: bool = Field(default=False, description="split connected parts at peaks of the attention")
+    split: Literal["shape", "attention"] | None = Field(
+        default=None,
+        description="split touching objects where their shape is narrow, or between peaks of the attention",
+    )
 
 
 def find_objects(
@@ -47,7 +51,7 @@ def find_objects(
     Args:
         labels: (H, W) integers; value i stands for ``names[i]``.
         background: the value that is no object, or None.
-        evidence: with it, the score of an object is the mean margin of its pixels, and ``options.split`` splits parts.
+        evidence: with it, the score of an object is the mean margin of its pixels, and parts can be split at peaks of the attention.
 
     Returns:
         In the order of the names; connected parts of one class (4-connected) from the largest to the smallest.
@@ -57,8 +61,10 @@ def find_objects(
     parts = options.instances or options.smallest_area > 1
     if parts:
         values = connected_parts(labels)
-        if options.split and evidence is not None and evidence.attention is not None:
-            values = split_at_peaks(values, evidence.attention)
+        if options.split == "shape":
+            values = split_by_shape(values)
+        elif options.split == "attention" and evidence is not None and evidence.attention is not None:
+            values = split_by_attention(values, evidence.attention)
         owners = np.zeros(int(values.max()) + 1, dtype=np.int64)
         owners[values.reshape(-1)] = labels.reshape(-1)
     areas = np.bincount(values.reshape(-1), minlength=len(owners))

@@ -6,6 +6,7 @@ What is refused here is answered with a problem document as well.
 from __future__ import annotations
 
 import asyncio
+import logging
 from http import HTTPStatus
 from typing import Any
 
@@ -117,6 +118,12 @@ class BoundedProtocol(H11Protocol):
         self.transport.close()
 
 
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """A second Ctrl-C cancels everything, which needs no traceback; bytes that are not HTTP were answered."""
+    text = record.getMessage()
+    return "CancelledError" not in text and "Invalid HTTP request" not in text
+
+
 def protocol_class(options: ServeOptions) -> type[BoundedProtocol]:
     """The protocol of a service with these options."""
     return type("ServiceProtocol", (BoundedProtocol,), {"options": options})
@@ -124,6 +131,7 @@ def protocol_class(options: ServeOptions) -> type[BoundedProtocol]:
 
 def server_config(app: object, options: ServeOptions) -> uvicorn.Config:
     """How uvicorn runs the application."""
+    logging.getLogger("uvicorn.error").addFilter(_is_worth_a_line)
     return uvicorn.Config(
         app, log_config=None, log_level="warning", access_log=False, server_header=False, date_header=True,  # type: ignore[arg-type]
         proxy_headers=False, http=protocol_class(options), ws="none", lifespan="on",

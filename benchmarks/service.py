@@ -182,25 +182,27 @@ def service(model: str | Path, *options: str) -> Iterator[Running]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "talk2dino", "serve", "--model", str(model), "--port", str(port), *options]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    try:
-        for _ in range(600):
-            time.sleep(0.2)
-            if process.poll() is not None:
-                sys.exit(f"the service did not start: {process.stderr.read() if process.stderr else ''}")
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=5):
-                    break
-            except OSError:
-                continue
-        yield Running(process.pid, ("127.0.0.1", port))
-    finally:
-        process.send_signal(signal.SIGTERM)
+    with tempfile.TemporaryFile("w+") as log:  # one line per request: more than a pipe holds
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
         try:
-            process.communicate(timeout=40)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
+            for _ in range(600):
+                time.sleep(0.2)
+                if process.poll() is not None:
+                    log.seek(0)
+                    sys.exit(f"the service did not start: {log.read()}")
+                try:
+                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=5):
+                        break
+                except OSError:
+                    continue
+            yield Running(process.pid, ("127.0.0.1", port))
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(40)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def form(image: bytes, path: str = "/v1/segment", **fields: str) -> bytes:

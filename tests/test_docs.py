@@ -30,12 +30,14 @@ def flags_of_verbs() -> dict[str, set[str]]:
 
     from talk2dino.cli import build_app
 
-    found = {}
-    for name, command in get_command(build_app()).commands.items():
-        verbs = {f"{name} {inner}": own for inner, own in getattr(command, "commands", {}).items()} or {name: command}
-        for verb, own in verbs.items():
-            found[verb] = {flag for one in own.params for flag in (*one.opts, *one.secondary_opts)} | {"-h", "--help"}
-    return found
+    def collect(name: str, command) -> dict[str, set[str]]:
+        inner = getattr(command, "commands", {})
+        if inner:
+            return {verb: flags for one, own in inner.items() for verb, flags in collect(f"{name} {one}", own).items()}
+        return {name: {flag for one in command.params for flag in (*one.opts, *one.secondary_opts)} | {"-h", "--help"}}
+
+    app = get_command(build_app())
+    return {verb: flags for name, own in app.commands.items() for verb, flags in collect(name, own).items()}
 
 
 def code_of(text: str) -> list[str]:
@@ -66,7 +68,7 @@ def test_verbs_and_flags_exist(path):
             if words[0] not in flags_of_verbs() and len(words) == 1:
                 assert any(verb.startswith(words[0] + " ") for verb in flags_of_verbs()), line  # such as "store"
                 continue
-            verb = words[0] if words[0] in flags_of_verbs() else " ".join(words[:2])
+            verb = next((" ".join(words[:n]) for n in (1, 2, 3) if " ".join(words[:n]) in flags_of_verbs()), command)
             assert verb in flags_of_verbs(), line
             assert set(FLAG.findall(command)) <= flags_of_verbs()[verb], line
 

@@ -18,6 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -56,6 +57,7 @@ Kind = Literal[
 #: Kinds that are written per image; the others are labelling formats, written once for all images of the run.
 SUFFIX: dict[str, str] = {"overlay": ".overlay.png", "palette": ".labels.png", "json": ".json", "npz": ".npz"}
 JOURNAL = ".talk2dino.jsonl"
+ADAPTED = ".talk2dino.adapted.safetensors"
 
 #: Largest images, in pixels, whose windows share a batch in slide mode.
 SLIDE_TOGETHER = 4_000_000
@@ -75,6 +77,7 @@ class FolderOptions(BaseModel):
     negative_examples: tuple[ExampleFile, ...] = Field(default=(), description="regions whose likes become background")
     examples_per_class: int = Field(default=1, ge=1, le=64, description="most embeddings per class of the examples")
     vocabulary: tuple[Path, ...] = Field(default=(), description="files of talk2dino vocabulary")
+    adapt: bool = Field(default=False, description="look at all images first, and fit the words to them")
     out: Path = Path("out")
     save: tuple[Kind, ...] = ("overlay", "palette")
     model: str = "auto"
@@ -118,6 +121,8 @@ class FolderOptions(BaseModel):
         if wrong := [number for number in numbers if not -1 <= number <= 1]:
             raise InputError(f"a background threshold must be a number from -1 to 1; got {wrong[0]}")
         self.asked.check()
+        if self.adapt and str(STDIN) in self.images:
+            raise InputError("adapting looks at all images first, so it cannot read one from standard input")
         names = self.asked.names()
         if unknown := [name for name in self.thresholds if names is not None and name not in names]:
             raise InputError(f"thresholds name classes that are not among the prompts: {', '.join(unknown[:5])}")
@@ -154,6 +159,25 @@ class FolderOptions(BaseModel):
         return Asked(
             self.prompts, self.negative, self.examples, self.negative_examples, self.examples_per_class, self.vocabulary
         )
+
+    def load(self, device: str | None = None) -> Segmenter:
+        """The segmenter, on the device of the options or another one."""
+        from talk2dino.segmenter import Segmenter
+
+        return Segmenter.from_pretrained(
+            self.model, method=self.method, projection=self.projection, text=self.text, translate=self.translate,
+            device=device or self.device, dtype=self.dtype, engine=self.engine, **self.method_options,
+        )  # fmt: skip
+
+    def ask(self, segmenter: Segmenter) -> tuple[TextFeatures, dict[str, Any]]:
+        """The encoded classes and the keyword arguments of ``segment_batch``; wrong options are reported before the work."""
+        text = self.asked.encode(segmenter, mode=self.mode)
+        settings: dict[str, Any] = {
+            "background": self.asked_background(segmenter.method.threshold, text.names), "clean": self.clean,
+            "refine": self.refine, "mode": self.mode,
+        }  # fmt: skip
+        segmenter.segment_batch([], text, **settings)
+        return text, settings
 
     def asked_background(self, default: float | None, names: Sequence[str]) -> Background:
         """The ``background=`` argument of the segmenter; single thresholds imply a background.
@@ -248,17 +272,12 @@ class _Run:
         self, options: FolderOptions, paths: list[Path], videos: list[Path], segmenter: Segmenter | None,
         on_result: Callable[[ImageResult | VideoResult], None] | None, progress: ProgressCallback | None,
     ) -> None:  # fmt: skip
-        from talk2dino.segmenter import Segmenter
-
         self.options, self.on_result, self.progress = options, on_result, progress
         self.journal = Journal(options.out / JOURNAL, sync=False, damaged="skip")
         self.paths = _without_own_results(paths, options.out, self.journal.records)
         self.videos = videos
         self.names = result_names([*self.paths, *videos], self.journal.records)
-        self.segmenter = segmenter or Segmenter.from_pretrained(
-            options.model, method=options.method, projection=options.projection, text=options.text,
-            translate=options.translate, device=options.device, dtype=options.dtype, engine=options.engine, **options.method_options,
-        )  # fmt: skip
+        self.segmenter = segmenter or options.load()
         self.lock, self.stopping = threading.Lock(), threading.Event()
         self.ready: dict[Path, ImageResult] = {}  # finished, but an image before it is not
         self.shown = 0
@@ -266,12 +285,7 @@ class _Run:
 
     def __call__(self) -> FolderResult:
         options, segmenter = self.options, self.segmenter
-        self.text = options.asked.encode(segmenter, mode=options.mode)
-        self.settings: dict[str, Any] = {
-            "background": options.asked_background(segmenter.method.threshold, self.text.names), "clean": options.clean,
-            "refine": options.refine, "mode": options.mode,
-        }  # fmt: skip
-        segmenter.segment_batch([], self.text, **self.settings)  # reports wrong options before the work
+        self.text, self.settings = options.ask(segmenter)
         self.collection: Collection | None = None
         if options.formats:
             classes = self.text.names[: self.text.positive]
@@ -279,6 +293,8 @@ class _Run:
                 options.out, options.formats, options.objects, options.writing, classes=classes, paths=self.paths
             )
         self.key = _settings_key(options, segmenter, self.settings, self.text)
+        if options.adapt and self.paths:
+            self._adapt()
         self.finished = {record["result"]: record for record in self.journal.records if "result" in record}
         todo = [path for path in self.paths if options.overwrite or not self._is_done(path)]
         videos = [path for path in self.videos if options.overwrite or not self._is_done(path)]
@@ -301,6 +317,20 @@ class _Run:
         data_sets = self._write_data_sets()
         done = len(todo) + len(videos) - len(self.failed)
         return FolderResult(done, skipped, tuple(self.failed), options.out, data_sets, self._what())
+
+    def _adapt(self) -> None:
+        """Fit the words to the images; the key then stands for the images as well."""
+        from talk2dino.fitting import adapt_once
+
+        options = self.options
+        stamps = "".join(f"{os.path.abspath(path)} {self._stamp(path)}\n" for path in self.paths if path.is_file())
+        self.key = hashlib.sha256(f"adapted {stamps}".encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        log.info("fitting the words to %s", _count(len(self.paths)))
+        read = partial(read_image, allow_truncated=options.allow_truncated, max_pixels=options.max_pixels)
+        self.text = adapt_once(
+            self.text, self.paths, self.segmenter, options.out / ADAPTED, self.key, mode=options.mode,
+            refine=options.refine, batch_size=options.batch_size, read=read,
+        )  # fmt: skip
 
     def _is_done(self, path: Path) -> bool:
         name = self.names[path]

@@ -193,7 +193,7 @@ class TextFeatures:
         if clash := sorted(wanted.keys() & unwanted.keys()):
             raise InputError(f"{', '.join(clash)}: a name cannot be both a prompt and a negative prompt")
         names = (*wanted, *unwanted)
-        parts = [text._parts() for text in both]
+        parts = [text.parts() for text in both]
         joined = [_average([part[name] for part in parts if name in part]) for name in names]
         counts = tuple(len(rows) for rows, _, _ in joined)
         shared = [name for name in names if all(name in part for part in parts)]
@@ -209,7 +209,7 @@ class TextFeatures:
             understood=tuple(dict.fromkeys((*self.understood, *other.understood))),
         )  # fmt: skip
 
-    def _parts(self) -> dict[str, tuple[Tensor, Tensor, Tensor | None]]:
+    def parts(self) -> dict[str, tuple[Tensor, Tensor, Tensor | None]]:
         """The embeddings, calibration and CLIP embedding of each name."""
         import torch
 

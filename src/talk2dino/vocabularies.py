@@ -1,4 +1,4 @@
-"""What a run asks for, with a model: words, examples and vocabulary files, joined to one set of classes."""
+"""What a run asks for, with a model: words, examples and vocabulary files as one set of classes."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def test_detections_of_supervision_are_the_objects(micro, scene):
 def test_wrong_options_are_reported(micro, scene, tmp_path):
     seg = micro.segment(scene, NAMES)
     with pytest.raises(InputError, match="return_evidence=True"):
-        seg.objects(instances=True, split=True)
+        seg.objects(instances=True, split="attention")
     with pytest.raises(InputError, match="unknown option 'instance'; did you mean"):
         seg.objects(instance=True)
     with pytest.raises(InputError, match="iou"):

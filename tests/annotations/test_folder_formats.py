@@ -132,7 +132,7 @@ def test_own_label_images_are_not_segmented(micro, photos, tmp_path):
     ("values", "error", "message"),
     [
         ({"objects": ObjectOptions(instances=True), "save": ("overlay",)}, InputError, "save names none"),
-        ({"objects": ObjectOptions(split=True)}, InputError, "split divides the objects that instances makes"),
+        ({"objects": ObjectOptions(split="shape")}, InputError, "split divides the objects that instances makes"),
         ({"prompts": read_prompts(["a:b"]), "save": ("voc",)}, InputError, "must not contain ':'"),
         ({"save": ("geojson",), "images": ("flat",)}, DataError, "no image has a world file"),
         ({"method": "dino-clusters", "background": None}, InputError, "labelling formats need classes"),

@@ -8,7 +8,8 @@ from pycocotools import mask as coco_mask
 from scipy import ndimage
 
 from talk2dino.annotations.objects import Evidence, ObjectOptions, find_objects
-from talk2dino.annotations.peaks import split_at_peaks
+from talk2dino.annotations.parts import connected_parts
+from talk2dino.annotations.peaks import edge_distance, split_at_peaks
 from talk2dino.annotations.types import AnnotatedImage, AnnotatedObject
 from talk2dino.errors import DataError, InputError
 
@@ -80,7 +81,7 @@ def test_touching_objects_are_split_between_peaks():
         labels,
         ("none", "ball"),
         0,
-        ObjectOptions(instances=True, split=True),
+        ObjectOptions(instances=True, split="attention"),
         evidence=Evidence(np.zeros(labels.shape), attention),
     )
     assert len(found) == 2
@@ -94,12 +95,32 @@ def test_touching_objects_are_split_between_peaks():
                 labels,
                 ("none", "ball"),
                 0,
-                ObjectOptions(instances=True, split=True),
+                ObjectOptions(instances=True, split="attention"),
                 evidence=Evidence(np.zeros(labels.shape), flat),
             )
         )
         == 1
     )
+
+
+def test_touching_objects_are_split_where_they_are_narrow():
+    labels, _ = two_discs()
+    found = find_objects(labels, ("none", "ball"), 0, ObjectOptions(instances=True, split="shape"))
+    assert len(found) == 2
+    assert {int(np.flatnonzero(one.mask.any(0)).mean()) // 46 for one in found} == {0, 1}
+    assert sum(one.area for one in found) == labels.sum()
+    single = labels * (np.arange(96) < 46)
+    assert len(find_objects(single, ("none", "ball"), 0, ObjectOptions(instances=True, split="shape"))) == 1
+
+
+@pytest.mark.parametrize("size", [(17, 23), (1, 9), (31, 7)])
+def test_distances_to_the_edge_are_those_of_scipy(size):
+    rng = np.random.default_rng(3)
+    parts = connected_parts((ndimage.gaussian_filter(rng.random(size), 2) > 0.5).astype(int))
+    found = edge_distance(parts)
+    for part in np.unique(parts):
+        inside = parts == part
+        assert np.allclose(found[inside], ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1][inside])
 
 
 def test_a_shallow_saddle_splits_nothing():

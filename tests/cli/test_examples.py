@@ -10,6 +10,8 @@ from command import run_here, run_process
 from PIL import Image
 
 from talk2dino.io.masks import read_segmentation
+from talk2dino.io.palette import class_palette
+from talk2dino.types import Segmentation
 from talk2dino.world import CLASS_NAMES, render, sample_scene
 
 
@@ -121,3 +123,67 @@ def test_wrong_calls(capsys, folder, tmp_path, arguments, code, words):
         built = run_here(capsys, "vocabulary", "build", *arguments, "-m", "micro", "-o", tmp_path / "a.safetensors")
         assert built.returncode in (1, 2)
         assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_words_are_adapted_to_a_folder_once(capsys, folder, tmp_path):
+    call = ("segment", folder / "images", "-p", ",".join(CLASS_NAMES), "--adapt", "-m", "micro", "-o", tmp_path)
+    first = run_here(capsys, *call)
+    assert first.returncode == 0, first.stderr
+    assert "fitting the words to 3 images" in first.stderr
+    assert "the words were not adapted" in first.stderr  # three images show too little
+    kept = tmp_path / ".talk2dino.adapted.safetensors"
+    written = kept.stat().st_mtime_ns
+    assert "3 images finished already" in run_here(capsys, *call).stderr
+    assert kept.stat().st_mtime_ns == written
+    again = run_here(capsys, *call, "--refine")
+    assert "finished already" not in again.stderr
+    assert kept.stat().st_mtime_ns > written
+    done = run_here(capsys, "segment", "-", *call[2:])
+    assert done.returncode == 2
+    assert "standard input" in done.stderr
+
+
+def test_a_vocabulary_is_adapted_and_tuned_from_the_command_line(capsys, folder, tmp_path):
+    adapted, tuned = tmp_path / "adapted.safetensors", tmp_path / "tuned.safetensors"
+    words = ",".join(CLASS_NAMES)
+    done = run_here(capsys, "vocabulary", "adapt", folder / "images", "-p", words, "-m", "micro", "-o", adapted)
+    assert done.returncode == 0, done.stderr
+    assert "adapted to 3 images" in run_here(capsys, "vocabulary", "list", adapted).stdout
+
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for i in range(2):
+        scene = render(sample_scene(30_000_100 + i, aspect=1.3, things=3), 101)
+        Segmentation(scene.labels, tuple(CLASS_NAMES), class_palette(CLASS_NAMES)).save(masks / f"{i}.labels.png")
+    call = ("vocabulary", "tune", masks, "--images", folder / "images", "-m", "micro", "-o", tuned)
+    done = run_here(capsys, *call, "--vocabulary", adapted)
+    assert done.returncode == 0, done.stderr
+    assert "tuned with 2 masks" in run_here(capsys, "vocabulary", "list", tuned).stdout
+    assert "in none of the masks" in done.stderr
+    out = tmp_path / "out"
+    used = run_here(capsys, "segment", folder / "images", "--vocabulary", tuned, "-m", "micro", "-o", out)
+    assert used.returncode == 0, used.stderr
+    truth = render(sample_scene(30_000_101, aspect=1.3, things=3), 101).labels
+    assert (read_segmentation(out / "1.labels.png")["labels"] == truth).mean() > 0.92
+
+    exported = run_here(capsys, "segment", folder / "images", "-p", words, "-m", "micro", "-o", out, "--save", "coco")
+    assert exported.returncode == 0, exported.stderr
+    [coco] = out.glob("*.json")
+    assert run_here(capsys, *call[:2], coco, *call[3:], "-p", words).returncode == 0  # any labelling format
+
+
+def test_masks_that_do_not_fit(capsys, folder, tmp_path):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    call = ("vocabulary", "tune", masks, "--images", folder / "images", "-m", "micro", "-o", tmp_path / "t.safetensors")
+    names = ("sky", "ball")
+    for name, size, expected in (
+        ("other.labels.png", (101, 131), "has no masks of these 3 images"),
+        ("0.labels.png", (50, 60), "has 60 x 50 pixels, but the image has 131 x 101"),
+        ("0.labels.png", (101, 131), "none of the masks covers a patch"),
+    ):
+        Segmentation(np.zeros(size, np.uint8), names, class_palette(names)).save(masks / name)
+        done = run_here(capsys, *call, "-p", "grass")
+        assert done.returncode == 1
+        assert expected in done.stderr
+    assert not (tmp_path / "t.safetensors").exists()

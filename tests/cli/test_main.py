@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import signal
@@ -75,9 +76,23 @@ def test_every_verb_has_short_help(verb):
     assert shown(verb, "-h") == shown(verb, "--help")
 
 
-VERBS = [*(name for name in cli.VERBS if name not in ("annotations", "freeda", "store")), "freeda build"]
-VERBS += [f"store {name}" for name in ("check", "convert", "merge")]
-VERBS += [f"annotations {name}" for name in ("convert", "compare")]
+def commands(name: str, handler) -> list[str]:
+    """A verb, or all commands of a verb that is a group, such as "store check"."""
+    if not isinstance(handler, typer.Typer):
+        return [name]
+    own = [f"{name} {one.name or one.callback.__name__}" for one in handler.registered_commands]
+    return own + [
+        line for one in handler.registered_groups for line in commands(f"{name} {one.name}", one.typer_instance)
+    ]
+
+
+VERBS = [
+    line
+    for name in cli.VERBS
+    for line in commands(
+        name, getattr(importlib.import_module(f"talk2dino.cli.{name.replace('-', '_')}"), name.replace("-", "_"))
+    )
+]
 
 
 @pytest.mark.parametrize("verb", VERBS)

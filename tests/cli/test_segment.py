@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import pytest
 from command import run_here, run_process
 from PIL import Image
 
+from talk2dino.io.journal import Journal
 from talk2dino.world import render, sample_scene
 
 
@@ -47,8 +49,9 @@ def test_writes_everything_and_skips_what_is_finished(capsys, image, tmp_path):
     assert json.loads(changed.stdout)["info"]["refined"] is True
 
 
-def test_auto_falls_back_to_micro_with_a_warning(image, tmp_path):
-    done = run_process("segment", image, "-p", "sky", "-o", tmp_path, HF_HOME=str(tmp_path / "empty"))
+def test_auto_falls_back_to_micro_with_a_warning(capsys, image, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+    done = run_here(capsys, "segment", image, "-p", "sky", "-o", tmp_path)
     assert done.returncode == 0
     assert done.stderr.count("WARNING") == 1
     assert "drawings" in done.stderr
@@ -122,7 +125,7 @@ def test_wrong_usage_is_found_before_a_model_loads(capsys, image, monkeypatch):
         assert run_here(capsys, "segment", image, "-p", "sky", *arguments).returncode == 2
 
 
-def test_disk_full(image):
+def test_disk_full(capsys, image):
     """The file system is made small, since a folder cannot lie in /dev/full."""
     mount = Path(os.environ.get("TMPDIR", "/tmp")) / f"small-{os.getpid()}"
     mount.mkdir()
@@ -131,7 +134,7 @@ def test_disk_full(image):
         pytest.skip("a small file system can only be mounted as root")
     try:
         (mount / "filler").write_bytes(b"x" * 40_000)
-        done = run_process("segment", image, "-p", "sky", "-m", "micro", "-o", mount / "out")
+        done = run_here(capsys, "segment", image, "-p", "sky", "-m", "micro", "-o", mount / "out")
         assert done.returncode == 1
         assert "space" in done.stderr.lower() or "full" in done.stderr.lower()
         assert "Traceback" not in done.stderr
@@ -141,35 +144,62 @@ def test_disk_full(image):
         mount.rmdir()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_interrupted_folder_is_resumed(capsys, tmp_path, number):
-    folder, out = tmp_path / "many", tmp_path / "out"
+@pytest.fixture
+def many(tmp_path):
+    """150 images of 16 pixels: a run that can be interrupted in the middle."""
+    folder = tmp_path / "many"
     folder.mkdir()
     for i in range(150):
         Image.fromarray(render(sample_scene(i), 16, supersample=1).image).save(folder / f"{i}.png")
-    arguments = ["segment", folder, "-p", "sky,grass", "-m", "micro", "-o", out, "--batch-size", 1, "--save", "palette"]
+    return folder
+
+
+def one_by_one(folder, out):
+    return ["segment", folder, "-p", "sky,grass", "-m", "micro", "-o", out, "--batch-size", 1, "--save", "palette"]
+
+
+def test_an_interrupted_folder_is_resumed(capsys, many, tmp_path):
+    out = tmp_path / "out"
     # A shell's background jobs ignore SIGINT and hand that down; a person's terminal does not.
-    listen = lambda: signal.signal(number, signal.SIG_DFL)  # noqa: E731
-    if number == signal.SIGINT:
-        listen = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
+    listen = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
     process = subprocess.Popen(
-        [sys.executable, "-m", "talk2dino", *map(str, arguments)],
+        [sys.executable, "-m", "talk2dino", *map(str, one_by_one(many, out))],
         stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=listen,
     )  # fmt: skip
     deadline = time.monotonic() + 120
     while len(list(out.glob("*.labels.png"))) < 5 and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(number)
+    process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "the same command resumes it" in errors
     finished = {p.name: p.stat().st_mtime_ns for p in out.glob("*.labels.png")}
     assert 5 <= len(finished) < 150
     assert not list(out.glob(".*.tmp*"))
-    assert run_here(capsys, *arguments).returncode == 0
+    assert run_here(capsys, *one_by_one(many, out)).returncode == 0
     assert len(list(out.glob("*.labels.png"))) == 150
     untouched = sum((out / name).stat().st_mtime_ns == stamp for name, stamp in finished.items())
     assert untouched >= len(finished) - 1  # the last one may have been written, but not recorded yet
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_other_signals_interrupt_as_ctrl_c_does(capsys, many, tmp_path, monkeypatch, number):
+    before, add = signal.getsignal(number), Journal.add
+
+    def add_and_stop(journal, record):
+        add(journal, record)
+        assert callable(signal.getsignal(number))  # otherwise the signal would end this process
+        if len(journal.records) == 5:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Journal, "add", add_and_stop)
+    try:
+        done = run_here(capsys, *one_by_one(many, tmp_path / "out"))
+    finally:
+        signal.signal(number, before)
+    assert done.returncode == 130, done.stderr
+    assert "the same command resumes it" in done.stderr
+    assert 5 <= len(list((tmp_path / "out").glob("*.labels.png"))) < 150
 
 
 def test_other_methods_by_name(capsys, image, tmp_path):
@@ -186,10 +216,9 @@ def test_other_methods_by_name(capsys, image, tmp_path):
     assert set(json.loads(clusters.stdout)["shares"]) <= {"segment 1", "segment 2", "segment 3"}
 
 
-def test_an_image_from_standard_input(image, tmp_path):
-    arguments = ("segment", "-", "-p", "sky", "-m", "micro", "-o", str(tmp_path), "--json")
-    call = [sys.executable, "-m", "talk2dino", *arguments]
-    done = subprocess.run(call, input=image.read_bytes(), capture_output=True, timeout=120)
+def test_an_image_from_standard_input(capsys, image, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(image.read_bytes())))
+    done = run_here(capsys, "segment", "-", "-p", "sky", "-m", "micro", "-o", tmp_path, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["size"] == [120, 120]
     assert (tmp_path / "stdin.labels.png").is_file()

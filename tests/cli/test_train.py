@@ -130,7 +130,21 @@ def test_a_refusal_is_one_sentence(store, tmp_path):
         ("train STORE -o OUT --shared-dim 8", 2, "needs side 'both'"),
         ("train STORE -o OUT --device gpu", 2, "unknown device 'gpu'; accepted: auto"),
         ("train STORE -o OUT --side vision --write-pth", 2, "got side 'vision' with tanh: leave out --write-pth"),
-        ("train STORE -o OUT --published --epochs 3", 2, "the published training has epochs 100; got 3. Leave out"),
+        (
+            "train STORE -o OUT --published --epochs 3",
+            2,
+            "--epochs 3 contradicts --published, which trains with epochs 100",
+        ),
+        (
+            "train STORE -o OUT --published --no-published-scale",
+            2,
+            "--no-published-scale contradicts --published, which ",
+        ),
+        (
+            "train STORE -o OUT --published --max-steps 7",
+            2,
+            "--max-steps 7 contradicts --published, which trains with no max",
+        ),
         ("train STORE -o OUT --config SCENES/0.png", 2, "cannot read the configuration"),
         ("extract SCENES/none -o OUT", 1, "SCENES/none"),
         ("extract SCENES -o OUT -m micrro", 1, "did you mean micro"),
@@ -152,6 +166,17 @@ def test_refusals(scenes, store, tmp_path, arguments, code, message):
     found, output = call(*arguments.split())
     assert (found, message in output) == (code, True), output
     assert not (tmp_path / "out").exists()
+
+
+def test_a_configuration_that_contradicts_published_is_named(store, tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text("seed: 7\nmask_same_image: true\n")
+    code, output = call("train", store, "-o", tmp_path / "out", "--config", config, "--published", "--seed", 8)
+    assert code == 2
+    assert (
+        f"'mask_same_image: true' in {config} contradicts --published, which trains with mask same image off" in output
+    )
+    assert "--seed 8 contradicts --published, which trains with seed 123" in output
 
 
 def test_wrong_usage_is_found_before_the_model_is_loaded(scenes, tmp_path, monkeypatch):

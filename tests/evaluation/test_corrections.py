@@ -65,19 +65,24 @@ def test_images_are_sorted_by_disagreement(two):
     assert report.images[1].most == "sky -> grass"
 
 
-def test_images_are_matched_without_their_endings_and_the_rest_is_reported(two):
-    ours, theirs = data_set(two[0], source="ours.json"), data_set(two[1], ("a", "c", "d/b.png"), source="theirs")
-    theirs = Annotations(CLASSES, (theirs.images[0], annotated("c.jpg", two[1][2]), theirs.images[2]), "theirs")
+def test_images_are_matched_without_endings_and_folders_and_the_rest_is_reported(two):
+    ours = data_set(two[0], ("a.png", "x/b.png", "y/c.png"), source="ours.json")
+    theirs = data_set(two[1], ("a", "photos/b.jpg", "z/d.png"), source="theirs")
     report = compare_annotations(ours, theirs)
-    assert {image.name for image in report.images} == {"a.png", "c.png"}
+    assert {image.name for image in report.images} == {"a.png", "x/b.png"}
     assert report.notes == (
-        "images that are only in ours.json, not compared: 1 (first: b.png)",
-        "images that are only in theirs, not compared: 1 (first: d/b.png)",
+        "images that are only in ours.json, not compared: 1 (first: y/c.png)",
+        "images that are only in theirs, not compared: 1 (first: z/d.png)",
     )
+    # the last part of the name does not count where two images share it
+    twice = data_set(two[0], ("x/a.png", "y/a.png", "c.png"))
+    assert {image.name for image in compare_annotations(twice, data_set(two[1], ("a.png", "b", "c"))).images} == {
+        "c.png"
+    }
     with pytest.raises(DataError, match="no image in common"):
         compare_annotations(ours, data_set(two[1], ("x", "y", "z")))
     with pytest.raises(DataError, match=r"a\.png is \(7, 11\) in ours\.json, but \(13, 5\)"):
-        compare_annotations(ours, data_set(two[1][1:] + two[1][:1]))
+        compare_annotations(ours, data_set(two[1][1:] + two[1][:1], ("a.png", "b.png", "c.png")))
 
 
 def test_the_sheet_shows_the_worst_and_marks_the_changed_pixels(two, tmp_path):

@@ -15,7 +15,7 @@ from miniature import make_miniature
 
 from talk2dino.errors import DataError, InputError, OutputError, Talk2DinoError
 from talk2dino.evaluation.datasets import get_benchmark, open_benchmark
-from talk2dino.evaluation.journal import ShardJournal, read_config, read_run
+from talk2dino.evaluation.journal import ShardJournal, open_shard, read_config, read_run
 from talk2dino.evaluation.options import EvaluationOptions
 from talk2dino.evaluation.protocol import run_benchmark
 from talk2dino.evaluation.report import report_run
@@ -210,7 +210,7 @@ def test_full_disk(tmp_path, ade, monkeypatch):
     assert journals[0] == journals[1]
 
 
-def test_kill_9_in_the_middle_and_resume_equal_one_run(micro, tmp_path):
+def test_a_second_process_is_refused_and_after_kill_9_resuming_equals_one_run(micro, tmp_path):
     command = [
         sys.executable, "-m", "talk2dino", "evaluate", "--benchmark", "world", "--model", "micro", "--limit", "16",
         "--device", "cpu", "--batch-size", "2", "--out", str(tmp_path / "killed"),
@@ -221,6 +221,14 @@ def test_kill_9_in_the_middle_and_resume_equal_one_run(micro, tmp_path):
         while not path.exists() or path.read_bytes().count(b"\n") < 3:
             assert process.poll() is None
             time.sleep(0.01)
+        os.kill(process.pid, signal.SIGSTOP)  # in the middle of its work
+        before = path.read_bytes()
+        second = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert second.returncode == 1
+        assert f"another run is writing to {tmp_path}/killed (process {process.pid} on" in " ".join(
+            second.stderr.split()
+        )
+        assert path.read_bytes() == before
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
@@ -232,6 +240,27 @@ def test_kill_9_in_the_middle_and_resume_equal_one_run(micro, tmp_path):
     journals = [(tmp_path / name / "images-1-of-1.jsonl").read_bytes() for name in ("whole", "killed")]
     assert journals[0] == journals[1]
     assert read_run([tmp_path / "killed"]).missing is None
+
+
+def test_shards_are_written_side_by_side_and_each_once(tmp_path, ade):
+    config = ade("out", shard=(1, 2))[0].config
+    with open_shard(tmp_path / "out", config, (1, 2)):
+        with pytest.raises(OutputError, match="another run is writing to"):
+            ade("out", shard=(1, 2))
+        ade("out", shard=(2, 2))
+    assert read_run([tmp_path / "out"]).missing is None
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_a_run_that_has_not_finished_its_first_image_is_not_replaced(tmp_path, ade):
+    """Otherwise it would write its records beside a configuration of other settings."""
+    config = ade()[0].config
+    with open_shard(tmp_path / "out", config, (1, 2)):
+        with pytest.raises(OutputError, match="another run is writing to"):
+            ade("out", shard=(2, 2), refine=True)
+        assert read_config(tmp_path / "out" / "config.json") == config
+    ade("out", shard=(2, 2), refine=True)
+    assert read_config(tmp_path / "out" / "config.json")["refine"] is True
 
 
 # --- runs of 0.1.0 ---------------------------------------------------------------------------------------------------

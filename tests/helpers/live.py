@@ -18,13 +18,18 @@ Address = tuple[str, int]
 
 
 @contextmanager
-def live_service(app: Any, options: Any) -> Iterator[Address]:
-    """Run the application with the settings of ``talk2dino serve``; yields its address."""
-    from talk2dino.server.lifecycle import listen, server_config
+def live_service(app: Any, options: Any, *also: socket.socket) -> Iterator[Address]:
+    """Run the application with the settings of ``talk2dino serve``; yields its address.
+
+    Args:
+        also: other sockets that it listens on.
+    """
+    from talk2dino.server.lifecycle import listen
+    from talk2dino.server.protocol import server_config
 
     listener = listen("127.0.0.1", 0)
     server = uvicorn.Server(server_config(app, options))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener, *also]}, daemon=True)
     thread.start()
     try:
         while not server.started:
@@ -33,7 +38,8 @@ def live_service(app: Any, options: Any) -> Iterator[Address]:
     finally:
         server.should_exit = True
         thread.join(20)
-        listener.close()
+        for one in (listener, *also):
+            one.close()
         assert not thread.is_alive(), "the service did not stop"
 
 

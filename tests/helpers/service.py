@@ -4,37 +4,22 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import uvicorn
+from live import live_service
 
 from talk2dino.server.app import create_app
-from talk2dino.server.lifecycle import listen
 from talk2dino.server.options import ServeOptions
-from talk2dino.server.protocol import server_config
 
 
 @contextmanager
 def running(segmenter, worker=None, **options) -> Iterator[tuple[str, int]]:
-    """(host, port) of a service that uvicorn runs in a thread of this process."""
+    """(host, port) of a service in a thread of this process."""
     given = ServeOptions(**{"model": "micro", "port": 0, "batch_milliseconds": 1, **options})
-    app, listener = create_app(given, segmenter, worker=worker), listen(given.host, given.port)
-    server = uvicorn.Server(server_config(app, given))
-    sockets = [listener] if worker is None else [listener, worker.listen()]
-    thread = threading.Thread(target=server.run, kwargs={"sockets": sockets}, daemon=True)
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.01)
-        yield listener.getsockname()[:2]
-    finally:
-        server.should_exit = True
-        thread.join(30)
-        for one in sockets:
-            one.close()
+    own = [] if worker is None else [worker.listen()]
+    with live_service(create_app(given, segmenter, worker=worker), given, *own) as address:
+        yield address
 
 
 def form_request(image: bytes, path: str = "/v1/segment", **fields: str) -> bytes:

@@ -96,9 +96,28 @@ class PageUnderTest:
     def settle(self) -> None:
         """Wait until all words have vectors and the picture and the shares are up to date."""
         self.wait("talk2dino.store.words.every((word) => word.vector || word.error)")
-        self.wait("!talk2dino.engine.coarse")
         self.page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        self.wait("!talk2dino.engine.coarse && !talk2dino.engine.waiting")
         self.page.evaluate("talk2dino.engine.count()")
+
+    def mark(self, start: tuple[int, int], end: tuple[int, int], name: str) -> None:
+        """Drag from one pixel of a 480 x 360 image to another, or click where both are the same, and name what is there."""
+        self.page.click("#mark")
+        box = self.page.locator("#canvas").bounding_box()
+
+        def place(x: int, y: int) -> tuple[float, float]:
+            return box["x"] + (x + 0.5) / 480 * box["width"], box["y"] + (y + 0.5) / 360 * box["height"]
+
+        self.page.mouse.move(*place(*start))
+        self.page.mouse.down()
+        if start != end:
+            self.page.mouse.move(*place(*end), steps=5)
+            assert self.page.is_visible("#box")
+        self.page.mouse.up()
+        self.page.wait_for_selector("#example-dialog", state="visible")
+        self.page.keyboard.type(name)
+        self.page.keyboard.press("Enter")
+        self.settle()
 
     def wait(self, expression: str, seconds: float = 20) -> None:
         """Wait until an expression is true in the page; Playwright's own way needs eval, which the page forbids."""

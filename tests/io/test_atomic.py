@@ -127,3 +127,17 @@ def test_a_librarys_words_for_a_full_disk():
         "cannot write x.bin: the disk is full; free some space or choose another folder"
     )
     assert str(writing_failed(Path("x.bin"), RuntimeError("odd\nthing"))) == "cannot write x.bin: odd thing"
+
+
+def test_recent_leftovers_stay_where_others_may_write(tmp_path):
+    import os
+    import time
+
+    old, new = tmp_path / ".a.png.0123abcd.tmp.png", tmp_path / ".b.png.0123abcd.tmp.png"
+    for path in (old, new):
+        path.write_bytes(b"")
+    os.utime(old, (time.time() - 7200, time.time() - 7200))
+    remove_leftovers(tmp_path, older=3600)
+    assert [path.name for path in tmp_path.iterdir()] == [new.name]
+    remove_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == []

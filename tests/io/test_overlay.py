@@ -195,6 +195,24 @@ def test_rows_are_sorted_and_the_absent_listed():
     assert legend.absent == ("c30",)
     ignored = make_legend(np.array([[0, 0, 1, 255]]), ["a", "b"], np.zeros((2, 3)))
     assert [row.share for row in ignored.rows] == [0.5, 0.25]
+    ignored = make_legend(np.array([[-1, 0, 0, 1], [255, -1, 0, 1]]), ["a", "b"], np.zeros((2, 3)))
+    assert [(row.name, row.share) for row in ignored.rows] == [("a", 3 / 8), ("b", 2 / 8)]
+
+
+def test_the_colours_of_a_large_image_come_from_a_sample():
+    """A class of one pixel, which the sample misses, has the mean of the image in its place."""
+    labels = np.zeros((701, 907), int)
+    labels[:, 503:], labels[1, 1] = 1, 2
+    image = np.full((701, 907, 3), (40, 60, 80), np.uint8)
+    image[:, 503:] = (200, 100, 20)
+    palette = np.array([RED, BLUE, RED], np.uint8)
+    seg = Segmentation(labels, ("a", "b", "c"), palette)
+    found = {row.name: row.colour for row in overlay_legend(image, seg, opacity=0.25).rows}
+    by_hand = [0.75 * image[0, x] + 0.25 * palette[i] for i, x in enumerate((0, 600))]
+    assert found["a"] == tuple(np.rint(by_hand[0]).astype(int))
+    assert found["b"] == tuple(np.rint(by_hand[1]).astype(int))
+    by_hand = 0.75 * image.reshape(-1, 3).mean(0) + 0.25 * palette[2]
+    assert np.abs(np.array(found["c"]) - by_hand).max() < 2
 
 
 def test_a_long_legend_says_how_many_more(monkeypatch):

@@ -48,7 +48,7 @@ def planned(source: Path, tmp_path: Path, micro: Segmenter):
         )
         place = Place(tmp_path / name)
         return place, make_plan(
-            place, job="segment", source=str(source), settings=segment_settings(options), weights=weights(micro),
+            place, job="segment", source=str(source), settings=segment_settings(options), weights=weights(micro), classes=NAMES,
             shard_size=shard_size,
         )  # fmt: skip
 

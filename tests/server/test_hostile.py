@@ -469,18 +469,13 @@ def test_endless_chunks_are_cut_off(address):
         "POST", "/v1/segment", transfer_encoding="chunked", content_type=f"multipart/form-data; boundary={BOUNDARY}"
     )
     block = b"10000\r\n" + b"a" * 65536 + b"\r\n"
-    sent = 0
-    with socket.create_connection(address, timeout=10) as connection:
+    start = time.monotonic()
+    with socket.create_connection(address, timeout=10) as connection, contextlib.suppress(OSError):
         connection.sendall(head)
-        try:
-            while sent < 400_000_000:
-                connection.sendall(block)
-                sent += 65536
-        except OSError:
-            pass
-        answer = read_answer(connection)
-    assert sent < 400_000_000, "the service read everything"
-    assert answer is None or answer.status in (400, 413)
+        while time.monotonic() - start < 15:
+            connection.sendall(block)
+            time.sleep(0.01)
+    assert time.monotonic() - start < 10
 
 
 def test_a_large_upload_is_refused_before_it_is_read(address):

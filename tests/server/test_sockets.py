@@ -71,7 +71,7 @@ def test_requests_at_the_same_time_share_forward_passes(segmenter, beach, wanted
 
 def test_a_slow_upload_holds_nobody_up_and_has_a_time_limit(segmenter, beach):
     request = form_request(beach, prompts="grass, sand")
-    with running(segmenter, upload_seconds=1.5) as address, socket.create_connection(address) as slow:
+    with running(segmenter, upload_seconds=1.5, queue=1) as address, socket.create_connection(address) as slow:
         slow.sendall(request[:5000])
         for _ in range(3):
             assert ask(address, request)[0] == 200

@@ -51,7 +51,7 @@ def visit(browser: Any, service: str) -> Iterator[Callable[..., PageUnderTest]]:
         context.close()
     for page in pages:
         assert not page.problems
-        assert all(request.split()[1].startswith((page.address, "blob:")) for request in page.requests)
+        assert all(request.split()[1].startswith((page.address, "blob:", "about:")) for request in page.requests)
 
 
 @pytest.fixture

@@ -12,26 +12,6 @@ from webpage import PICTURES
 from talk2dino.io.rle import decode_rle
 
 
-def mark(web, start: tuple[int, int], end: tuple[int, int], name: str) -> None:
-    """Drag from one pixel of the 480 x 360 image to another, and give what is there a name."""
-    web.page.click("#mark")
-    box = web.page.locator("#canvas").bounding_box()
-
-    def place(x: int, y: int) -> tuple[float, float]:
-        return box["x"] + (x + 0.5) / 480 * box["width"], box["y"] + (y + 0.5) / 360 * box["height"]
-
-    web.page.mouse.move(*place(*start))
-    web.page.mouse.down()
-    if start != end:
-        web.page.mouse.move(*place(*end), steps=5)
-        assert web.page.is_visible("#box")
-    web.page.mouse.up()
-    web.page.wait_for_selector("#example-dialog", state="visible")
-    web.page.keyboard.type(name)
-    web.page.keyboard.press("Enter")
-    web.settle()
-
-
 def vector(web, name: str) -> np.ndarray:
     text = web.page.evaluate(
         "(name) => btoa(String.fromCharCode(...new Uint8Array(talk2dino.store.words.find((word) => word.name === name).vector.buffer)))",
@@ -45,7 +25,7 @@ def test_a_region_becomes_a_word(web, segmenter, start, end):
     """A box, a click, and a box within one patch give the vector of Segmenter.encode_examples."""
     web.example("harbour")
     web.type_words("water, grass")
-    mark(web, start, end, "my ball")
+    web.mark(start, end, "my ball")
     [region] = [
         one["region"]
         for one in web.page.evaluate("talk2dino.store.words.at(-1).examples.map(({ region }) => ({ region }))")
@@ -66,9 +46,9 @@ def test_examples_go_to_the_server(web, segmenter):
     """Refined on the server, they give what Python gives."""
     web.example("harbour")
     web.type_words("water, grass, ball")
-    mark(web, (20, 20), (90, 80), "ball")  # the word and the example are averaged
-    mark(web, (200, 140), (280, 170), "cap")
-    mark(web, (300, 40), (340, 60), "cap")
+    web.mark((20, 20), (90, 80), "ball")  # the word and the example are averaged
+    web.mark((200, 140), (280, 170), "cap")
+    web.mark((300, 40), (340, 60), "cap")
     web.page.check("#refine")
     web.page.wait_for_selector("#status:has-text('Refined on the server')")
     asked = web.request()
@@ -90,7 +70,7 @@ def test_examples_go_to_the_server(web, segmenter):
 def test_example_from_another_image(web, service):
     """An example stays a word on the next image; the server is sent the image that it comes from."""
     web.example("harbour")
-    mark(web, (20, 20), (90, 80), "ball")
+    web.mark((20, 20), (90, 80), "ball")
     first = web.page.evaluate("talk2dino.store.image.id")
     web.page.set_input_files("#file", PICTURES / "dunes.png")
     web.wait("talk2dino.store.image.name === 'dunes.png'")

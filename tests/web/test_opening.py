@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 
 import httpx
 import numpy as np
@@ -135,3 +136,36 @@ def test_token_is_asked_for_once(visit):
         web.page.reload()
         web.page.wait_for_selector("html[data-ready=yes]")  # kept for this tab
         assert web.page.is_hidden("#token-dialog")
+
+
+def test_full_service_is_asked_again(web):
+    """503 with Retry-After: the page waits and asks again, and only then says what is wrong."""
+    web.example("beach")
+    full = {"title": "Full", "status": 503, "detail": "64 requests are being answered"}
+    answers = iter([full])
+
+    def answer(route):
+        problem = next(answers, None)
+        if problem is None:
+            return route.fallback()
+        return route.fulfill(
+            status=503, headers={"Retry-After": "1"}, content_type="application/problem+json", json=problem
+        )
+
+    web.page.route("**/v1/text", answer)
+    web.type_words("grass")
+    assert web.share("grass") == "100 %"
+    answers = iter([full] * 9)
+    web.type_words("sand")
+    assert web.page.text_content("[data-name=sand] .detail") == "64 requests are being answered"
+
+
+def test_image_is_forgotten_with_the_page(web):
+    web.example("beach")
+    id = web.page.evaluate("talk2dino.store.image.id")
+    assert httpx.get(f"{web.address}/v1/images/{id}/picture").status_code == 200
+    web.page.goto("about:blank")
+    end = time.monotonic() + 10
+    while httpx.get(f"{web.address}/v1/images/{id}/picture").status_code != 404:
+        assert time.monotonic() < end
+        time.sleep(0.1)

@@ -95,6 +95,26 @@ def test_copied_command_line_runs(harbour, tmp_path, monkeypatch, capsys):
     assert np.mean(Segmentation.load("out/harbour.labels.png").labels == harbour.labels()) >= 0.999
 
 
+def test_copied_calls_with_examples(harbour, tmp_path, monkeypatch, capsys):
+    """A word by example is in both calls, and stands in the same place of the same labels."""
+    from command import run_here
+
+    harbour.mark((20, 20), (90, 80), "my ball")
+    harbour.page.click("#code")
+    code, command = harbour.page.text_content("#code-python"), harbour.page.text_content("#code-shell")
+    harbour.page.click("#code-dialog button.primary")
+    names = ["background", *harbour.page.evaluate("talk2dino.store.active.map(({ name }) => name)")]
+    shown = np.array(names)[harbour.labels()]
+    shutil.copy(PICTURES / "harbour.png", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "copied", "exec"), {})
+    assert run_here(capsys, *shlex.split(command)[1:]).returncode == 0
+    for path in ("harbour.labels.png", "out/harbour.labels.png"):
+        read = Segmentation.load(path)
+        assert "my ball" in read.names
+        assert np.mean(np.array(read.names)[read.labels] == shown) >= 0.999
+
+
 def test_copy_puts_the_text_on_the_clipboard(visit):
     web = visit(permissions=["clipboard-read", "clipboard-write"]).open()
     web.example("beach")

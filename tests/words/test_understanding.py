@@ -44,7 +44,7 @@ def english():
     [
         ("sky", {"LATIN"}), ("天空", {"CJK"}), ("Ｔ恤", {"LATIN", "CJK"}), ("ｶﾒﾗ", {"KATAKANA"}), ("人々", {"CJK"}),
         ("ラーメン", {"KATAKANA"}), ("авто", {"CYRILLIC"}), ("차", {"HANGUL"}), ("5 µm filter", {"LATIN"}), ("🚗 42", set()),
-        ("λόγος", {"GREEK"}), ("árbol", {"LATIN"}),
+        ("λόγος", {"GREEK"}), ("árbol", {"LATIN"}), ("ˈarbol", {"LATIN"}),
     ],
 )  # fmt: skip
 def test_scripts(text, scripts):

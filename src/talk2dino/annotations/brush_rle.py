@@ -25,12 +25,29 @@ _HEADER = 32 + 5 + 4 * len(_SIZES)
 
 def encode_brush(mask: np.ndarray) -> list[int]:
     """(H, W) bool mask -> the bytes of Label Studio's ``value.rle``, as integers 0..255."""
-    flat = np.asarray(mask, dtype=bool).ravel()
-    starts = (
-        np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1]) if flat.size else np.zeros(0, dtype=np.int64)
-    )
-    lengths, values = _split(_CHANNELS * np.diff(starts, append=flat.size), flat[starts])
-    header = _bits([_CHANNELS * flat.size], 32), _bits([_VALUE_BITS - 1], 5), *(_bits([size - 1], 4) for size in _SIZES)
+    mask = np.asarray(mask, dtype=bool)
+    return encode_brush_crop(mask, (0, 0), (mask.shape[0], mask.shape[1]))
+
+
+def encode_brush_crop(crop: np.ndarray, corner: tuple[int, int], size: tuple[int, int]) -> list[int]:
+    """:func:`encode_brush` of a mask that is empty outside a box.
+
+    Args:
+        crop: (h, w) bool, the mask within the box. corner: (x, y) of the box. size: (height, width) of the image.
+    """
+    (height, width), (left, top) = size, corner
+    framed = np.zeros((crop.shape[0], crop.shape[1] + 2), dtype=np.int8)
+    framed[:, 1:-1] = crop
+    rows, columns = np.nonzero(np.diff(framed, axis=1))  # where a row enters or leaves the mask
+    edges = (rows + top) * width + columns + left
+    if width == crop.shape[1]:  # a run goes on in the next row
+        goes_on = np.flatnonzero(edges[1:-1:2] == edges[2::2])
+        edges = np.delete(edges, np.concatenate([2 * goes_on + 1, 2 * goes_on + 2]))
+    bounds = np.concatenate([[0], edges, [height * width]])
+    lengths, inside = np.diff(bounds), np.arange(len(bounds) - 1) % 2 == 1
+    lengths, values = _split(_CHANNELS * lengths[lengths > 0], inside[lengths > 0])
+    total = _CHANNELS * height * width
+    header = _bits([total], 32), _bits([_VALUE_BITS - 1], 5), *(_bits([size - 1], 4) for size in _SIZES)
     bits = np.concatenate([*(part.ravel() for part in header), _run_bits(lengths, values)])
     return np.packbits(bits).tolist()
 

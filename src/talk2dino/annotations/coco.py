@@ -6,7 +6,7 @@ Source: cocodataset.org/#format-data; panopticapi (id = R + 256 G + 65536 B, 0 i
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,15 @@ from talk2dino.annotations.checks import (
     rle_object,
     score_of,
 )
-from talk2dino.annotations.outlines import bridge_holes, object_polygons
+from talk2dino.annotations.outlines import bridge_holes, image_polygons
 from talk2dino.annotations.png import read_ids
 from talk2dino.annotations.streams import JsonStream, dumps
-from talk2dino.annotations.types import UNLABELLED, AnnotatedImage, AnnotatedObject, Annotations, Polygon
+from talk2dino.annotations.types import AnnotatedImage, AnnotatedObject, Annotations, Polygon
 from talk2dino.annotations.writing import DataSet, WriteOptions
 from talk2dino.errors import DataError
 from talk2dino.io.atomic import save_png
 from talk2dino.io.palette import class_palette
+from talk2dino.io.rle import run_box, runs_of_values
 
 
 def _categories(data: DataSet) -> list[dict[str, Any]]:
@@ -61,8 +62,10 @@ def write(path: Path, data: DataSet, images: Iterable[AnnotatedImage], options: 
             height, width = image.size
             entry = {"id": place, "file_name": image.name, "height": height, "width": width}
             listed.write((",\n" if place > 1 else "\n") + dumps(entry))
-            for one in image.objects:
-                document.add({"id": document.count + 1, "image_id": place, **_annotation(one, ids, image, options)})
+            outlines = image_polygons(image, options.outline) if options.polygons else [None] * len(image.objects)
+            for one, polygons in zip(image.objects, outlines, strict=True):
+                annotation = _annotation(one, polygons, ids[one.name])
+                document.add({"id": document.count + 1, "image_id": place, **annotation})
         document.write('\n],\n"images": [')
         listed.seek(0)
         while block := listed.read(2**20):
@@ -71,17 +74,13 @@ def write(path: Path, data: DataSet, images: Iterable[AnnotatedImage], options: 
     return ()
 
 
-def _annotation(
-    one: AnnotatedObject, ids: Mapping[str, int], image: AnnotatedImage, options: WriteOptions
-) -> dict[str, Any]:
-    if options.polygons:
-        polygons = object_polygons(one, options.outline)
-        segmentation: Any = [np.round(bridge_holes(polygon), 4).reshape(-1).tolist() for polygon in polygons]
-    else:
-        segmentation = {"size": list(image.size), "counts": one.compressed}
+def _annotation(one: AnnotatedObject, polygons: Sequence[Polygon] | None, category: int) -> dict[str, Any]:
+    segmentation: Any = {"size": list(one.size), "counts": one.compressed}
+    if polygons is not None:
+        segmentation = [np.round(bridge_holes(polygon), 4).reshape(-1).tolist() for polygon in polygons]
     score = {} if one.score is None else {"score": round(one.score, 6)}
     return {
-        "category_id": ids[one.name], "segmentation": segmentation, "area": one.area,
+        "category_id": category, "segmentation": segmentation, "area": one.area,
         "bbox": [float(side) for side in one.box], "iscrowd": 0, **score,
     }  # fmt: skip
 
@@ -192,14 +191,14 @@ def _segments(image: AnnotatedImage, ids: Mapping[str, int], notes: Notes) -> tu
     """The entries of an image, and (H, W) ids from 1; what lies below other objects is lost."""
     if image.overlap():
         notes.add("images with overlapping objects, whose pixels went to the later object", image.name)
-    painted = image.paint(range(1, len(image.objects) + 1))
+    painted = np.maximum(image.paint(range(1, len(image.objects) + 1)), 0)
     segments = []
-    for place, one in enumerate(image.objects, start=1):
-        visible = AnnotatedObject.of_mask(one.name, painted == place)
-        if visible.area:
-            entry = {"id": place, "category_id": ids[one.name], "area": visible.area}
-            segments.append({**entry, "bbox": list(visible.box), "iscrowd": 0})
-    return segments, np.where(painted == UNLABELLED, 0, painted)
+    for place, (starts, lengths) in runs_of_values(painted, range(1, len(image.objects) + 1)).items():
+        if len(starts):
+            box = [int(side) for side in run_box(starts, lengths, painted.shape[0])]
+            entry = {"id": place, "category_id": ids[image.objects[place - 1].name], "area": int(lengths.sum())}
+            segments.append({**entry, "bbox": box, "iscrowd": 0})
+    return segments, painted
 
 
 def read_panoptic(path: Path, images: Path | None = None) -> Annotations:

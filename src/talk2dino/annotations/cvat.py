@@ -6,7 +6,7 @@ Source: docs.cvat.ai, "XML annotation format", version 1.1.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element
 from xml.sax.saxutils import escape, quoteattr
@@ -24,8 +24,8 @@ from talk2dino.annotations.checks import (
     ring_of,
     score_of,
 )
-from talk2dino.annotations.outlines import bridge_holes, object_polygons
-from talk2dino.annotations.types import AnnotatedImage, AnnotatedObject, Annotations
+from talk2dino.annotations.outlines import bridge_holes, image_polygons
+from talk2dino.annotations.types import AnnotatedImage, AnnotatedObject, Annotations, Polygon
 from talk2dino.annotations.writing import DataSet, WriteOptions
 from talk2dino.errors import DataError
 from talk2dino.io.atomic import atomic_path
@@ -50,21 +50,21 @@ def write(path: Path, data: DataSet, images: Iterable[AnnotatedImage], options: 
         for place, image in enumerate(images):
             height, width = image.size
             file.write(f'  <image id="{place}" name={quoteattr(image.name)} width="{width}" height="{height}">\n')
-            for group, one in enumerate(image.objects, start=1):
-                file.writelines(f"    {shape}\n" for shape in _shapes(one, group, options))
+            outlines = image_polygons(image, options.outline) if options.polygons else [None] * len(image.objects)
+            for group, (one, polygons) in enumerate(zip(image.objects, outlines, strict=True), start=1):
+                file.writelines(f"    {shape}\n" for shape in _shapes(one, polygons, group))
             file.write("  </image>\n")
         file.write("</annotations>\n")
     return ()
 
 
-def _shapes(one: AnnotatedObject, group: int, options: WriteOptions) -> Iterable[str]:
+def _shapes(one: AnnotatedObject, polygons: Sequence[Polygon] | None, group: int) -> Iterable[str]:
     shared = f'label={quoteattr(one.name)} source="auto" occluded="0"'
-    if not options.polygons:
+    if polygons is None:
         x, y, width, height = one.box
         counts = ", ".join(map(str, row_counts(one.crop)))
         yield f'<mask {shared} rle="{counts}" left="{x}" top="{y}" width="{width}" height="{height}" z_order="{group}"></mask>'
         return
-    polygons = object_polygons(one, options.outline)
     together = f' group_id="{group}"' if len(polygons) > 1 else ""
     for polygon in polygons:
         points = ";".join(f"{_plain(x)},{_plain(y)}" for x, y in bridge_holes(polygon).tolist())

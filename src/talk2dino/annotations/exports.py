@@ -23,12 +23,12 @@ def segmentation_objects(seg: Segmentation, options: ObjectOptions) -> tuple[Ann
     """The objects of a segmentation; with evidence they have scores, and can be split.
 
     Raises:
-        InputError: ``split`` without the attention, which ``return_evidence=True`` keeps.
+        InputError: splitting by attention without it, which ``return_evidence=True`` keeps.
     """
-    if options.split and (seg.evidence is None or seg.evidence.attention is None):
+    if options.split == "attention" and (seg.evidence is None or seg.evidence.attention is None):
         raise InputError(
-            "objects can only be split with the attention of the image: segment with return_evidence=True, and with a method "
-            "and model that have attention maps"
+            "objects can only be split by attention if it is kept: segment with return_evidence=True, and with a method and "
+            "model that have attention maps"
         )
     return find_objects(seg.labels, seg.names, seg.background, options, evidence=seg.evidence)
 

@@ -22,7 +22,7 @@ from talk2dino.annotations.checks import (
     ring_of,
     score_of,
 )
-from talk2dino.annotations.outlines import object_polygons, signed_area
+from talk2dino.annotations.outlines import image_polygons, signed_area
 from talk2dino.annotations.streams import dumps
 from talk2dino.annotations.types import AnnotatedImage, AnnotatedObject, Annotations, Polygon, Ring
 from talk2dino.annotations.writing import DataSet, WriteOptions
@@ -59,11 +59,8 @@ def _collection(
     image: AnnotatedImage, world: tuple[float, ...], data: DataSet, options: WriteOptions
 ) -> dict[str, Any]:
     features = []
-    for one in image.objects:
-        polygons = [
-            [_to_world(ring, world, k == 0) for k, ring in enumerate(polygon)]
-            for polygon in object_polygons(one, options.outline)
-        ]
+    for one, parts in zip(image.objects, image_polygons(image, options.outline), strict=True):
+        polygons = [[_to_world(ring, world, k == 0) for k, ring in enumerate(polygon)] for polygon in parts]
         score = {} if one.score is None else {"score": round(one.score, 6)}
         shape = {"type": "Polygon", "coordinates": polygons[0]} if len(polygons) == 1 else \
                 {"type": "MultiPolygon", "coordinates": polygons}  # fmt: skip

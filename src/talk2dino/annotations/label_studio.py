@@ -15,7 +15,7 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from talk2dino.annotations.brush_rle import decode_brush, encode_brush
+from talk2dino.annotations.brush_rle import decode_brush, encode_brush_crop
 from talk2dino.annotations.checks import (
     Notes,
     box_polygon,
@@ -27,7 +27,7 @@ from talk2dino.annotations.checks import (
     ring_of,
     score_of,
 )
-from talk2dino.annotations.outlines import EXACT, OutlineOptions, bridge_holes, object_polygons
+from talk2dino.annotations.outlines import EXACT, OutlineOptions, bridge_holes, image_polygons
 from talk2dino.annotations.streams import JsonStream
 from talk2dino.annotations.types import AnnotatedImage, AnnotatedObject, Annotations
 from talk2dino.annotations.writing import DataSet, WriteOptions
@@ -65,13 +65,18 @@ def regions(
     shared = {"from_name": from_name, "to_name": to_name, "original_width": width, "original_height": height,
               "image_rotation": 0, "origin": "prediction"}  # fmt: skip
     found: list[dict[str, Any]] = []
-    for place, one in enumerate(image.objects, start=1):
+    outlines = image_polygons(image, outline) if polygons else [()] * len(image.objects)
+    for place, (one, parts) in enumerate(zip(image.objects, outlines, strict=True), start=1):
         score = {} if one.score is None else {"score": round(one.score, 6)}
         if not polygons:
-            value: dict[str, Any] = {"format": "rle", "rle": encode_brush(one.mask), "brushlabels": [one.name]}
+            value: dict[str, Any] = {
+                "format": "rle",
+                "rle": encode_brush_crop(one.crop, one.box[:2], image.size),
+                "brushlabels": [one.name],
+            }
             found.append({"id": f"r{place}", "type": "brushlabels", "value": value, **shared, **score})
             continue
-        for part, polygon in enumerate(object_polygons(one, outline), start=1):
+        for part, polygon in enumerate(parts, start=1):
             points = bridge_holes(polygon) * (100 / width, 100 / height)
             value = {"points": np.round(points, 10).tolist(), "closed": True, "polygonlabels": [one.name]}
             found.append({"id": f"r{place}-{part}", "type": "polygonlabels", "value": value, **shared, **score})

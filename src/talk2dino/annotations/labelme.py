@@ -24,7 +24,7 @@ from talk2dino.annotations.checks import (
     ring_of,
     score_of,
 )
-from talk2dino.annotations.outlines import OutlineOptions, bridge_holes, object_polygons
+from talk2dino.annotations.outlines import OutlineOptions, bridge_holes, image_polygons
 from talk2dino.annotations.streams import dumps
 from talk2dino.annotations.types import AnnotatedImage, AnnotatedObject, Annotations, Polygon
 from talk2dino.annotations.writing import DataSet, WriteOptions
@@ -38,8 +38,7 @@ CLASS_LIST = "classes.txt"
 def shapes(image: AnnotatedImage, outline: OutlineOptions) -> list[dict[str, Any]]:
     """The ``shapes`` of an image: one polygon per connected part."""
     found = []
-    for group, one in enumerate(image.objects, start=1):
-        polygons = object_polygons(one, outline)
+    for group, (one, polygons) in enumerate(zip(image.objects, image_polygons(image, outline), strict=True), start=1):
         for polygon in polygons:
             found.append({
                 "label": one.name, "points": np.round(bridge_holes(polygon), 4).tolist(),

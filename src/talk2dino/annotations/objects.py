@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from talk2dino.annotations.parts import connected_parts
-from talk2dino.annotations.peaks import split_at_peaks
+from talk2dino.annotations.peaks import split_by_attention, split_by_shape
 from talk2dino.annotations.types import AnnotatedObject
-from talk2dino.io.rle import column_runs, compress, run_counts
+from talk2dino.io.rle import compress, run_counts, runs_of_values
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +36,10 @@ class ObjectOptions(BaseModel):
 
     instances: bool = Field(default=False, description="each connected part is an object; otherwise each class")
     smallest_area: int = Field(default=0, ge=0, description="connected parts with fewer pixels are left out")
-    split: bool = Field(default=False, description="split connected parts at peaks of the attention")
+    split: Literal["shape", "attention"] | None = Field(
+        default=None,
+        description="split touching objects where their shape is narrow, or between peaks of the attention",
+    )
 
 
 def find_objects(
@@ -47,7 +51,7 @@ def find_objects(
     Args:
         labels: (H, W) integers; value i stands for ``names[i]``.
         background: the value that is no object, or None.
-        evidence: with it, the score of an object is the mean margin of its pixels, and ``options.split`` splits parts.
+        evidence: with it, the score of an object is the mean margin of its pixels, and parts can be split at peaks of the attention.
 
     Returns:
         In the order of the names; connected parts of one class (4-connected) from the largest to the smallest.
@@ -57,8 +61,10 @@ def find_objects(
     parts = options.instances or options.smallest_area > 1
     if parts:
         values = connected_parts(labels)
-        if options.split and evidence is not None and evidence.attention is not None:
-            values = split_at_peaks(values, evidence.attention)
+        if options.split == "shape":
+            values = split_by_shape(values)
+        elif options.split == "attention" and evidence is not None and evidence.attention is not None:
+            values = split_by_attention(values, evidence.attention)
         owners = np.zeros(int(values.max()) + 1, dtype=np.int64)
         owners[values.reshape(-1)] = labels.reshape(-1)
     areas = np.bincount(values.reshape(-1), minlength=len(owners))
@@ -73,25 +79,11 @@ def find_objects(
     wanted &= areas > 0
     sums = None if evidence is None else np.bincount(values.reshape(-1), evidence.margin.reshape(-1), len(owners))
     order = sorted(np.flatnonzero(wanted).tolist(), key=lambda value: (owners[value], -areas[value], value))
-    counts = _counts(values, order)
-    height, width = labels.shape
+    runs, size = runs_of_values(values, order), (labels.shape[0], labels.shape[1])
     return tuple(
         AnnotatedObject(
-            names[owners[value]], (height, width), counts[value], score=None if sums is None else float(sums[value] / areas[value])
+            names[owners[value]], size, compress(run_counts(*runs[value], values.size)),
+            score=None if sums is None else float(sums[value] / areas[value]),
         )
         for value in order
     )  # fmt: skip
-
-
-def _counts(values: np.ndarray, wanted: Sequence[int]) -> dict[int, str]:
-    """COCO's compressed run lengths of some of the values of an (H, W) integer array, in one pass."""
-    starts, lengths, found = column_runs(values)
-    order = np.argsort(found, kind="stable")
-    bounds = (
-        np.searchsorted(found[order], [*wanted], side="left"),
-        np.searchsorted(found[order], [*wanted], side="right"),
-    )
-    return {
-        value: compress(run_counts(starts[runs], lengths[runs], values.size))
-        for value, runs in zip(wanted, (order[a:b] for a, b in zip(*bounds, strict=True)), strict=True)
-    }

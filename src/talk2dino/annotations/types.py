@@ -90,7 +90,10 @@ class AnnotatedObject:
     def crop(self) -> np.ndarray:
         """(height, width) bool: the mask within its box."""
         x, y, width, height = self.box
-        return self.mask[y : y + height, x : x + width]
+        rows = self.size[0]
+        ends = np.clip(np.cumsum(self.counts), x * rows, (x + width) * rows)
+        columns = np.repeat(np.arange(len(ends)) % 2 == 1, np.diff(ends, prepend=x * rows))  # only those of the box
+        return columns.reshape(width, rows).T[y : y + height]
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from talk2dino.annotations.checks import Notes, box_polygon, class_list, polygon_object, ring_of
-from talk2dino.annotations.outlines import bridge_holes, object_polygons
+from talk2dino.annotations.outlines import bridge_holes, image_polygons
 from talk2dino.annotations.sizes import size_of, with_ending
 from talk2dino.annotations.types import AnnotatedImage, AnnotatedObject, Annotations
 from talk2dino.annotations.writing import DataSet, WriteOptions
@@ -36,8 +36,8 @@ def write(path: Path, data: DataSet, images: Iterable[AnnotatedImage], options: 
     for image in images:
         height, width = image.size
         lines = []
-        for one in image.objects:
-            for polygon in object_polygons(one, options.outline):
+        for one, polygons in zip(image.objects, image_polygons(image, options.outline), strict=True):
+            for polygon in polygons:
                 shares = bridge_holes(polygon) / (width, height)
                 corners = " ".join(f"{value:.8g}" for value in np.clip(shares, 0, 1).reshape(-1))
                 lines.append(f"{ids[one.name]} {corners}\n")

@@ -36,7 +36,8 @@ VERBS: dict[str, Verb] = {
     "glossary": Verb("Look up what Chinese words are understood as."),
     "models": Verb("List the named models and whether they are on this machine."),
     "annotations": Verb("Convert labelling formats, and compare with corrected ones."),
-    "vocabulary": Verb("Make files of classes from words and examples."),
+    "vocabulary": Verb("Make files of classes from words, examples and images."),
+    "find": Verb("List the images of a folder that answer to words.", ()),
     "compare": Verb("Show the methods side by side, on an image or a benchmark.", ()),
     "evaluate": Verb("Measure mIoU on a benchmark, with the published protocol.", ("--out", "-o")),
     "freeda": Verb("Build the prototypes of the method freeda.", ()),
@@ -46,6 +47,7 @@ VERBS: dict[str, Verb] = {
     "store": Verb("Check, convert and merge stores of features."),
     "export": Verb("Write the vision model as ONNX."),
     "serve": Verb("Open a web page and an HTTP service."),
+    "scale": Verb("Segment and extract with many machines: plan, work, merge.", ()),
     "bench": Verb("Measure how fast this machine is."),
 }
 

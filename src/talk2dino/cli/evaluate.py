@@ -28,6 +28,7 @@ _REFINE = "Refine the masks with PAMR. [default: no-refine]"
 _PROMPTS = "world: names, synonyms, other-synonyms, template, upper, chinese, chinese-synonyms. [default: names]"
 _HELD_OUT = "world: one object per scene, or all, in colours that training never showed."
 _OPTION = "Option of the method; repeatable."
+_RAY = "Run on a Ray cluster: auto, local (start one here), or the address of a head node. Needs --out."
 _BATCH_SIZE = "Images that are segmented together, 1 to 256. [default: 8]"
 _MATCHING = (
     "For segments without classes (dino-clusters): match them to the truth once over the whole run, or in each image (an "
@@ -65,6 +66,7 @@ def evaluate(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps. [default: auto]")] = None,
     dtype: Annotated[str | None, typer.Option(help=_DTYPE)] = None,
     batch_size: Annotated[int | None, typer.Option(help=_BATCH_SIZE)] = None,
+    ray: Annotated[str | None, typer.Option("--ray", metavar="ADDRESS", help=_RAY)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON on stdout.")] = False,
 ) -> None:
     """Measure mIoU on benchmarks with the published protocol.
@@ -99,7 +101,12 @@ def evaluate(
             values["shard"] = parse_shard(shard)
         options = build_options(EvaluationOptions, values)
     with ProgressBar(f"{', '.join(options.benchmark)}, {options.method}") as progress:
-        result = run(options, progress=progress)
+        if ray is not None:
+            from talk2dino.scale.ray.evaluation import evaluate_on_ray
+
+            result = evaluate_on_ray(options, address=ray, progress=progress)
+        else:
+            result = run(options, progress=progress)
     _show(result, as_json)
 
 

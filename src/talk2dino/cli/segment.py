@@ -37,7 +37,7 @@ _SAVE = (
 )
 _INSTANCES = "Labelling formats: each connected part is an object. [default: one object per class]"
 _SMALLEST = "Labelling formats: leave out connected parts with fewer pixels."
-_SPLIT = "Labelling formats: split touching objects at peaks of the attention; with --instances."
+_SPLIT = "Labelling formats, with --instances: split touching objects where they are narrow (shape) or by attention."
 _POLYGONS = "Labelling formats: polygons where the format also has masks (coco, cvat, label-studio)."
 _TOLERANCE = "Labelling formats: simplify polygons; the outline moves by at most this many pixels. [default: exact]"
 _POLYGON_IOU = "Labelling formats: simplify polygons as far as each object keeps this IoU, such as 0.98."
@@ -77,6 +77,9 @@ def segment(
     ] = None,
     examples_per_class: Annotated[int, typer.Option(min=1, max=64, help=_PER_CLASS)] = 1,
     vocabulary: Annotated[list[Path] | None, typer.Option(metavar="FILE", help=_VOCABULARY)] = None,
+    adapt: Annotated[
+        bool, typer.Option("--adapt", help="Look at all images first, and fit the words to them.")
+    ] = False,
     model: Annotated[str, typer.Option("--model", "-m", help=_MODEL)] = "auto",
     projection: Annotated[Path | None, typer.Option(help=_PROJECTION)] = None,
     text: Annotated[Path | None, typer.Option(help=_TEXT)] = None,
@@ -117,7 +120,7 @@ def segment(
     fps: Annotated[float, typer.Option(help="Frames per second of a folder with --as-video.")] = 25.0,
     instances: Annotated[bool, typer.Option("--instances", help=_INSTANCES)] = False,
     smallest_area: Annotated[int, typer.Option(min=0, metavar="PIXELS", help=_SMALLEST)] = 0,
-    split: Annotated[bool, typer.Option("--split", help=_SPLIT)] = False,
+    split: Annotated[str | None, typer.Option(metavar="shape|attention", help=_SPLIT)] = None,
     polygons: Annotated[bool, typer.Option("--polygons", help=_POLYGONS)] = False,
     tolerance: Annotated[float | None, typer.Option(min=0, metavar="PIXELS", help=_TOLERANCE)] = None,
     polygon_iou: Annotated[float | None, typer.Option(min=0, max=1, metavar="IOU", help=_POLYGON_IOU)] = None,
@@ -148,13 +151,13 @@ def segment(
         )
     values: dict[str, Any] = {
         "images": images, "model": model, "projection": projection, "text": text,
-        "translate": translate, "background": _threshold(background),
-        "thresholds": _thresholds(threshold or []), "clean": clean, "refine": refine, "mode": mode, "out": out,
+        "translate": translate, "background": read_threshold(background),
+        "thresholds": read_thresholds(threshold or []), "clean": clean, "refine": refine, "mode": mode, "out": out,
         "save": [kind.strip() for kind in save.split(",") if kind.strip()], "device": device, "dtype": dtype,
         "engine": engine, "batch_size": batch_size, "workers": workers, "method": method,
         "method_options": method_options(option, prototypes=prototypes), "recursive": recursive,
         "allow_truncated": allow_truncated, "overwrite": overwrite,
-        "examples_per_class": examples_per_class, "vocabulary": tuple(vocabulary or ()),
+        "examples_per_class": examples_per_class, "vocabulary": tuple(vocabulary or ()), "adapt": adapt,
         "overlay": {"opacity": opacity, "legend": legend, "contours": contours, "max_size": overlay_size},
     }  # fmt: skip
     video = {
@@ -209,7 +212,7 @@ def _run(options: FolderOptions, as_json: bool) -> int:
     return outcome.exit_code
 
 
-def _threshold(text: str | None) -> float | bool | None:
+def read_threshold(text: str | None) -> float | bool | None:
     if text is None or text == "default":
         return None if text is None else True
     try:
@@ -222,7 +225,7 @@ def _threshold(text: str | None) -> float | bool | None:
         ) from None
 
 
-def _thresholds(given: list[str]) -> dict[str, float]:
+def read_thresholds(given: list[str]) -> dict[str, float]:
     found = {}
     for item in given:
         name, _, value = item.rpartition("=")

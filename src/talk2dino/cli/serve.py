@@ -15,6 +15,8 @@ _LABEL_STUDIO = "Label Studio whose images may be fetched, as its ML backend; th
 def serve(
     model: Annotated[str, typer.Option("--model", "-m", help="auto, a name from 'talk2dino models', a folder, or a hub id.")] = "auto",
     projection: Annotated[Path | None, typer.Option(help="Your own psi, as in 'talk2dino segment'.")] = None,
+    text: Annotated[Path | None, typer.Option(help="Text tower, as in 'talk2dino segment'.")] = None,
+    translate: Annotated[str | None, typer.Option(help="Translation, as in 'talk2dino segment'.")] = None,
     method: Annotated[str, typer.Option(help="Default method; requests can name others.")] = "talk2dino",
     prototypes: Annotated[Path | None, typer.Option(help="freeda: folder written by 'talk2dino freeda build'.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
@@ -55,7 +57,8 @@ def serve(
     from talk2dino.server.options import ServeOptions
 
     values: dict[str, Any] = {
-        "model": model, "projection": projection, "method": method, "prototypes": prototypes, "device": device,
+        "model": model, "projection": projection, "text": text, "translate": translate, "method": method,
+        "prototypes": prototypes, "device": device,
         "dtype": dtype, "engine": engine, "host": host, "port": port, "token": read_token(token, token_file),
         "allow_anonymous": allow_anonymous, "cors": cors or [], "workers": workers, "log_prompts": log_prompts,
         "label_studio": label_studio,
@@ -75,6 +78,7 @@ def serve(
 def run(options: Any, open_browser: bool) -> None:
     """Listen until the service is stopped."""
     from talk2dino.cli.console import message, show_messages
+    from talk2dino.server.lifecycle import leave_if_loading
     from talk2dino.server.lifecycle import serve as listen_and_serve
 
     def say(address: str) -> None:
@@ -82,6 +86,7 @@ def run(options: Any, open_browser: bool) -> None:
 
     listen_and_serve(options, on_listening=say, open_browser=open_browser, prepare_worker=show_messages)
     message("talk2dino: stopped")
+    leave_if_loading()
 
 
 def need_server() -> None:

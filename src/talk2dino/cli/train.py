@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
+
+if TYPE_CHECKING:
+    from talk2dino.training.options import TrainOptions
 
 _VAL = "Store to validate on; repeatable. [default: none]"
 _PUBLISHED = (
@@ -77,10 +80,11 @@ def train(
     from talk2dino.cli.progress import ProgressBar
     from talk2dino.cli.usage import usage
     from talk2dino.device import check_device_name
+    from talk2dino.errors import InputError
     from talk2dino.io.console import print_json
     from talk2dino.io.settings import build_options, read_yaml
     from talk2dino.training.fit import train as run
-    from talk2dino.training.options import TrainOptions
+    from talk2dino.training.options import BESIDE_THE_PAPER, TrainOptions
     from talk2dino.training.processes import is_first_process
     from talk2dino.training.run_report import check_published_layout
 
@@ -88,8 +92,10 @@ def train(
         settings = read_yaml(config) if config else {}
     with usage():
         fields = TrainOptions.model_fields
-        settings |= {name: value for name, value in context.params.items() if name in fields and value is not None}
-        options = TrainOptions.published(**settings) if published else build_options(TrainOptions, settings)
+        flags = {name: value for name, value in context.params.items() if name in fields and value is not None}
+        options = build_options(TrainOptions, (BESIDE_THE_PAPER if published else {}) | settings | flags)
+        if published and (wanted := options.against_published()):
+            raise InputError(_contradiction(options, wanted, flags, config))
     with usage("--write-pth"):
         if write_pth:
             check_published_layout(options)
@@ -114,3 +120,27 @@ def train(
         loss = result.metrics.get("loss")
         typer.echo(f"{out}: {result.steps:,} steps{'' if loss is None else f', loss {loss:.6g}'}")
         typer.echo(f'use it with: talk2dino segment IMAGES --projection {out} --model {result.model} --prompts "..."')
+
+
+def _contradiction(options: TrainOptions, wanted: dict[str, Any], flags: dict[str, Any], config: Path | None) -> str:
+    """What contradicts --published, by the flag that was given or the line of the configuration."""
+
+    def written(name: str, value: object) -> str:
+        if name not in flags:
+            return f"'{name}: {str(value).lower() if isinstance(value, bool) else value}' in {config}"
+        flag = name.replace("_", "-")
+        return f"--{'' if value else 'no-'}{flag}" if isinstance(value, bool) else f"--{flag} {value}"
+
+    sentences = [
+        f"{written(name, getattr(options, name))} contradicts --published, which trains with {_plain(name, value)}"
+        for name, value in wanted.items()
+    ]
+    return f"{'; '.join(sentences)}: leave out one of the two"
+
+
+def _plain(name: str, value: object) -> str:
+    """A setting as the help words it: "epochs 100", "no width", "mask same image off"."""
+    words = name.replace("_", " ")
+    if isinstance(value, bool):
+        return f"{words} {'on' if value else 'off'}"
+    return f"no {words}" if value is None else f"{words} {value}"

@@ -17,6 +17,7 @@ vocabulary = typer.Typer(
 )
 
 _EXAMPLE = "NAME=IMAGE:MASK.png, NAME=IMAGE:X0,Y0,X1,Y1 (a box) or NAME=IMAGE:X,Y (a point), in pixels; repeatable."
+_MASKS = "A folder of saved segmentations (NAME.labels.png, NAME.npz), or a labelling format that 'annotations' reads."
 Prompts = Annotated[
     str | None, typer.Option("--prompts", "-p", help='Classes in words: "sky, car=red car|automobile".')
 ]
@@ -165,3 +166,81 @@ def merge(
     write(
         merge_vocabularies([read_vocabulary(path)[0] for path in files]), out, f"merged from {len(files)} vocabularies"
     )
+
+
+@vocabulary.command()
+def adapt(
+    images: Annotated[
+        list[str], typer.Argument(help="Images, folders or quoted globs; no labels.", show_default=False)
+    ],
+    out: Out,
+    prompts: Prompts = None,
+    prompt_file: PromptFile = None,
+    negative: Negative = None,
+    vocabulary: Vocabulary = None,
+    refine: Annotated[
+        bool, typer.Option("--refine", help="For masks that will be refined (segment --refine).")
+    ] = False,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Also search subfolders.")] = False,
+    model: Model = "auto",
+    projection: Projection = None,
+    method: Method = "talk2dino",
+    option: MethodOption = None,
+    mode: Mode = "whole",
+    device: Device = "auto",
+) -> None:
+    """Fit words to images without labels. Each word gets the vector that its confident patches ask for.
+
+    Some hundred images are enough. Words that the images do not show keep their vectors.
+
+    Example: talk2dino vocabulary adapt photos/ --prompts "sky, grass, car" --model vitb --out photos.safetensors
+    """
+    from talk2dino.cli.progress import ProgressBar
+    from talk2dino.fitting import adapt_to_images
+    from talk2dino.io.find import find_images
+
+    check_out(out)
+    asked = read_asked(prompts, prompt_file, negative, None, None, 1, vocabulary)
+    paths = find_images(images, recursive)
+    segmenter = load_segmenter(model, projection, method, option, device)
+    with ProgressBar("adapting") as progress:
+        text = asked.encode(segmenter, mode=mode)
+        text = adapt_to_images(text, paths, segmenter, mode=mode, refine=refine, progress=progress)
+    write(text, out, f"{asked.describe()}, adapted to {len(paths)} images")
+
+
+@vocabulary.command()
+def tune(
+    masks: Annotated[Path, typer.Argument(help=_MASKS, show_default=False)],
+    images: Annotated[list[str], typer.Option("--images", help="The images, folders or globs; repeatable.")],
+    out: Out,
+    prompts: Prompts = None,
+    prompt_file: PromptFile = None,
+    negative: Negative = None,
+    vocabulary: Vocabulary = None,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Also search subfolders.")] = False,
+    model: Model = "auto",
+    projection: Projection = None,
+    method: Method = "talk2dino",
+    option: MethodOption = None,
+    mode: Mode = "whole",
+    device: Device = "auto",
+) -> None:
+    """Fit words to corrected masks, so that the next images come out better. Seconds on a CPU.
+
+    Example: talk2dino vocabulary tune corrected.json --images photos/ -p "sky, grass, car" -m vitb -o tuned.safetensors
+    """
+    from talk2dino.cli.progress import ProgressBar
+    from talk2dino.fitting import read_masks, tune_with_masks
+    from talk2dino.io.find import find_images
+
+    check_out(out)
+    asked = read_asked(prompts, prompt_file, negative, None, None, 1, vocabulary)
+    paths = find_images(images, recursive)
+    segmenter = load_segmenter(model, projection, method, option, device)
+    with ProgressBar("tuning") as progress:
+        text = asked.encode(segmenter, mode=mode)
+        found = read_masks(masks, paths, text.names)
+        text, penalty = tune_with_masks(text, found, segmenter, mode=mode, progress=progress)
+    count = "1 mask" if len(found) == 1 else f"{len(found)} masks"
+    write(text, out, f"{asked.describe()}, tuned with {count} (penalty {penalty:g})")

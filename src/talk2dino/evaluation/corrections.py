@@ -7,7 +7,8 @@ class count as one more class, "(none)". An image's disagreement is the share of
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -116,7 +117,7 @@ def compare_annotations(
 ) -> CorrectionReport:
     """Compare image by image.
 
-    Images are matched by name, or by the name without ending where one of the formats does not keep it.
+    Images are matched by name; see :func:`match_images`.
 
     Raises:
         DataError: no image in common, or an image of two sizes.
@@ -163,19 +164,36 @@ def _changes(matrix: ConfusionMatrix) -> tuple[Change, ...]:
     )
 
 
+#: What images are matched by, from the strictest: the name, without ending, without folders and ending.
+_KEYS: tuple[Callable[[str], tuple[str, ...]], ...] = (
+    lambda name: ("name", name),
+    lambda name: ("stem", str(PurePosixPath(name).with_suffix(""))),
+    lambda name: ("last", PurePosixPath(name).stem),
+)
+
+
+def _unique(annotations: Annotations, find: Callable[[str], tuple[str, ...]]) -> dict[tuple[str, ...], AnnotatedImage]:
+    """The images by a key, without keys that several images share."""
+    shared = Counter(find(image.name) for image in annotations.images)
+    return {find(image.name): image for image in annotations.images if shared[find(image.name)] == 1}
+
+
 def match_images(
     ours: Annotations, corrected: Annotations
 ) -> tuple[list[tuple[AnnotatedImage, AnnotatedImage]], tuple[str, ...]]:
     """Pairs of images of one name, and notes about those that only one side has.
 
+    Names may differ in their ending and, if the rest is unique, in their folders, which some formats do not keep.
+
     Raises:
         DataError: there is no pair.
     """
-    theirs = {image.name: image for image in corrected.images}
-    by_stem = {str(PurePosixPath(image.name).with_suffix("")): image for image in corrected.images}
+    theirs = {key: image for find in _KEYS for key, image in _unique(corrected, find).items()}
+    ours_by = [_unique(ours, find) for find in _KEYS]
     pairs, missing = [], []
     for image in ours.images:
-        other = theirs.get(image.name) or by_stem.get(str(PurePosixPath(image.name).with_suffix("")))
+        keys = [find(image.name) for find, own in zip(_KEYS, ours_by, strict=True) if find(image.name) in own]
+        other = next((theirs[key] for key in keys if key in theirs), None)
         if other is None:
             missing.append(image.name)
         else:
@@ -187,7 +205,7 @@ def match_images(
         )
         raise DataError(f"the two have no image in common: {some[0]} ... on one side, {some[1]} ... on the other")
     matched = {other.name for _, other in pairs}
-    added = [name for name in theirs if name not in matched]
+    added = [image.name for image in corrected.images if image.name not in matched]
     notes = [
         f"images that are only in {source}, not compared: {len(names):,} (first: {names[0]})"
         for names, source in ((missing, ours.source or "ours"), (added, corrected.source or "the corrected"))

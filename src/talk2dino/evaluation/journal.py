@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from talk2dino.evaluation.datasets import get_benchmark
 from talk2dino.evaluation.metrics import ConfusionMatrix
 from talk2dino.io.atomic import write_atomically
 from talk2dino.io.journal import Journal, Record, read_journal
+from talk2dino.io.lock import folder_lock
 from talk2dino.io.settings import check_same_settings, differences, read_json
 
 #: Settings that may differ between two parts of a run. Files count by their content (fingerprints), not by their path.
@@ -67,8 +68,28 @@ def add_up(names: Sequence[str], records: Iterable[ImageRecord]) -> ConfusionMat
     return matrix
 
 
+@contextlib.contextmanager
+def open_shard(
+    folder: Path, config: dict[str, Any], shard: tuple[int, int] = (1, 1), names: Iterable[str] | None = None
+) -> Iterator[ShardJournal]:
+    """The journal of one shard, which no other process can write meanwhile; other shards can be written side by side.
+
+    Raises:
+        OutputError: another run is evaluating this shard, or an unfinished run with other settings.
+        DataError, InputError: as :class:`ShardJournal`.
+    """
+    with folder_lock(folder, _lock_name(shard)):
+        with folder_lock(folder, wait=60):  # shards that start at once write the same config.json
+            journal = ShardJournal(folder, config, shard, names)
+        yield journal
+
+
+def _lock_name(shard: tuple[int, int]) -> str:
+    return f".images-{shard[0]}-of-{shard[1]}.lock"
+
+
 class ShardJournal:
-    """The records of one shard of a run.
+    """The records of one shard of a run; :func:`open_shard` makes one that is safe from other processes.
 
     Args:
         config: what decides the results. It must agree with the config.json of the folder if that has any record.
@@ -92,8 +113,9 @@ class ShardJournal:
             before = {}
             with contextlib.suppress(DataError):
                 before = read_config(known)
-            for path in old if differences(before, config, ignore=_FREE) else {}:
-                path.unlink()
+            for path, other in old.items() if differences(before, config, ignore=_FREE) else ():
+                with folder_lock(folder, _lock_name(other)) if other != shard else contextlib.nullcontext():
+                    path.unlink()
             write_atomically(known, json.dumps(config, indent=1, ensure_ascii=False))
         elif not known.is_file():
             raise DataError(f"{folder} has {next(iter(old)).name} but no config.json: choose another --out")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ import numpy as np
 
 from talk2dino.errors import PromptError, Talk2DinoError
 from talk2dino.evaluation.datasets import Benchmark, Sample, open_benchmark, world_samples
-from talk2dino.evaluation.journal import ImageRecord, ShardJournal, add_up, hash_names
+from talk2dino.evaluation.journal import ImageRecord, add_up, hash_names, open_shard
 from talk2dino.evaluation.matching import FIT_IMAGES, final_metrics, match_segments
 from talk2dino.evaluation.metrics import ConfusionMatrix, Metrics
 from talk2dino.evaluation.options import EvaluationOptions
@@ -164,34 +165,35 @@ def run_benchmark(
     Raises:
         DataError: an image or label is missing, damaged, of another size, or has values outside the class list.
         InputError: ``folder`` holds another run, or the method refuses a setting.
+        OutputError: another process is evaluating the same shard into ``folder``.
     """
     everything = open_samples(options, benchmark)
     samples = everything[options.shard[0] - 1 :: options.shard[1]]
     predict = Predictor(segmenter, benchmark, options)
     config = predict.config(everything)
     names = [sample.name for sample in samples]
-    journal = None if folder is None else ShardJournal(folder, config, options.shard, names)
-    records = [] if journal is None else list(journal.records)
-    done = {record.name for record in records}
-    matrix = add_up(benchmark.names, records)
-    if progress is not None and records:
-        progress(len(records), len(samples))
-    remaining = [sample for sample in samples if sample.name not in done]
-    for start in range(0, len(remaining), options.batch_size):
-        batch = remaining[start : start + options.batch_size]
-        loaded, failure = _load(batch)
-        for sample, labels, (_, truth) in zip(batch, predict(loaded) if loaded else [], loaded, strict=False):
-            one = ConfusionMatrix(benchmark.names)
-            one.update(labels, truth)
-            record = ImageRecord.of(sample.name, one)
-            if journal is not None:
-                journal.add(record)
-            records.append(record)
-            matrix = matrix.merge(one)
-        if failure is not None:  # after the images before it were recorded
-            raise failure
-        if progress is not None:
-            progress(len(records), len(samples), f"mIoU {100 * final_metrics(matrix, config).miou:.2f}")
+    with nullcontext() if folder is None else open_shard(folder, config, options.shard, names) as journal:
+        records = [] if journal is None else list(journal.records)
+        done = {record.name for record in records}
+        matrix = add_up(benchmark.names, records)
+        if progress is not None and records:
+            progress(len(records), len(samples))
+        remaining = [sample for sample in samples if sample.name not in done]
+        for start in range(0, len(remaining), options.batch_size):
+            batch = remaining[start : start + options.batch_size]
+            loaded, failure = _load(batch)
+            for sample, labels, (_, truth) in zip(batch, predict(loaded) if loaded else [], loaded, strict=False):
+                one = ConfusionMatrix(benchmark.names)
+                one.update(labels, truth)
+                record = ImageRecord.of(sample.name, one)
+                if journal is not None:
+                    journal.add(record)
+                records.append(record)
+                matrix = matrix.merge(one)
+            if failure is not None:  # after the images before it were recorded
+                raise failure
+            if progress is not None:
+                progress(len(records), len(samples), f"mIoU {100 * final_metrics(matrix, config).miou:.2f}")
     return Outcome(matrix, records, config, predict)
 
 

@@ -8,6 +8,7 @@ import io
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,15 +89,17 @@ def save_png(image: Image.Image, path: str | Path, *, compress_level: int = 6) -
     return write_atomically(path, content.getvalue())
 
 
-def remove_leftovers(folder: str | Path) -> None:
+def remove_leftovers(folder: str | Path, *, older: float = 0) -> None:
     """Delete the temporary files that killed runs left in ``folder``, but not in its subfolders.
 
-    The caller holds the folder's lock (:func:`talk2dino.io.lock.folder_lock`), so that no other run is writing them.
+    The caller holds the folder's lock (:func:`talk2dino.io.lock.folder_lock`), so that no other run is writing them; where
+    several may write, ``older`` is an age in seconds at which a file is no longer being written.
     """
     for path in Path(folder).glob(".*.tmp*"):
         if re.fullmatch(r"\..*\.[0-9a-f]{8}\.tmp(\.[^.]*)?", path.name, re.DOTALL):
             with contextlib.suppress(OSError):
-                path.unlink()
+                if not older or time.time() - path.stat().st_mtime > older:
+                    path.unlink()
 
 
 def writing_failed(target: str | Path, error: Exception) -> OutputError:

@@ -34,11 +34,14 @@ def draw_contours(canvas: Image.Image, labels: np.ndarray) -> None:
     thickness = max(1, round(min(math.sqrt(pixels) / 600, min(canvas.size) / 40)))
 
     def paint(colour: Colour, width: float, opacity: float) -> None:
-        cover = np.clip(shrink * width / 2 + 0.75 - distances, 0, 1)
-        mask = Image.fromarray(np.rint(255 * opacity * cover).astype(np.uint8)[steps])
-        canvas.paste(colour, mask=mask.resize(canvas.size, Image.Resampling.BILINEAR))
+        cover = np.zeros(256)
+        cover[:128] = np.clip(shrink * width / 2 + 0.75 - distances, 0, 1)
+        mask = drawn.point(np.rint(255 * opacity * cover).astype(int).tolist())
+        canvas.paste(colour, mask=mask.resize(canvas.size, Image.Resampling.BILINEAR) if shrink < 1 else mask)
 
-    busy = np.count_nonzero((distances < shrink * thickness / 2)[steps]) > 0.15 * steps.size
+    drawn = Image.fromarray(steps)
+    near = np.searchsorted(distances, shrink * thickness / 2)  # steps below are on a line
+    busy = np.count_nonzero(steps < near) > 0.15 * steps.size
     if not busy:
         paint((0, 0, 0), thickness + 2 * max(1, thickness // 2), 0.45)
     paint((255, 255, 255), thickness, 0.35 if busy else 0.85)
@@ -56,7 +59,7 @@ def smooth_edges(labels: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray,
         distances: (128,) the distance of each step, in pixels of the result; infinite for the last.
     """
     codes = np.cumsum(np.bincount(labels.ravel()) > 0) - 1  # present labels, numbered from 0
-    coded = codes.astype(np.uint8 if codes[-1] < 256 else np.uint16)[labels]
+    coded = np.take(codes.astype(np.uint8 if codes[-1] < 256 else np.uint16), labels)
     reduction = math.ceil(math.sqrt(labels.size / _TRACED))
     sigma = 1.0 if reduction > 1 or min(labels.shape) < 200 else 2.0
     steps = np.full(size[::-1], 127, dtype=np.uint8)

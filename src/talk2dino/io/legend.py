@@ -49,7 +49,9 @@ def make_legend(
         colours: (N, 3) RGB 0..255.
         background: index of the background, which is not listed as absent.
     """
-    counts = np.bincount(labels[(labels >= 0) & (labels < len(names))], minlength=len(names))
+    if labels.min(initial=0) < 0:
+        labels = np.where(labels < 0, len(names), labels)
+    counts = np.bincount(labels.ravel(), minlength=len(names))[: len(names)]
     found = [i for i in np.argsort(-counts, kind="stable").tolist() if counts[i]]
     drawn = np.rint(colours).astype(int).tolist()
     rows = (LegendRow(names[i], tuple(drawn[i]), float(counts[i] / labels.size)) for i in found)

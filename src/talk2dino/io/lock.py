@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from talk2dino.errors import OutputError
 from talk2dino.io.names import readable
@@ -15,43 +17,36 @@ NAME = ".lock"
 
 
 @contextlib.contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
+def folder_lock(folder: Path, name: str = NAME, *, wait: float = 0.0) -> Iterator[None]:
     """Hold ``folder`` for this process; its file ``.lock`` names the process. At the end the file is removed, and a folder
     that was created for the lock and is empty.
 
     The system releases the lock of a killed run. Where there are no locks (Windows, some network file systems), none is held.
 
+    Args:
+        name: the file, another one for each part of a folder that several runs may fill side by side.
+        wait: seconds to wait for a run that holds the lock.
+
     Raises:
         OutputError: another run holds the folder (the message says which), or it cannot be written.
     """
-    try:
-        import fcntl
-    except ImportError:
+    path, made = folder / name, not folder.exists()
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            file = _take(folder, path)
+            break
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                raise OutputError(
+                    f"another run is writing to {readable(folder)} ({error}): wait for it, end it, or choose another folder "
+                    "with --out"
+                ) from None
+            time.sleep(0.02)
+    if file is None:
         yield
         return
-    path, made = folder / NAME, not folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (the error of opening it has its own message)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write to the folder {readable(folder)} ({error.strerror}): choose another with --out"
-        ) from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            lost = not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat())
-        except BlockingIOError:
-            lost = True
-        except OSError:  # no locks on this file system
-            yield
-            return
-        if lost:  # held by another run, or removed by one that ended just now
-            file.seek(0)
-            raise OutputError(
-                f"another run is writing to {readable(folder)} ({file.read().strip() or 'just started'}): wait for it, end it, or "
-                "choose another folder with --out"
-            )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
@@ -62,3 +57,30 @@ def folder_lock(folder: Path) -> Iterator[None]:
                 path.unlink()
                 if made:
                     folder.rmdir()  # fails, as it should, if the folder is not empty
+
+
+def _take(folder: Path, path: Path) -> TextIO | None:
+    """The locked file, or None where there are no locks; BlockingIOError with the holder's name if it is held."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (the error of opening it has its own message)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write to the folder {readable(folder)} ({error.strerror}): choose another with --out"
+        ) from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            return file
+    except BlockingIOError:
+        pass
+    except OSError:  # no locks on this file system
+        file.close()
+        return None
+    with file:  # held by another run, or removed by one that ended just now
+        file.seek(0)
+        raise BlockingIOError(file.read().strip() or "just started")

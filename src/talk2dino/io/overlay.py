@@ -23,6 +23,7 @@ _SMALLEST_TEXT = 11  # pixels; names that need a smaller font are left to the le
 _NAMED_SHARE = 0.008  # classes with a smaller share of the area are named in the legend only
 _GRID = 200  # geometric mean of the sides of the reduced label map in which places for names are sought
 _BAND = 2**20  # pixels that are painted at once, to bound memory
+_SAMPLED = 2**16  # pixels, at least, from which the mean colours in the legend are taken
 
 
 def draw_overlay(
@@ -64,13 +65,19 @@ def overlay_legend(image: ImageSource, seg: Segmentation, *, opacity: float = 0.
         InputError: sizes differ, or opacity is out of range.
     """
     pixels = _checked(image, seg, opacity).array
-    step = max(1, math.isqrt(seg.labels.size // _BAND))  # means of a sample, for large images
-    labels, sample = seg.labels[::step, ::step].ravel(), pixels[::step, ::step].reshape(-1, 3)
-    counts = np.maximum(np.bincount(labels, minlength=len(seg.names)), 1)
-    sums = [np.bincount(labels, weights=sample[:, channel], minlength=len(seg.names)) for channel in range(3)]
+    colours = _mean_colours(seg.labels, pixels, len(seg.names))
     weights = overlay_weights(seg.palette, opacity, seg.background)
-    drawn = (1 - weights) * (np.stack(sums, axis=1) / counts[:, None]) + weights * seg.palette
+    drawn = (1 - weights) * colours + weights * seg.palette
     return make_legend(seg.labels, seg.names, drawn, background=seg.background)
+
+
+def _mean_colours(labels: np.ndarray, pixels: np.ndarray, count: int) -> np.ndarray:
+    """(count, 3) mean of the pixels of each label, from an evenly spaced sample; of all pixels for labels missing there."""
+    step = math.isqrt(max(1, labels.size // _SAMPLED))
+    sampled, colours = labels[::step, ::step].ravel(), pixels[::step, ::step].reshape(-1, 3)
+    counts = np.bincount(sampled, minlength=count)[:, None]
+    sums = np.stack([np.bincount(sampled, colours[:, channel], count) for channel in range(3)], axis=1)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), colours.mean(axis=0))
 
 
 def _checked(image: ImageSource, seg: Segmentation, opacity: float) -> LoadedImage:

@@ -10,7 +10,7 @@ Why not pycocotools: one pass serves all classes of an image (20 classes at 480 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,16 @@ def column_runs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     flat = labels.ravel(order="F")
     starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
     return starts, np.diff(starts, append=flat.size), flat[starts]
+
+
+def runs_of_values(labels: np.ndarray, values: Iterable[int]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """value -> starts and lengths of its runs, as :func:`column_runs` gives them, for some values of an (H, W) array."""
+    starts, lengths, found = column_runs(labels)
+    order = np.argsort(found, kind="stable")
+    ordered, wanted = found[order], list(values)
+    bounds = zip(np.searchsorted(ordered, wanted, "left"), np.searchsorted(ordered, wanted, "right"), strict=True)
+    chosen = {value: order[first:last] for value, (first, last) in zip(wanted, bounds, strict=True)}
+    return {value: (starts[runs], lengths[runs]) for value, runs in chosen.items()}
 
 
 def run_counts(starts: np.ndarray, lengths: np.ndarray, total: int) -> np.ndarray:

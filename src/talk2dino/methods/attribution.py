@@ -8,6 +8,8 @@ The map of a token is the mean of P[:, :, t] over denoising steps, per layer and
 and clamped at 0; and averaged over all (layer, head). The middle block is left out. The map of a word is the mean over its
 tokens, resized to the image (bicubic) and scaled by (x - min) / (max - min).
 
+Only the attention processors of diffusers are replaced, and put back afterwards.
+
 Source: DAAM (Tang et al., ACL 2023, arXiv 2210.04885) and its code (castorini/daam, daam/trace.py, daam/heatmap.py and
 daam/hook.py, whose locator leaves the middle block out); FreeDA's paper finds the objects of its captions with it. The stop
 words are our choice.
@@ -17,10 +19,9 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,6 +29,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from talk2dino.errors import InputError
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+    from diffusers.models.attention_processor import Attention
 
 #: Words that name nothing visible; all other words of a caption are looked for.
 _STOP = (
@@ -43,12 +48,10 @@ STOP_WORDS = frozenset(_STOP.split())
 
 
 class RecordingProcessor:
-    """An attention processor that also records the probabilities of cross-attention.
-
-    diffusers has no types that a checker can follow; hence ``Any`` for its objects in this file.
+    """An attention processor that computes cross-attention explicitly and records its probabilities.
 
     Args:
-        ordinary: the processor that it stands before.
+        ordinary: the processor that it replaces; self-attention still goes through it.
         recorder: receives the probabilities. layer: the name under which they are added up.
     """
 
@@ -56,15 +59,21 @@ class RecordingProcessor:
         self.ordinary, self.recorder, self.layer = ordinary, recorder, layer
 
     def __call__(
-        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None,
+        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None, temb: Tensor | None = None, **kwargs: Any,
     ) -> Tensor:  # fmt: skip
-        if encoder_hidden_states is not None:
-            query = attn.head_to_batch_dim(attn.to_q(hidden_states))  # [B, h*w, D] -> [B*heads, h*w, d]
-            key = attn.head_to_batch_dim(attn.to_k(encoder_hidden_states))
-            probabilities = attn.get_attention_scores(query, key, attention_mask)  # [B*heads, h*w, T]
-            self.recorder.add(self.layer, probabilities.unflatten(0, (-1, attn.heads)))
-        return self.ordinary(attn, hidden_states, encoder_hidden_states, attention_mask, temb, **kwargs)
+        if encoder_hidden_states is None:
+            return self.ordinary(attn, hidden_states, None, attention_mask, temb, **kwargs)
+        query = attn.head_to_batch_dim(attn.to_q(hidden_states))  # [B, h*w, D] -> [B*heads, h*w, d]
+        key = attn.head_to_batch_dim(attn.to_k(encoder_hidden_states))
+        value = attn.head_to_batch_dim(attn.to_v(encoder_hidden_states))
+        probabilities = attn.get_attention_scores(query, key, attention_mask)  # [B*heads, h*w, T]
+        self.recorder.add(self.layer, probabilities.unflatten(0, (-1, attn.heads)))
+        out = attn.batch_to_head_dim(torch.bmm(probabilities, value))
+        out = attn.to_out[1](attn.to_out[0](out))
+        if attn.residual_connection:
+            out = out + hidden_states
+        return out / attn.rescale_output_factor
 
 
 class CrossAttentionRecorder:
@@ -78,14 +87,15 @@ class CrossAttentionRecorder:
     def __init__(self, size: tuple[int, int], *, guided: bool) -> None:
         self.size, self.guided = size, guided
         self.sums: dict[str, Tensor] = {}
-        self.steps: Counter[str] = Counter()
+        self.steps: dict[str, int] = {}
 
     def add(self, layer: str, probabilities: Tensor) -> None:
         """Record the (B, heads, h*w, T) probabilities of one layer at one step."""
         if self.guided:
             probabilities = probabilities[probabilities.shape[0] // 2 :]
-        self.sums[layer] = self.sums.get(layer, 0) + probabilities.float()
-        self.steps[layer] += 1
+        probabilities = probabilities.float()
+        self.sums[layer] = self.sums[layer] + probabilities if layer in self.sums else probabilities
+        self.steps[layer] = self.steps.get(layer, 0) + 1
 
     def maps(self) -> Tensor:
         """(B, T, h, w) maps of the tokens, on the CPU."""
@@ -110,13 +120,18 @@ def _layer_size(positions: int, size: tuple[int, int]) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def recording(unet: Any, size: tuple[int, int], *, guided: bool) -> Iterator[CrossAttentionRecorder]:
+def recording(
+    unet: UNet2DConditionModel, size: tuple[int, int], *, guided: bool
+) -> Iterator[CrossAttentionRecorder]:  # fmt: skip
     """Record a U-Net's cross-attention inside the block, except that of its middle block."""
     recorder = CrossAttentionRecorder(size, guided=guided)
     before = dict(unet.attn_processors)
-    recorded = {name: one for name, one in before.items() if not name.startswith("mid_block")}
-    own = {name: RecordingProcessor(one, recorder, name) for name, one in recorded.items()}
-    unet.set_attn_processor(before | own)
+    unet.set_attn_processor(
+        {
+            name: one if name.startswith("mid_block") else RecordingProcessor(one, recorder, name)
+            for name, one in before.items()
+        }
+    )
     try:
         yield recorder
     finally:
@@ -150,13 +165,12 @@ def word_tokens(tokenizer: Any, caption: str, word: str) -> list[int]:
 
 @torch.inference_mode()
 def generate(
-    pipeline: Any, caption: str, words: Sequence[str], *, size: tuple[int, int] = (512, 512),
+    pipeline: StableDiffusionPipeline, caption: str, words: Sequence[str], *, size: tuple[int, int] = (512, 512),
     steps: int = 30, guidance: float = 7.5, seed: int = 0,
 ) -> Generated:  # fmt: skip
     """Generate an image from a caption, with a map of each word.
 
     Args:
-        pipeline: a StableDiffusionPipeline of diffusers.
         words: words of the caption. Those that the tokenizer cut off are missing in the result.
         size: (height, width) in pixels, multiples of 8.
         steps: denoising steps. guidance: classifier-free guidance; 1 turns it off. seed: of the first latent.

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from talk2dino.errors import DataError, InputError, MissingExtraError, OutputError, Talk2DinoError
-from talk2dino.io.atomic import write_atomically
+from talk2dino.io.atomic import remove_leftovers, write_atomically
 
 T = TypeVar("T")
 
@@ -91,9 +91,17 @@ class Place:
                 entries = self.fs.ls(self.path(folder), detail=True)
             except FileNotFoundError:
                 return {}
-            return {e["name"].rpartition("/")[2]: int(e["size"] or 0) for e in entries if e["type"] == "file"}
+            sizes = {e["name"].rpartition("/")[2]: int(e["size"] or 0) for e in entries if e["type"] == "file"}
+            return {
+                name: size for name, size in sizes.items() if not name.startswith(".")
+            }  # temporary files are hidden
 
         return self._do(f"list {folder}", find)
+
+    def remove_leftovers(self, *folders: str) -> None:
+        """Delete temporary files that killed processes left in local folders an hour ago or earlier."""
+        for folder in folders if self.local else ():
+            remove_leftovers(self.path(folder), older=3600)
 
     def remove(self, name: str) -> None:
         """Remove a file if it is there."""

@@ -10,7 +10,7 @@ A run is: the shards without a valid receipt.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
@@ -40,6 +40,7 @@ class Plan(BaseModel):
     source: str
     images: int
     shard_size: int
+    classes: tuple[str, ...] = Field(default=(), description="names that pixels can get")
     settings: dict[str, Any] = Field(description="options of the job that decide its results")
     weights: dict[str, str] = Field(description="checksums of the models")
     fingerprint: str = Field(description="of the list of images")
@@ -69,7 +70,7 @@ def shard_name(number: int) -> str:
 
 def make_plan(
     out: Place, *, job: Literal["segment", "extract"], source: str, settings: Mapping[str, Any],
-    weights: Mapping[str, str], shard_size: int = 2048, entries: Iterable[Entry] | None = None,
+    weights: Mapping[str, str], classes: Sequence[str] = (), shard_size: int = 2048, entries: Iterable[Entry] | None = None,
     progress: ProgressCallback | None = None,
 ) -> Plan:  # fmt: skip
     """List a source into shards and write the plan; planning again with the same settings and source changes nothing.
@@ -88,6 +89,7 @@ def make_plan(
         raise InputError(f"the shard size must be at least 1 image; got {shard_size}")
     values: dict[str, Any] = {
         "job": job, "source": source, "shard_size": shard_size, "settings": dict(settings), "weights": dict(weights),
+        "classes": tuple(classes),
     }  # fmt: skip
     before = read_plan(out) if out.exists(PLAN) else None
     if before is not None:

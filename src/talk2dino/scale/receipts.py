@@ -1,6 +1,6 @@
 """What is done: a receipt per shard, written after its result.
 
-    results/000012.parquet    one row per image (segment), or results/000012/ (extract)
+    results/000012.parquet    one row per image (segment); results/000012.* (extract)
     done/000012.json          rows, failures, size and checksum of the result, seconds, versions
 
 A receipt is valid if it names the shard's list and a result of that size is there. A result without one is made again.
@@ -117,11 +117,7 @@ def _check(place: Place, plan: Plan, number: int, sizes: dict[str, int], standin
     if receipt.shard != number or receipt.list != plan.shards[number]:
         return f"the receipt of shard {number} belongs to another plan"
     for name, (size, _) in receipt.files.items():
-        found = (
-            sizes.get(name)
-            if "/" not in name
-            else place.names(f"{RESULTS}/{name.rpartition('/')[0]}").get(name.rpartition("/")[2])
-        )
+        found = sizes.get(name)
         if found is None:
             return f"the result {name} of shard {number} is missing"
         if found != size:

@@ -16,6 +16,7 @@ import numpy as np
 
 from talk2dino.errors import DataError, InputError, MissingExtraError
 from talk2dino.io.atomic import atomic_path
+from talk2dino.io.markdown import markdown_table
 from talk2dino.io.rle import decompress, run_box
 from talk2dino.progress import ProgressCallback
 from talk2dino.scale.places import Place
@@ -121,8 +122,7 @@ def merge_coco(place: Place, out: Path, *, progress: ProgressCallback | None = N
         raise DataError(
             f"{len(missing)} of {len(plan.shards)} shards are not finished: run 'talk2dino scale work {place.uri}' first"
         )
-    prompts = plan.settings["prompts"]["names"]
-    categories = {name: number for number, name in enumerate(prompts, 1)}
+    categories = {name: number for number, name in enumerate(plan.classes, 1)}
     images = 0
     with (
         atomic_path(out) as temporary,
@@ -187,3 +187,46 @@ def _plan_of_segment(place: Place) -> Plan:
     if plan.job != "segment":
         raise InputError(f"{place.uri} is a plan of {plan.job}; this needs one of segment")
     return plan
+
+
+def describe_status(status: Status) -> str:
+    """Lines for a person."""
+    lines = [
+        f"{status.job}: {status.done:,} of {status.shards:,} shards, {status.images_done:,} of {status.images:,} images, "
+        f"{status.failed:,} failed"
+    ]
+    if status.started:
+        lines.append(f"started and not finished: {status.started:,} shards")
+    if status.seconds_per_image is not None:
+        lines.append(
+            f"median {status.seconds_per_image:.3f} s per image and worker; left for one worker: {_time(status.seconds_left or 0)}"
+        )
+        lines.append(
+            "slowest shards: " + ", ".join(f"{number} ({_time(seconds)})" for number, seconds in status.slowest)
+        )
+    if status.most_failures:
+        lines.append(
+            "most failures: " + ", ".join(f"shard {number} ({count:,})" for number, count in status.most_failures)
+        )
+    lines += [f"  {count:,} x {reason}" for reason, count in status.reasons.items()]
+    return "\n".join([*lines, *(f"damaged: {line}" for line in status.damaged[:5])])
+
+
+def describe_summary(summary: dict[str, Any]) -> str:
+    """A table for a person: images and share of the area of each class."""
+    pixels = max(1, summary["pixels"])
+    rows = [
+        [name, f"{found['images']:,}", f"{100 * found['area'] / pixels:.2f} %"]
+        for name, found in summary["classes"].items()
+    ]
+    lines = [
+        f"{summary['shards']:,} of {summary['of']:,} shards: {summary['images']:,} images, {summary['failed']:,} failed", "",
+        markdown_table(["class", "images", "area"], rows),
+    ]  # fmt: skip
+    return "\n".join([*lines, *(f"{count:,} x {reason}" for reason, count in summary["reasons"].items())])
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -13,7 +13,7 @@ import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from talk2dino.errors import MissingExtraError
 from talk2dino.types import Segmentation
@@ -41,6 +41,15 @@ class Row:
             if name != background:
                 found.append((name, int(annotation["area"]), str(annotation["segmentation"]["counts"])))
         return cls(key, result.size, tuple(found), result.model)
+
+    def as_list(self) -> list[Any]:
+        """Values for JSON."""
+        return [self.key, self.size, self.classes, self.model, self.error]
+
+    @classmethod
+    def of_list(cls, values: list[Any]) -> Row:
+        key, size, classes, model, error = values
+        return cls(key, size and tuple(size), tuple((name, area, rle) for name, area, rle in classes), model, error)
 
 
 def schema() -> pyarrow.Schema:

@@ -13,16 +13,21 @@ from talk2dino.errors import DataError, InputError, Talk2DinoError
 from talk2dino.folder import SLIDE_TOGETHER, FolderOptions
 from talk2dino.io.images import LoadedImage, image_size
 from talk2dino.io.settings import build_options, differences
-from talk2dino.scale.plan import Plan, Shard
+from talk2dino.scale.places import Place
+from talk2dino.scale.plan import Plan, Shard, make_plan
 from talk2dino.scale.reading import Decoder, Encoded, SourceReader
 from talk2dino.scale.rows import Row
 from talk2dino.workers import choose_workers, group, run_batches
 
 if TYPE_CHECKING:
+    from talk2dino.progress import ProgressCallback
     from talk2dino.segmenter import Segmenter
 
-#: Options of a folder run that do not decide what is in a row.
-NOT_SETTINGS = {"images", "out", "save", "recursive", "overwrite", "overlay", "workers", "device"}
+#: Options of a folder run that decide what is in a row.
+SETTINGS = {
+    "prompts", "negative", "vocabulary", "text", "translate", "model", "projection", "method", "method_options", "background", "thresholds", "clean", "refine",
+    "mode", "dtype", "engine", "batch_size", "allow_truncated", "max_pixels",
+}  # fmt: skip
 
 
 @dataclass
@@ -56,26 +61,15 @@ class SegmentJob:
     def __init__(
         self, plan: Plan, *, device: str = "auto", workers: int | None = None, segmenter: Segmenter | None = None
     ) -> None:
-        from talk2dino.segmenter import Segmenter
-
         self.plan, self.options = plan, folder_options(plan)
-        options = self.options
         self.workers = workers
-        self.segmenter = segmenter or Segmenter.from_pretrained(
-            options.model, method=options.method, projection=options.projection, device=device, dtype=options.dtype,
-            engine=options.engine, **options.method_options,
-        )  # fmt: skip
+        self.segmenter = segmenter or self.options.load(device)
         if found := differences(plan.weights, weights(self.segmenter), sides=("when planned", "here")):
             raise InputError(
                 f"the model {self.segmenter.name} has other weights than the plan was made for ({'; '.join(found)}): "
                 "give every worker the same model"
             )
-        self.text = options.asked.encode(self.segmenter, mode=options.mode)
-        self.settings: dict[str, Any] = {
-            "background": options.asked_background(self.segmenter.method.threshold, self.text.names), "clean": options.clean,
-            "refine": options.refine, "mode": options.mode,
-        }  # fmt: skip
-        self.segmenter.segment_batch([], self.text, **self.settings)  # reports wrong options before the work
+        self.text, self.settings = self.options.ask(self.segmenter)
         self.reader = SourceReader(plan.source)
         self._decoders = {careful: self._decoder(careful) for careful in (False, True)}
 
@@ -156,6 +150,26 @@ class SegmentJob:
         return [Row.of(item.found.entry.key, result) for (item, _), result in zip(decoded, results, strict=True)]
 
 
+def plan_segment(
+    place: Place, source: str, options: FolderOptions, *, shard_size: int = 2048, segmenter: Segmenter | None = None,
+    progress: ProgressCallback | None = None,
+) -> Plan:  # fmt: skip
+    """Plan to segment every image of a source; the model is loaded for its checksums.
+
+    Args:
+        options: of a folder run; those that decide its results belong to the plan.
+
+    Raises:
+        InputError, DataError: as :func:`talk2dino.scale.plan.make_plan`.
+    """
+    segmenter = segmenter or options.load("cpu")
+    text, _ = options.ask(segmenter)
+    return make_plan(
+        place, job="segment", source=source, settings=segment_settings(options), weights=weights(segmenter),
+        classes=text.names[: text.positive], shard_size=shard_size, progress=progress,
+    )  # fmt: skip
+
+
 def folder_options(plan: Plan) -> FolderOptions:
     """The options of a plan of ``segment``."""
     if plan.job != "segment":
@@ -165,7 +179,7 @@ def folder_options(plan: Plan) -> FolderOptions:
 
 def segment_settings(options: FolderOptions) -> dict[str, Any]:
     """What a plan keeps of a folder run's options."""
-    return options.model_dump(mode="json", exclude=NOT_SETTINGS)
+    return options.model_dump(mode="json", include=SETTINGS)
 
 
 def weights(segmenter: Segmenter) -> dict[str, str]:

@@ -6,6 +6,7 @@ started by somebody who may be dead; two workers that make one shard write the s
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import threading
@@ -18,11 +19,14 @@ from talk2dino.errors import DataError
 from talk2dino.progress import ProgressCallback
 from talk2dino.scale.places import Place
 from talk2dino.scale.plan import Plan, Shard, read_plan, read_shard, shard_name
-from talk2dino.scale.receipts import DONE, Receipt, forget, make_receipt, read_standing, write_result
+from talk2dino.scale.receipts import DONE, RESULTS, Receipt, forget, make_receipt, read_standing, write_result
 from talk2dino.scale.rows import Row, count_reasons, encode_rows
 
 if TYPE_CHECKING:
+    from talk2dino.features.encoders import Encoders
     from talk2dino.segmenter import Segmenter
+
+log = logging.getLogger(__name__)
 
 STARTED = "started"
 #: Attempts at a shard after which its images are decoded in a process of their own.
@@ -60,6 +64,7 @@ class Queue:
 
     def __init__(self, place: Place, plan: Plan, worker: tuple[int, int] = (1, 1)) -> None:
         self.place, self.plan = place, plan
+        place.remove_leftovers(DONE, RESULTS, STARTED)
         self.numbers = plan.numbers(worker)
         standing = read_standing(place, plan, self.numbers)
         self.notes = list(standing.damaged.values())
@@ -72,8 +77,8 @@ class Queue:
         """Shards, with whether their images are decoded with care because earlier attempts died."""
         while (number := self._next()) is not None:
             self._mine.add(number)
-            attempts = self._note_start(number)
-            yield read_shard(self.place, self.plan, number), attempts > ATTEMPTS_BEFORE_CARE
+            careful = note_start(self.place, number, self.identity)
+            yield read_shard(self.place, self.plan, number), careful
 
     def _next(self) -> int | None:
         done, started = self.place.names(DONE), self.place.names(STARTED)
@@ -81,22 +86,24 @@ class Queue:
         fresh = [n for n in left if f"{shard_name(n)}.json" not in started]
         return next(iter(fresh or left), None)
 
-    def _note_start(self, number: int) -> int:
-        """Count the attempts at a shard, this one included."""
-        name = f"{STARTED}/{shard_name(number)}.json"
-        attempts = 1
-        if self.place.exists(name):
-            try:
-                attempts += int(str(self.place.read_json(name).get("attempts", 0)))
-            except (DataError, ValueError):
-                attempts += 1
-        self.place.write_json(name, {"attempts": attempts, "worker": self.identity})
-        return attempts
+
+def note_start(place: Place, number: int, worker: str) -> bool:
+    """Count an attempt at a shard; whether its images must be decoded with care because earlier attempts died."""
+    name = f"{STARTED}/{shard_name(number)}.json"
+    attempts = 1
+    if place.exists(name):
+        try:
+            attempts += int(str(place.read_json(name).get("attempts", 0)))
+        except (DataError, ValueError):
+            attempts += 1
+    place.write_json(name, {"attempts": attempts, "worker": worker})
+    return attempts > ATTEMPTS_BEFORE_CARE
 
 
 def work(
     place: Place, *, worker: tuple[int, int] = (1, 1), device: str = "auto", workers: int | None = None,
-    max_failed: float = 0.5, segmenter: Segmenter | None = None, progress: ProgressCallback | None = None,
+    max_failed: float = 0.5, segmenter: Segmenter | None = None, encoders: Encoders | None = None,
+    progress: ProgressCallback | None = None,
 ) -> WorkResult:  # fmt: skip
     """Make the shards of a plan that have no valid receipt.
 
@@ -104,21 +111,20 @@ def work(
         worker: (i, n): take only part i of n, counted from 1.
         device, workers: as in :class:`talk2dino.folder.FolderOptions`.
         max_failed: share of failed images of a shard that stops the run, because the source or the settings are wrong.
-        segmenter: one that is loaded already.
+        segmenter, encoders: models that are loaded already.
         progress: called after each image with the images of finished and running shards.
 
     Raises:
         DataError: no plan, a damaged one, or too many images of a shard failed.
         OutputError: a result cannot be written; what is finished stays.
     """
-    from talk2dino.scale.segment_job import SegmentJob
-
     plan = read_plan(place)
     queue = Queue(place, plan, worker)
     result = WorkResult(skipped=len(queue.numbers) - len(queue.left))
+    for note in queue.notes:
+        log.warning("%s; it is made again", note)
     if not queue.left:
         return result
-    job = SegmentJob(plan, device=device, workers=workers, segmenter=segmenter)
     lock = threading.Lock()
     total = sum(shard_images(plan, number) for number in queue.numbers)
     seen = total - sum(shard_images(plan, number) for number in queue.left)
@@ -129,19 +135,27 @@ def work(
         if progress is not None:
             progress(seen, total)
 
-    def finish(shard: Shard, rows: list[Row], seconds: float) -> None:
-        receipt = write_rows(place, shard, rows, seconds, max_failed=max_failed)
+    def add(receipt: Receipt) -> None:
         with lock:
             result.shards += 1
             result.rows += receipt.rows
             result.failures += receipt.failures
             result.reasons.update(receipt.reasons)
 
-    job.run(queue, finish, count)
+    if plan.job == "extract":
+        from talk2dino.scale.extract_job import ExtractJob
+
+        extraction = ExtractJob(plan, device=device, workers=workers, encoders=encoders)
+        extraction.run(queue, lambda *made: add(save_files(place, *made)), count)
+    else:
+        from talk2dino.scale.segment_job import SegmentJob
+
+        job = SegmentJob(plan, device=device, workers=workers, segmenter=segmenter)
+        job.run(queue, lambda *made: add(save_rows(place, *made, max_failed=max_failed)), count)
     return result
 
 
-def write_rows(place: Place, shard: Shard, rows: list[Row], seconds: float, *, max_failed: float) -> Receipt:
+def save_rows(place: Place, shard: Shard, rows: list[Row], seconds: float, *, max_failed: float) -> Receipt:
     """Write the result of a shard and its receipt.
 
     Raises:
@@ -155,8 +169,14 @@ def write_rows(place: Place, shard: Shard, rows: list[Row], seconds: float, *, m
             f"{failed} of the {len(rows)} images of shard {shard.number} failed, {times} of them because: {reason}. Correct "
             "the source or its credentials, or allow more with --max-failed; nothing was written for this shard"
         )
-    files = {f"{shard.name}.parquet": encode_rows(rows)}
-    receipt = make_receipt(shard, files, rows=len(rows), reasons=reasons, seconds=seconds)
+    return save_files(place, shard, {f"{shard.name}.parquet": encode_rows(rows)}, len(rows), reasons, seconds)
+
+
+def save_files(
+    place: Place, shard: Shard, files: dict[str, bytes], rows: int, reasons: Counter[str], seconds: float
+) -> Receipt:
+    """Write the files of a shard and its receipt."""
+    receipt = make_receipt(shard, files, rows=rows, reasons=reasons, seconds=seconds)
     write_result(place, shard, files, receipt)
     return receipt
 

@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 TAGS = ("segment", "encode once, ask often", "words", "about", "state", "X-AnyLabeling", "Label Studio")
 PAGE = Path(__file__).parent / "page"
 
+_LOADING = "talk2dino-loading"  # a thread
+
 _ABOUT = """Open-vocabulary segmentation: an image and words in, a label for every pixel out.
 
 Errors are `application/problem+json` (RFC 9457). A service that was started with a token wants it in every request to
@@ -117,6 +119,11 @@ def _add_page(app: FastAPI) -> None:
         return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
 
 
+def is_loading() -> bool:
+    """Whether a model is still being loaded, also after its service has stopped."""
+    return any(thread.name == _LOADING for thread in threading.enumerate())
+
+
 def _add_upload(app: FastAPI) -> None:
     """The file of an encoded image, for the other workers."""
 
@@ -152,7 +159,7 @@ async def _load(
         with suppress(RuntimeError):  # the service was stopped in the meantime
             loop.call_soon_threadsafe(settle, *result)
 
-    threading.Thread(target=load, name="load", daemon=True).start()
+    threading.Thread(target=load, name=_LOADING, daemon=True).start()
     try:
         start(await done)
     except Exception as error:

@@ -95,12 +95,8 @@ class _Body:
         expects = self.chunked or (self.announced.isdigit() and int(self.announced) > 0)
 
         async def wrapped(message: Message) -> None:
-            unread = expects and not self.complete
-            if unread and message["type"] == "http.response.start":  # whoever goes on sending is cut off in the end
-                await send({**message, "headers": [*message.get("headers", []), (b"connection", b"close")]})
-                return
             last = message["type"] == "http.response.body" and not message.get("more_body", False)
-            if not last or not unread:
+            if not last or self.complete or not expects:
                 await send(message)
                 return
             await send({**message, "more_body": True})

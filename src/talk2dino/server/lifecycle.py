@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import socket
+import sys
 import threading
 import webbrowser
 from collections.abc import Callable
@@ -13,7 +15,7 @@ from contextlib import suppress
 import uvicorn
 
 from talk2dino.errors import OutputError
-from talk2dino.server.app import create_app
+from talk2dino.server.app import create_app, is_loading
 from talk2dino.server.options import ServeOptions
 from talk2dino.server.protocol import server_config
 from talk2dino.server.workers import run_workers
@@ -63,6 +65,17 @@ def _run_here(options: ServeOptions, listener: socket.socket) -> None:
     server.run(sockets=[listener])
     if failures:
         raise failures[0]
+
+
+def leave_if_loading() -> None:
+    """End the process at once, with exit code 0, if it was stopped while the model was loading.
+
+    A library that is being imported in a thread can abort the process when Python shuts down around it.
+    """
+    if is_loading():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -26,14 +26,15 @@ def load_segmenter(options: ServeOptions, say: Callable[[str], None] = lambda st
     """
     say("loading the model")
     segmenter = Segmenter.from_pretrained(
-        options.model, method=options.method, projection=options.projection, device=options.device, dtype=options.dtype,
-        engine=options.engine, **options.method_options(options.method),
+        options.model, method=options.method, projection=options.projection, text=options.text,
+        translate=options.translate, device=options.device, dtype=options.dtype, engine=options.engine,
+        **options.method_options(options.method),
     )  # fmt: skip
     say("segmenting a first image")
     side = segmenter.method.size
     blank = torch.zeros(side, side, 3, dtype=torch.uint8).numpy()
     background = segmenter.method.threshold is not None and not segmenter.method.facts.matched
-    segmenter.segment(read_image(blank), ["sky", "grass"], background=background or None)
+    segmenter.segment(read_image(blank), ["1", "2"], background=background or None)
     return segmenter
 
 

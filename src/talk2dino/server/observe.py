@@ -16,6 +16,7 @@ from talk2dino.server.problems import problem_of, problem_response
 from talk2dino.server.security import with_headers
 
 log = logging.getLogger(__name__)
+_METHODS = ("GET", "POST", "DELETE", "OPTIONS", "HEAD", "PUT", "PATCH")
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 
 
@@ -98,7 +99,8 @@ class Observe:
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route = _route(scope)
-        self.metrics.requests.labels(route, scope["method"], str(status)).inc()
+        method = scope["method"] if scope["method"] in _METHODS else "other"  # clients can invent methods without end
+        self.metrics.requests.labels(route, method, str(status)).inc()
         self.metrics.seconds.labels(route).observe(seconds)
         words = scope.get("state", {}).get("prompts") if self.options.log_prompts else None
         log.info("%s %s %d %.0f ms%s", scope["method"], route, status, 1000 * seconds, f" {words}" if words else "")

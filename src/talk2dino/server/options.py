@@ -21,6 +21,8 @@ class ServeOptions(BaseModel):
     # the model
     model: str = "auto"
     projection: Path | None = None
+    text: Path | None = Field(default=None, description="text tower of train-text, for other languages")
+    translate: str | None = Field(default=None, description="auto, or a Marian model: translates prompts into English")
     method: str = "talk2dino"
     prototypes: Path | None = Field(default=None, description="folder of prototypes for the methods that need some")
     device: str = "auto"
@@ -55,7 +57,7 @@ class ServeOptions(BaseModel):
     sessions: int = Field(default=256, ge=1, description="encoded images that are kept")
     session_bytes: int = Field(default=2000 * MEGABYTE, ge=1, description="memory of all encoded images")
     session_seconds: float = Field(default=900, gt=0, description="time after which an unused encoded image goes")
-    text_cache: int = Field(default=1000, ge=0, description="lists of words whose embeddings are kept")
+    text_cache: int = Field(default=20_000, ge=0, description="vectors of words that are kept")
 
     # batches
     batch_size: int = Field(default=8, ge=1, le=256)
@@ -64,8 +66,10 @@ class ServeOptions(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> ServeOptions:
         from talk2dino.methods import check_method
+        from talk2dino.words.translate import check_language_options
 
         check_method(self.method)
+        check_language_options(self.text, self.translate)
         if self.token is not None:
             text = self.token.get_secret_value()
             if not text or not text.isascii() or not text.isprintable() or " " in text:
@@ -75,6 +79,8 @@ class ServeOptions(BaseModel):
                 f"listening on {self.host} would let everybody in this network use the service: set a token "
                 "(--token-file FILE or --token WORD), or allow everybody with --allow-anonymous"
             )
+        if self.label_studio is not None and not self.label_studio.startswith(("http://", "https://")):
+            raise InputError(f"the address of Label Studio looks like http://127.0.0.1:8080; got {self.label_studio!r}")
         for origin in self.cors:
             if origin != "*" and not origin.startswith(("http://", "https://")):
                 raise InputError(f"an origin looks like https://example.org, without a path; got {origin!r}")

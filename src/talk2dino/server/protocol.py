@@ -6,6 +6,7 @@ What is refused here is answered with a problem document as well.
 from __future__ import annotations
 
 import asyncio
+import logging
 from http import HTTPStatus
 from typing import Any
 
@@ -15,6 +16,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from talk2dino.server.options import ServeOptions
 from talk2dino.server.problems import Problem, busy, problem_response
+
+#: Time for the rest of a body after its answer.
+REST_SECONDS = 1.0
 
 
 class BoundedProtocol(H11Protocol):
@@ -43,6 +47,8 @@ class BoundedProtocol(H11Protocol):
         super().on_response_complete()
         if not self.transport.is_closing():
             self._watch_next_request()
+            if self.conn.their_state is h11.SEND_BODY:  # it was refused before it was read
+                asyncio.get_running_loop().call_later(REST_SECONDS, self._cut_off)
 
     def _watch_next_request(self) -> None:
         unfinished, _ = self.conn.trailing_data
@@ -56,6 +62,11 @@ class BoundedProtocol(H11Protocol):
         if self._reading is not None:
             self._reading.cancel()
         super().connection_lost(exc)
+
+    def _cut_off(self) -> None:
+        """Close the connection of a client that goes on sending a body which was answered long ago."""
+        if self.conn.their_state is h11.SEND_BODY and not self._is_answering():
+            self.transport.abort()
 
     def _watch_reading(self) -> None:
         """Cut off a client that has an answer and takes nothing of it: the memory and the place are for others."""
@@ -107,6 +118,12 @@ class BoundedProtocol(H11Protocol):
         self.transport.close()
 
 
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """A second Ctrl-C cancels everything, which needs no traceback; bytes that are not HTTP were answered."""
+    text = record.getMessage()
+    return "CancelledError" not in text and "Invalid HTTP request" not in text
+
+
 def protocol_class(options: ServeOptions) -> type[BoundedProtocol]:
     """The protocol of a service with these options."""
     return type("ServiceProtocol", (BoundedProtocol,), {"options": options})
@@ -114,6 +131,7 @@ def protocol_class(options: ServeOptions) -> type[BoundedProtocol]:
 
 def server_config(app: object, options: ServeOptions) -> uvicorn.Config:
     """How uvicorn runs the application."""
+    logging.getLogger("uvicorn.error").addFilter(_is_worth_a_line)
     return uvicorn.Config(
         app, log_config=None, log_level="warning", access_log=False, server_header=False, date_header=True,  # type: ignore[arg-type]
         proxy_headers=False, http=protocol_class(options), ws="none", lifespan="on",

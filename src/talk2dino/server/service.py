@@ -11,19 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from functools import partial
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 
 from talk2dino import pipeline
 from talk2dino.io.images import LoadedImage, image_size, read_image
-from talk2dino.io.rle import decode_rle
 from talk2dino.segmenter import Segmenter
 from talk2dino.server import answers
 from talk2dino.server.batching import Batcher, Waiting
@@ -33,10 +29,10 @@ from talk2dino.server.models import Models
 from talk2dino.server.observe import Metrics
 from talk2dino.server.options import ServeOptions
 from talk2dino.server.problems import Problem, busy
-from talk2dino.server.schemas import Ask, Region, WordsAsk
+from talk2dino.server.schemas import Ask, Region
 from talk2dino.server.sessions import Session, Sessions, return_memory
+from talk2dino.server.wording import Shown, Wording, run_in
 from talk2dino.types import ImageFeatures, Segmentation, TextFeatures
-from talk2dino.words.prompts import PromptList
 
 T = TypeVar("T")
 #: What an answer is made from: the result, the image (for an overlay), the format that was asked for.
@@ -66,7 +62,7 @@ class Service:
         )  # fmt: skip
         self.active = 0
         self._pixels = Budget(options.decoded_pixels)
-        self._texts: OrderedDict[object, TextFeatures] = OrderedDict()
+        self.wording = Wording(self.models, options, self._words)
         self._sweeper = asyncio.ensure_future(self._sweep())
 
     async def close(self) -> None:
@@ -78,6 +74,11 @@ class Service:
             pool.shutdown(wait=True, cancel_futures=True)
         self.sessions.clear()
 
+    def check_room(self) -> None:
+        """Refuse a request (503) before its body is read if there is no place for it."""
+        if self.active >= self.options.queue:
+            raise busy(f"{self.active} requests are waiting already", 1 + self.active / 50, kind="queue-full")
+
     @contextmanager
     def admitted(self) -> Iterator[None]:
         """A place among the requests that are worked on.
@@ -85,8 +86,7 @@ class Service:
         Raises:
             Problem: 503, the service has as many as it takes.
         """
-        if self.active >= self.options.queue:
-            raise busy(f"{self.active} requests are waiting already", 1 + self.active / 50, kind="queue-full")
+        self.check_room()
         self.active += 1
         self.metrics.waiting.set(self.active)
         try:
@@ -100,17 +100,17 @@ class Service:
     @asynccontextmanager
     async def decoded(self, upload: bytes) -> AsyncIterator[LoadedImage]:
         """The pixels of an upload, which wait until there is room for them; raises ImageError."""
-        size = await _run(self._images, lambda: image_size(upload))
+        size = await run_in(self._images, lambda: image_size(upload))
         height, width = size or (0, 0)
         most = self.options.max_pixels
         async with self._pixels.holding(min(height * width, most)):
-            yield await _run(self._images, read_image, _Upload(upload), max_pixels=most)
+            yield await run_in(self._images, read_image, _Upload(upload), max_pixels=most)
 
     async def segmenter(self, method: str | None) -> Segmenter:
         """The segmenter of a method (422 where it cannot run)."""
         if method in (None, self.models.default.method.name):
             return self.models.default
-        return await _run(self._words, self.models.get, method)
+        return await run_in(self._words, self.models.get, method)
 
     async def encode(self, image: LoadedImage, mode: str, segmenter: Segmenter) -> ImageFeatures:
         """Features of one image, together with others in the queue."""
@@ -119,7 +119,7 @@ class Service:
 
     def _encode_batch(self, batch: Sequence[Waiting]) -> list[ImageFeatures]:
         start, method = time.perf_counter(), batch[0].method
-        with torch.inference_mode(), self.models.using(method):
+        with torch.inference_mode(), self.models.using(method), _enough_memory():
             size = pipeline.WINDOW_BATCH if batch[0].view.boxes else len(batch)
             encoded = pipeline.encode_images(
                 [one.image for one in batch], [one.view for one in batch], method, batch_size=size
@@ -177,66 +177,29 @@ class Service:
             await asyncio.sleep(min(15.0, max(0.2, self.options.session_seconds / 4)))
             if self.sessions.expire():
                 self._count_sessions()
-                await _run(self._images, return_memory)
+                await run_in(self._images, return_memory)
 
     # --- words -------------------------------------------------------------------------------------------------------
 
-    async def words(
-        self, ask: WordsAsk, segmenter: Segmenter, examples: tuple[Examples, Examples] = ({}, {})
-    ) -> TextFeatures:
-        """The classes of a request: words, and examples."""
-        prompts, negative = ask.read(self.options.max_prompts)
-        text = None
-        if prompts is not None:
-            text = await self._embed(prompts, negative, segmenter)
-        wanted, unwanted = examples
-        if wanted or unwanted:
-            shown = await _run(self._words, partial(self._embed_examples, segmenter, wanted, unwanted))
-            text = shown if text is None else text + shown
-        if text is None:
-            raise Problem(422, "no prompts were given", kind="refused-input", accepted='for example "sky, grass"')
-        return text
+    async def _classes(self, ask: Ask, segmenter: Segmenter, own: ImageFeatures) -> TextFeatures:
+        """The classes of a request; its examples are in the image itself or in other kept images."""
 
-    async def _embed(self, prompts: PromptList, negative: PromptList | None, segmenter: Segmenter) -> TextFeatures:
-        key = (segmenter.method.name, prompts, negative)
-        if key in self._texts:
-            self._texts.move_to_end(key)
-            return self._texts[key]
-
-        def embed() -> TextFeatures:
-            with self.models.using(segmenter.method):
-                return segmenter.encode_text(prompts, negative=negative)
-
-        text = await _run(self._words, embed)
-        if self.options.text_cache:
-            self._texts[key] = text
-            while len(self._texts) > self.options.text_cache:
-                self._texts.popitem(last=False)
-        return text
-
-    def _embed_examples(self, segmenter: Segmenter, wanted: Examples, unwanted: Examples) -> TextFeatures:
-        with self.models.using(segmenter.method):
-            return segmenter.encode_examples(wanted, negative=unwanted or None)
-
-    async def examples(self, ask: Ask, segmenter: Segmenter, own: ImageFeatures | None) -> tuple[Examples, Examples]:
-        """The regions of a request with the features of their images."""
-
-        async def resolve(regions: Mapping[str, Sequence[Region]]) -> Examples:
-            found: Examples = {}
+        async def with_features(regions: Mapping[str, Sequence[Region]]) -> Shown:
+            found: dict[str, list[tuple[ImageFeatures, Region]]] = {}
             for name, several in regions.items():
                 for region in several:
                     features = own
                     if region.image is not None:
                         features = await self._features_of(region.image, ask.mode, segmenter)
-                    assert features is not None
-                    found.setdefault(name, []).append((features, _region(region, features.image_size)))
+                    found.setdefault(name, []).append((features, region))
             return found
 
         count = sum(map(len, (*ask.examples.values(), *ask.negative_examples.values())))
         if count > self.options.max_prompts:
             raise Problem(413, f"{count:,} examples were given", kind="too-many-examples",
                           accepted=f"at most {self.options.max_prompts:,}")  # fmt: skip
-        return await resolve(ask.examples), await resolve(ask.negative_examples)
+        shown, unwanted = await with_features(ask.examples), await with_features(ask.negative_examples)
+        return await self.wording.vectors(ask, segmenter, shown, unwanted)
 
     # --- answers -----------------------------------------------------------------------------------------------------
 
@@ -249,7 +212,7 @@ class Service:
         segmenter = await self.segmenter(ask.method)
         mode = ask.mode or segmenter.method.facts.modes[0]
         if not ask.examples and not ask.negative_examples:
-            text = await self.words(ask, segmenter)  # mistakes in words are found before the model works
+            text = await self.wording.vectors(ask, segmenter)  # mistakes in words are found before the model works
             self._options(segmenter, text, ask)
         async with self.decoded(upload) as image:
             features = await self.encode(image, mode, segmenter)
@@ -268,17 +231,17 @@ class Service:
         self, features: ImageFeatures, image: LoadedImage | None, ask: Ask, segmenter: Segmenter, answer: Answer[T]
     ) -> T:  # fmt: skip
         """Features and words to an answer."""
-        text = await self.words(ask, segmenter, await self.examples(ask, segmenter, features))
+        text = await self._classes(ask, segmenter, features)
         options = self._options(segmenter, text, ask)
         self._check_scores(features, text, ask)
 
         def work() -> T:
-            with self.models.using(segmenter.method):
+            with self.models.using(segmenter.method), _enough_memory():
                 pipeline.check_features(features, text, segmenter.method)
                 done = pipeline.decode_image(features, text, segmenter.method, options)
             return answer(done, image, ask.format)
 
-        return await _run(self._labels, work)
+        return await run_in(self._labels, work)
 
     def _options(self, segmenter: Segmenter, text: TextFeatures, ask: Ask) -> pipeline.DecodeOptions:
         method = segmenter.method
@@ -305,12 +268,21 @@ class Service:
         if features.boxes is not None:
             raise Problem(409, "this image is too elongated to be seen as a whole and was encoded in windows",
                           kind="windows", hint="POST /v1/images/{id}/segment labels it")  # fmt: skip
-        return await _run(self._labels, answers.features_file, features, segmenter.method)
+        return await run_in(self._labels, answers.features_file, features, segmenter.method)
 
     async def picture(self, session: Session) -> tuple[bytes, str]:
         """The kept image as it was read, and its media type."""
         async with self.decoded(session.upload) as image:
-            return await _run(self._images, answers.picture, session.upload, image)
+            return await run_in(self._images, answers.picture, session.upload, image)
+
+
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    """A device without room for a request is a 503, not a failure."""
+    try:
+        yield
+    except (MemoryError, torch.cuda.OutOfMemoryError):
+        raise busy("there is not enough memory for this request now", 5, kind="no-memory") from None
 
 
 class _Upload:
@@ -323,17 +295,3 @@ class _Upload:
 
     def read(self) -> bytes:
         return self.content
-
-
-def _region(region: Region, size: tuple[int, int]) -> Any:
-    if region.rle is None:
-        return region.box or region.point
-    if tuple(region.rle.size) != size:
-        raise Problem(422, f"the mask has {region.rle.size[0]} x {region.rle.size[1]} pixels (height x width)",
-                      kind="refused-input", accepted=f"the size of the image, {size[0]} x {size[1]}")  # fmt: skip
-    return np.ascontiguousarray(decode_rle({"size": region.rle.size, "counts": region.rle.counts}))
-
-
-async def _run(pool: Executor, work: Callable[..., T], *arguments: Any, **named: Any) -> T:
-    """Run in a thread of a pool; cancelling this before it starts takes it out of the pool's queue."""
-    return await asyncio.get_running_loop().run_in_executor(pool, partial(work, *arguments, **named))

@@ -13,17 +13,19 @@ import shutil
 import signal
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
 from talk2dino.errors import Talk2DinoError
-from talk2dino.server.app import create_app
+from talk2dino.server.app import create_app, is_loading
 from talk2dino.server.forward import Worker
 from talk2dino.server.options import ServeOptions
 from talk2dino.server.protocol import server_config
@@ -140,7 +142,8 @@ def run_worker(
     prepare: Callable[[], None] | None,
 ) -> None:  # fmt: skip
     """One worker: the entry point of its process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the one that watches stops the others
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # until the server handles signals
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if prepare is not None:
         prepare()
     segmenter = None
@@ -159,6 +162,24 @@ def run_worker(
 
     worker = Worker(number, options.workers, folder)
     app = create_app(options, segmenter, worker=worker, on_failure=fail, on_ready=lambda: pipe.send(None))
-    server = uvicorn.Server(server_config(app, options))
+    server = _Server(server_config(app, options))
     with suppress(KeyboardInterrupt):
         server.run(sockets=[listener, worker.listen()])
+    if is_loading():
+        os._exit(0)  # see lifecycle.leave_if_loading
+
+
+class _Server(uvicorn.Server):
+    """Ctrl-C reaches all processes of a terminal; the one that watches stops the others."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if sig != signal.SIGINT:
+            super().handle_exit(sig, frame)
+
+
+def _end_with_parent() -> None:
+    """Stop when the process that watches is gone, also if it was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)

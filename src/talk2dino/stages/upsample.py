@@ -14,9 +14,12 @@ from torch import Tensor
 
 from talk2dino.errors import ShapeError
 from talk2dino.stages.kernels import cpu_kernel, run_kernel
+from talk2dino.stages.kernels.labels import axis_taps
 
 #: Values of one strip; 4 million float32 are 16 MB, which larger caches hold.
 STRIP_VALUES = 4_000_000
+#: Largest maps, in places, that are resized by matrix products.
+SMALL_MAP = 10_000
 
 
 @dataclass(frozen=True)
@@ -138,18 +141,44 @@ def label_margins(
     """
     if maps.ndim != 3:
         raise ShapeError(f"maps must be (N, h, w); got {tuple(maps.shape)}")
-    parts = []
-    for _, _, rows in strips(maps, resizes):
-        rows = rows.float()
-        if thresholds is None:
-            best = rows.topk(min(2, len(rows)), dim=0).values
-            parts.append(best[0] - best[1] if len(best) > 1 else best[0])
-            continue
-        floors = thresholds.to(rows)[:, None, None]
-        reached = rows.masked_fill(~(rows > floors), -torch.inf)
-        values, classes = reached.topk(min(2, len(rows)), dim=0)
-        own = thresholds.to(rows)[classes[0]]
-        following = torch.maximum(values[1], own) if len(values) > 1 else own
-        below = (floors - rows).amin(0)
-        parts.append(torch.where(values[0] == -torch.inf, below, values[0] - following))
-    return torch.cat(parts)
+    return torch.cat([_margins(rows.float(), thresholds) for rows in _mixed_strips(maps, resizes)])
+
+
+def _margins(rows: Tensor, thresholds: Tensor | None) -> Tensor:
+    """(H, W) margins of (N, H, W) scores, in one pass over the classes."""
+    floors = None if thresholds is None else thresholds.tolist()
+    best = torch.full_like(rows[0], -torch.inf)
+    following, own, below = best.clone(), torch.zeros_like(best), torch.full_like(best, torch.inf)
+    for index, scores in enumerate(rows):
+        if floors is not None:
+            above = scores > floors[index]
+            below = torch.minimum(below, floors[index] - scores)
+            scores = scores.masked_fill(~above, -torch.inf)
+            own.masked_fill_(scores > best, floors[index])
+        following = torch.maximum(following, torch.minimum(best, scores))
+        best = torch.maximum(best, scores)
+    if floors is None:
+        return best - following if len(rows) > 1 else best
+    return torch.where(best == -torch.inf, below, best - torch.maximum(following, own))
+
+
+def _mixed_strips(maps: Tensor, resizes: Sequence[Resize]) -> Iterator[Tensor]:
+    """Rows of the resized maps; of small maps as two matrix products, which is faster than the chain of resizes."""
+    _, h, w = maps.shape
+    if not resizes or h * w > SMALL_MAP:
+        yield from (rows for _, _, rows in strips(maps, resizes))
+        return
+    down = _mixing(h, tuple((one.height, one.align_corners) for one in resizes), maps)  # [H, h]
+    across = _mixing(w, tuple((one.width, one.align_corners) for one in resizes), maps)  # [W, w]
+    wide = maps.float() @ across.T  # [N, h, W]
+    step = max(1, STRIP_VALUES // max(1, wide.shape[0] * wide.shape[2]))
+    for start in range(0, len(down), step):
+        yield down[start : start + step] @ wide
+
+
+def _mixing(length: int, resizes: tuple[tuple[int, bool], ...], maps: Tensor) -> Tensor:
+    """(L, length) shares that a chain of 1-D linear resizes takes from each of ``length`` values."""
+    places, shares = axis_taps(length, resizes)
+    matrix = torch.zeros(len(places), length)
+    matrix.scatter_add_(1, torch.from_numpy(places), torch.from_numpy(shares))
+    return matrix.to(maps.device)

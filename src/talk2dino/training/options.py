@@ -73,16 +73,20 @@ class TrainOptions(BaseModel):
         Raises:
             InputError: one of the ``others`` is invalid, or contradicts the published training (:data:`REPORTING` cannot).
         """
-        wanted = cls(published_scale=True, keep_partial_batch=True)
-        options = build_options(cls, {"published_scale": True, "keep_partial_batch": True, **others})
-        for name in sorted(set(cls.model_fields) - REPORTING):
-            if getattr(options, name) != getattr(wanted, name):
-                raise InputError(
-                    f"the published training has {name} {getattr(wanted, name)}; got {getattr(options, name)}. Leave out "
-                    "either this setting or --published"
-                )
+        options = build_options(cls, {**BESIDE_THE_PAPER, **others})
+        if wanted := options.against_published():
+            given = ", ".join(f"{name}={getattr(options, name)!r}" for name in wanted)
+            expected = ", ".join(f"{name}={value!r}" for name, value in wanted.items())
+            raise InputError(f"{given} contradicts the published training, which has {expected}: leave it out")
         return options
 
+    def against_published(self) -> dict[str, Any]:
+        """The settings that the published training has otherwise, with its values; :data:`REPORTING` is left out."""
+        published = type(self)(**BESIDE_THE_PAPER).model_dump(exclude=set(REPORTING))
+        return {name: value for name, value in published.items() if getattr(self, name) != value}
 
+
+#: What the published code does beside what the paper describes.
+BESIDE_THE_PAPER: dict[str, Any] = {"published_scale": True, "keep_partial_batch": True}
 #: Settings that change what is reported and saved, not what is trained.
 REPORTING = frozenset({"validation_limit", "validate_every", "save_every", "log_every"})

@@ -12,8 +12,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from talk2dino.errors import DataError, InputError
 from talk2dino.io.atomic import write_atomically
 from talk2dino.io.names import readable
@@ -75,6 +73,7 @@ def load_vocabulary(path: str | Path, *, space: str | None = None, model: str = 
 
 def read_vocabulary(path: str | Path) -> tuple[TextFeatures, str]:
     """A vocabulary and how it was made; errors as :func:`load_vocabulary`."""
+    import torch
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)

@@ -24,12 +24,12 @@ _SENT = {"id": "AbCdEfGh", "width": 640, "height": 480, "grid": [32, 43], "mode"
 async def encode(request: Request) -> Response:
     """Encode an image and keep it for ``expires`` seconds after its last use."""
     service = service_of(request)
+    service.check_room()
+    sent = await read_form(request)
+    if sent.fields:
+        field = next(iter(sent.fields))[:60]
+        raise Problem(422, f"there is no field {field!r}", kind="refused-input", accepted=["image"])
     with service.admitted():
-        sent = await read_form(request)
-        if sent.fields:
-            raise Problem(
-                422, f"there is no field {next(iter(sent.fields))[:60]!r}", kind="refused-input", accepted=["image"]
-            )
         session = await while_connected(request, service.keep(sent.image))
     features = next(iter(session.features.values()))
     height, width = session.size

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,10 +28,12 @@ from talk2dino.server.label_studio_images import KEY_VARIABLE, LabelStudioImages
 from talk2dino.server.problems import Problem, problem_of
 from talk2dino.server.routes.documentation import answer, problems
 from talk2dino.server.schemas import Ask
-from talk2dino.server.service import Service
 from talk2dino.server.shapes import SMALLEST_SHARE
 from talk2dino.server.state import service_of, state_of, while_connected
 from talk2dino.types import Segmentation
+
+if TYPE_CHECKING:
+    from talk2dino.server.service import Service
 
 log = logging.getLogger(__name__)
 

@@ -20,9 +20,10 @@ router = APIRouter(tags=["segment"])
 async def segment(request: Request) -> Response:
     """An image and words in, a label for every pixel out."""
     service = service_of(request)
+    service.check_room()
+    sent = await read_form(request)  # before it has a place: a slow upload takes none
+    ask = ask_from_form(sent.fields)
+    request.state.prompts = ask.prompts
     with service.admitted():
-        sent = await read_form(request)
-        ask = ask_from_form(sent.fields)
-        request.state.prompts = ask.prompts
         content = await while_connected(request, service.segment(sent.image, ask))
     return Response(content, media_type=MEDIA_TYPES[ask.format])

@@ -26,7 +26,7 @@ async def text(request: Request, ask: WordsAsk) -> Response:
     request.state.prompts = ask.prompts
     with service.admitted():
         segmenter = await service.segmenter(None)
-        vectors = await while_connected(request, service.words(ask, segmenter))
+        vectors = await while_connected(request, service.wording.vectors(ask, segmenter))
     prompts, negative = ask.read(service.options.max_prompts)
     synonyms = {
         name: list(words) for one in (prompts, negative) if one for name, words in zip(one.names, one.synonyms, strict=True)

@@ -16,7 +16,7 @@ import binascii
 import re
 from datetime import datetime, timezone
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -27,9 +27,11 @@ from talk2dino.server.answers import dumps
 from talk2dino.server.problems import Problem, problem_of
 from talk2dino.server.routes.documentation import answer, json_body, problems
 from talk2dino.server.schemas import Ask, Number, Region
-from talk2dino.server.service import Service
 from talk2dino.server.shapes import polygon_shapes
 from talk2dino.server.state import service_of, while_connected
+
+if TYPE_CHECKING:
+    from talk2dino.server.service import Service
 
 PREFIX = "/x-anylabeling"
 #: X-AnyLabeling asks for the class of shapes with this label.

@@ -16,7 +16,9 @@ export const asking = { token: async () => null };
 
 export const address = (path) => new URL(path, base).href;
 
-async function send(path, options = {}, asked = false) {
+const PATIENCE = 3; // how often a full service is asked again
+
+async function send(path, options = {}, asked = false, again = 0) {
   const headers = new Headers(options.headers);
   const token = sessionStorage.getItem(TOKEN);
   if (token) headers.set("Authorization", `Bearer ${token}`);
@@ -31,8 +33,13 @@ async function send(path, options = {}, asked = false) {
     const given = await asking.token(asked || Boolean(token));
     if (given) {
       sessionStorage.setItem(TOKEN, given);
-      return send(path, options, true);
+      return send(path, options, true, again);
     }
+  }
+  if (response.status === 503 && again < PATIENCE && response.headers.has("Retry-After")) {
+    await new Promise((done) => setTimeout(done, 1000 * Math.min(5, Number(response.headers.get("Retry-After")) || 1)));
+    options.signal?.throwIfAborted();
+    return send(path, options, asked, again + 1);
   }
   if (!response.ok) throw new ServiceError(response.status, await problemOf(response));
   return response;

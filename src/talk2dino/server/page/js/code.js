@@ -2,6 +2,7 @@
 
 import { writePrompt } from "./prompts.js";
 
+const DEFAULT = "talk2dino"; // the method of the package
 const quote = (text) => JSON.stringify(text);
 const shellQuote = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
 const number = (value) => String(Number(value.toFixed(6)));
@@ -30,7 +31,8 @@ export function pythonCode(store, model) {
   const { image, active } = store;
   const groups = (negative, field) => active.filter((word) => word.negative === negative && (field === "typed" ? word.typed : word.examples.length));
   const [typed, notTyped, shown, notShown] = [groups(false, "typed"), groups(true, "typed"), groups(false, "shown"), groups(true, "shown")];
-  const lines = ["from talk2dino import Segmenter", "", `segmenter = Segmenter.from_pretrained(${quote(model.name)}${model.dtype === "float32" ? ', dtype="float32"' : ""})`];
+  const method = model.method === DEFAULT ? "" : `, method=${quote(model.method)}`;
+  const lines = ["from talk2dino import Segmenter", "", `segmenter = Segmenter.from_pretrained(${quote(model.name)}${method}, dtype=${quote(model.dtype)})`];
   const options = [["background", pythonBackground(store)], ["clean", store.cleaning ? "True" : "False"], ["refine", store.refine ? "True" : null]];
   let prompts = typed.length ? classes(typed) : "[]";
   if (shown.length || notShown.length) {
@@ -66,7 +68,8 @@ export function shellCode(store, model) {
   }
   parts.push(store.cleaning ? "--clean" : "--no-clean");
   if (store.refine) parts.push("--refine");
-  if (model.dtype === "float32") parts.push("--dtype float32");
+  if (model.method !== DEFAULT) parts.push("--method", shellQuote(model.method));
+  parts.push("--dtype", model.dtype);
   parts.push("--save overlay,palette");
   return parts.join(" ");
 }

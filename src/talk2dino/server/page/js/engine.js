@@ -93,7 +93,7 @@ export class Engine {
   #score() {
     const { store } = this;
     const words = store.active;
-    for (const word of words) word.similarity ??= cosines(store.image.features, word.vector);
+    for (const word of words) word.similarity ??= cosines(store.image.features, word.vector, word.calibration);
     this.cleaned = store.cleaning;
     this.maps = scoreMaps(store.image.features, words.map((word) => word.similarity), words.map((word) => word.vector), store.cleaning);
     this.painter.setScores(this.maps);

@@ -26,15 +26,15 @@ const store = new Store();
 const status = new Status();
 store.ask = (request) => askAboutImage(store, request);
 
-function setTheme(theme) {
-  document.documentElement.dataset.theme = theme;
-  localStorage.setItem("talk2dino-theme", theme);
-}
-
 function prepareTheme() {
-  const dark = matchMedia("(prefers-color-scheme: dark)");
-  document.documentElement.dataset.theme = localStorage.getItem("talk2dino-theme") ?? (dark.matches ? "dark" : "light");
-  find("theme").addEventListener("click", () => setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
+  const root = document.documentElement;
+  const kept = localStorage.getItem("talk2dino-theme");
+  if (kept) root.dataset.theme = kept; // otherwise the style sheet follows the system
+  find("theme").addEventListener("click", () => {
+    const shown = root.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+    root.dataset.theme = shown === "dark" ? "light" : "dark";
+    localStorage.setItem("talk2dino-theme", root.dataset.theme);
+  });
 }
 
 /** The dialog that asks for the token; resolves to the token, or null if it was closed. */
@@ -172,6 +172,9 @@ addEventListener("keydown", (event) => {
     store.restoreWord();
     find("toast").hidden = true;
   }
+});
+addEventListener("pagehide", () => {
+  if (store.image) api.forget(store.image.id); // should the page come back, the image is encoded again
 });
 // For tests and for the browser's console.
 globalThis.talk2dino = { store, engine, open, marking };

@@ -1,7 +1,7 @@
 // "This is a ...": drag a box or click a patch, give it a name, and it becomes a word.
 
 import { element, find, toast } from "./dom.js";
-import { boxOf, exampleVector, patchesOf } from "./examples.js";
+import { boxOf, patchesOf } from "./examples.js";
 import { t } from "./text.js";
 import { forgetVector } from "./vectors.js";
 
@@ -115,7 +115,7 @@ export class Marking {
     const name = find("example-name").value.replace(/\s+/g, " ").trim();
     if (answer !== "add" || !name || !this.region) return;
     const { store } = this;
-    const example = { region: this.region, image: store.image, vector: exampleVector(store.image.features, this.region) };
+    const example = { region: this.region, image: store.image };
     const word = store.addWord({ name, examples: [example] });
     forgetVector(word);
     store.changed("words");

@@ -1,14 +1,14 @@
 // Draws labels and results with WebGL2. Textures change only when their content does; a frame is a few draw calls.
 
-import { resizeTaps } from "./scores.js";
+import { gridCells, resizeTaps } from "./scores.js";
 import {
-  CELLS, CORNERS, GRID_LABELS, IMAGE_LABELS, SEEN_LABELS, SHOW_BOTH, SHOW_CLASSES, SHOW_HEAT, SHOW_IMAGE,
+  CELLS, CORNERS, IMAGE_LABELS, SEEN_LABELS, SHOW_BOTH, SHOW_CLASSES, SHOW_HEAT, SHOW_IMAGE,
 } from "./shaders.js";
 
 const NEAR_EDGE = 0x8000; // see shaders.js
 const NEVER = 3e38; // a threshold that no score passes
 const PROGRAMS = {
-  grid: GRID_LABELS, cells: CELLS, seen: SEEN_LABELS, image: IMAGE_LABELS,
+  cells: CELLS, seen: SEEN_LABELS, image: IMAGE_LABELS,
   showImage: SHOW_IMAGE, showClasses: SHOW_CLASSES, showBoth: SHOW_BOTH, showHeat: SHOW_HEAT,
 };
 const LABEL_PIXELS = 2 ** 21; // larger images are labelled at every second, third ... pixel while they are shown
@@ -50,7 +50,6 @@ export class Painter {
     const taps = resizeTaps(features);
     for (const name of ["seenRows", "seenColumns", "rows", "columns"]) this.#table(name, taps[name]);
     const [seenH, seenW] = features.seenSize;
-    for (const name of ["gridLabels", "gridCells"]) this.#labelTexture(name, features.w, features.h);
     for (const name of ["seenLabels", "seenCells"]) this.#labelTexture(name, seenW, seenH);
     return taps;
   }
@@ -69,15 +68,17 @@ export class Painter {
     gl.texImage3D(gl.TEXTURE_2D_ARRAY, 0, gl.RGBA32F, w, h, layers, 0, gl.RGBA, gl.FLOAT, packed);
     nearest(gl, gl.TEXTURE_2D_ARRAY);
     this.layers = layers;
-    this.count = maps.length;
+    this.maps = maps;
   }
 
   /** Thresholds of the N classes, or null for no background; the last ``negative`` classes become background. */
   setThresholds(thresholds, negative) {
     const floors = new Float32Array(4 * this.layers).fill(NEVER);
-    for (let n = 0; n < this.count; n++) floors[n] = thresholds ? thresholds[n] : -NEVER;
+    // As float32, which the scores are and the server compares with.
+    this.thresholds = thresholds && Float32Array.from(thresholds);
+    for (let n = 0; n < this.maps.length; n++) floors[n] = thresholds ? thresholds[n] : -NEVER;
     this.#table("floors", floors);
-    this.positive = this.count - negative;
+    this.positive = this.maps.length - negative;
   }
 
   /** RGBA rows, 0..255; row 0 is the background. */
@@ -117,8 +118,7 @@ export class Painter {
     if (current[0] !== size[0] || current[1] !== size[1]) this.#labelTexture("labels", ...size);
     const shared = { scores: "scores", floors: "floors" };
     const seen = { ...shared, seenRows: "seenRows", seenColumns: "seenColumns" };
-    this.#run("grid", "gridLabels", shared);
-    this.#run("cells", "gridCells", { lower: "gridLabels" });
+    this.#labelTexture("gridCells", this.features.w, this.features.h, gridCells(this.maps, this.thresholds, this.features));
     this.#run("seen", "seenLabels", { ...seen, cells: "gridCells" }, (gl, at) => {
       const scale = (source, target) => (target > 1 ? (source - 1) / (target - 1) : 0);
       gl.uniform2f(at("scale"), scale(this.features.w, seenW), scale(this.features.h, seenH));

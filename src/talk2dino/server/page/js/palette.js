@@ -27,22 +27,32 @@ function oklab(rgb) {
   ], [l, m, s]);
 }
 
-/** How different two colours look to the eyes that tell them apart least. */
-export function difference(one, other) {
-  const [a, b] = [one, other].map((colour) => colour.map(linear));
-  return Math.min(...EYES.map((eye) => {
-    const [p, q] = [oklab(times(eye, a)), oklab(times(eye, b))];
-    return Math.hypot(p[0] - q[0], p[1] - q[1], p[2] - q[2]);
-  }));
+const seen = new Map(); // colour -> how each kind of eyes sees it
+
+function views(colour) {
+  const key = colour.join();
+  if (!seen.has(key)) seen.set(key, EYES.map((eye) => oklab(times(eye, colour.map(linear)))));
+  return seen.get(key);
 }
 
-/** ``wanted`` if no colour in use looks like it, else the distinct colour that differs most from those in use. */
+/** How different two colours look to the eyes that tell them apart least. */
+export function difference(one, other) {
+  const [a, b] = [views(one), views(other)];
+  return Math.min(...a.map((lab, eye) => Math.hypot(lab[0] - b[eye][0], lab[1] - b[eye][1], lab[2] - b[eye][2])));
+}
+
+/** Further colours, for lists of more words than there are distinct ones: all combinations of a few shares of red, green, blue. */
+const FURTHER = [0, 75, 140, 200, 250].flatMap((r) => [0, 75, 140, 200, 250].flatMap((g) => [0, 75, 140, 200, 250].map((b) => [r, g, b])))
+  .filter((colour) => Math.max(...colour) - Math.min(...colour) > 60);
+
+/** ``wanted`` if no colour in use looks like it, else a distinct colour that is free, else the one that differs most. */
 export function freeColour(wanted, used) {
   const distance = (colour) => Math.min(Infinity, ...used.map((other) => difference(colour, other)));
   if (distance(wanted) >= TOO_CLOSE) return wanted;
-  const candidates = DISTINCT.map((colour) => [distance(colour), colour]);
-  const good = candidates.find(([far]) => far >= TOO_CLOSE);
-  return good ? good[1] : candidates.reduce((best, next) => (next[0] > best[0] ? next : best))[1];
+  const good = DISTINCT.find((colour) => distance(colour) >= TOO_CLOSE);
+  if (good) return good;
+  const candidates = [wanted, ...DISTINCT, ...FURTHER].map((colour) => [distance(colour), colour]);
+  return candidates.reduce((best, next) => (next[0] > best[0] ? next : best))[1];
 }
 
 export const toHex = (colour) => `#${colour.map((value) => value.toString(16).padStart(2, "0")).join("")}`;

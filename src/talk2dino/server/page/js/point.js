@@ -108,7 +108,7 @@ export class PointPanel {
     const low = Math.min(...all);
     const span = Math.max(Math.max(...all) - low, 1e-6) / 0.94; // the smallest bar keeps a little length
     const share = (value) => `${100 * ((value - low) / span + 0.06)}%`;
-    return element("ul", { class: "bars" }, ...scores.map(({ word, score }) => {
+    return element("ul", { class: "bars", tabindex: "0", "aria-label": t("point") }, ...scores.map(({ word, score }) => {
       const fill = element("span", { class: "fill" });
       fill.style.width = share(score);
       fill.style.backgroundColor = toHex(word.colour);

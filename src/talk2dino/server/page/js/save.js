@@ -17,7 +17,7 @@ export class Saving {
     find("code").addEventListener("click", () => this.showCode());
     find("copy-python").addEventListener("click", () => copy(find("code-python")));
     find("copy-shell").addEventListener("click", () => copy(find("code-shell")));
-    store.on("words image labels", () => {
+    store.on("words image", () => {
       const ready = Boolean(store.image) && store.active.some((word) => !word.negative);
       for (const button of find("downloads").children) button.disabled = !ready;
     });

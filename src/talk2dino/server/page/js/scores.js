@@ -4,14 +4,14 @@ import { softmaxInto } from "./features.js";
 
 const LAMBDA = 5 / 6; // weight of the similarity in the cleaned map
 
-/** cos(v[p], t) for every patch: (h * w) values. ``vector`` has length 1. */
-export function cosines(features, vector) {
+/** slope cos(v[p], t) + offset for every patch: (h * w) values. ``vector`` has length 1. */
+export function cosines(features, vector, [slope, offset] = [1, 0]) {
   const { unit, dim, h, w } = features;
   const out = new Float32Array(h * w);
   for (let p = 0, at = 0; p < out.length; p++) {
     let sum = 0;
     for (let d = 0; d < dim; d++, at++) sum += unit[at] * vector[d];
-    out[p] = sum;
+    out[p] = slope * sum + offset;
   }
   return out;
 }
@@ -82,6 +82,36 @@ export function headCosines(rows, features, vector) {
     out[m] = sum;
   }
   return out;
+}
+
+export const UNDECIDED = 0xffff;
+
+/**
+ * The label of every patch (0: none above its threshold, n + 1: class n), or UNDECIDED where the best class is below its
+ * threshold and another is above its own; then, for each cell between four patches, their label if they agree.
+ */
+export function gridCells(maps, thresholds, { h, w }) {
+  const labels = new Uint16Array(h * w);
+  for (let p = 0; p < labels.length; p++) {
+    let [best, ahead, won, first] = [-Infinity, -Infinity, 0, 0];
+    for (let n = 0; n < maps.length; n++) {
+      const value = maps[n][p];
+      if (value > ahead) [ahead, first] = [value, n + 1];
+      if (value > best && (!thresholds || value > thresholds[n])) [best, won] = [value, n + 1];
+    }
+    labels[p] = won === 0 || won === first ? won : UNDECIDED;
+  }
+  const cells = new Uint16Array(h * w);
+  for (let y = 0; y < h; y++) {
+    const below = y + 1 < h ? w : 0;
+    for (let x = 0; x < w; x++) {
+      const at = y * w + x;
+      const right = x + 1 < w ? 1 : 0;
+      const same = labels[at] === labels[at + right] && labels[at] === labels[at + below] && labels[at] === labels[at + below + right];
+      cells[at] = same ? labels[at] : UNDECIDED;
+    }
+  }
+  return cells;
 }
 
 /** Two numbers per output index of one linear resize: [lower index, upper index, share of the upper one]. */

@@ -1,4 +1,4 @@
-// WebGL2 programs. Labels are found in three steps, patch grid -> size that the model sees -> image, because most pixels
+// WebGL2 programs. Labels are found in steps, patch grid (gridCells in scores.js) -> size that the model sees -> image, because most pixels
 // need no arithmetic: the shares of a bilinear mix are positive and add up to one, so a class that is ahead of all others
 // and above its threshold at all four neighbours is ahead at the pixel too. Where the neighbours disagree, the scores of all
 // classes are mixed exactly as torch does. stages/kernels/labels.py uses the same argument on a CPU.
@@ -48,11 +48,6 @@ ivec2 cellOf(ivec2 place, vec2 scale, float offset, usampler2D cells) {
   return clamp(ivec2((vec2(place) + offset) * scale - offset), ivec2(0), textureSize(cells, 0) - 1);
 }
 `;
-
-/** Labels of the patches. */
-export const GRID_LABELS = `${PICK}
-vec4 at(int layer) { return texelFetch(scores, ivec3(ivec2(gl_FragCoord.xy), layer), 0); }
-void main() { label = uvec4(winner(false), 0u, 0u, 0u); }`;
 
 /** For each cell between four neighbours: their label if they agree, else UNDECIDED. */
 export const CELLS = `#version 300 es

@@ -40,7 +40,7 @@ export class Store extends EventTarget {
     }
     const word = {
       key: nextKey++, name, synonyms, negative, examples, typed: !examples.length, on: true, colour: null, threshold: null,
-      text: null, vector: null, similarity: null, share: null, notes: [], understood: [], error: "",
+      text: null, vector: null, calibration: [1, 0], similarity: null, share: null, notes: [], understood: [], error: "",
     };
     this.words.push(word);
     this.changed("words");

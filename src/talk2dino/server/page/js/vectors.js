@@ -77,7 +77,7 @@ function fill(store, word) {
     store.colourWord(word, wanted);
   }
   if (word.vector || (word.typed && !word.text)) return false;
-  word.vector = wordVector(word);
+  Object.assign(word, wordVector(word) ?? {});
   word.similarity = null;
   return word.vector !== null;
 }

@@ -23,7 +23,8 @@ export class WordList {
       }
     });
     find("add-negative").addEventListener("click", () => this.add(true));
-    store.on("words look labels image shares", () => this.update());
+    store.on("words look image shares", () => this.update());
+    store.on("labels", () => this.updateSettings());
   }
 
   add(negative) {
@@ -87,6 +88,14 @@ export class WordList {
     const notes = [...new Set([...(this.store.image?.notes ?? []), ...words.flatMap((word) => word.notes)])];
     find("notes").hidden = !notes.length;
     find("notes").replaceChildren(...notes.map((note) => element("li", {}, note)));
+  }
+
+  /** Thresholds changed; this runs for every step of a dragged slider. */
+  updateSettings() {
+    for (const word of this.store.words) {
+      const row = this.rows.get(word.key);
+      if (!row.settings.hidden) this.#refreshSettings(row, word);
+    }
   }
 
   #build(word) {
@@ -172,7 +181,8 @@ export class WordList {
     const colour = word.colour ?? [128, 128, 128];
     row.item.classList.toggle("off", !word.on);
     row.item.classList.toggle("failed", Boolean(word.error));
-    if (document.activeElement !== row.colour) row.colour.value = toHex(colour);
+    const hex = toHex(colour);
+    if (document.activeElement !== row.colour && row.colour.value !== hex) row.colour.value = hex;
     row.on.checked = word.on;
     setText(row.tag, word.negative ? t("negative") : word.examples.length ? (word.examples.length > 1 ? t("exampleCount", { count: word.examples.length }) : t("exampleOf")) : "");
     row.tag.hidden = !row.tag.textContent;
@@ -183,7 +193,7 @@ export class WordList {
     setText(row.share, counted ? (word.share ? percent(word.share) : t("notFound")) : "");
     row.share.classList.toggle("missing", counted && !word.share);
     row.fill.style.width = counted ? `${100 * word.share}%` : "0";
-    row.fill.style.backgroundColor = toHex(colour);
+    row.fill.style.backgroundColor = hex;
     if (!row.settings.hidden) this.#refreshSettings(row, word);
   }
 

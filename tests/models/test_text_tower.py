@@ -162,6 +162,7 @@ def test_evaluation_with_spanish_names(tower, tmp_path):
     )
     report = evaluate(options).reports[0]
     assert 0 <= report.metrics.miou < 0.5  # three steps teach little: the tower is used
+    assert f"text tower from {tower}" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     kept = json.loads((tmp_path / "out" / "config.json").read_text())
     assert kept["text"] == str(tower)
     with pytest.raises(InputError, match=r"fingerprints.text"):  # another tower in the same folder

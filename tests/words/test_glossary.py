@@ -100,9 +100,18 @@ def test_unknown_words_have_no_meaning(given):
     assert chinese_glossary().look_up(given) is None
 
 
+def test_very_long_texts_are_not_composed():
+    assert chinese_glossary().look_up("红色的" * 7 + "汽车") is not None
+    assert chinese_glossary().look_up("红色的" * 8 + "汽车") is None
+
+
 def test_near_entries_come_with_their_english():
     assert chinese_glossary().near("斑马腿")[:2] == [("斑马", "zebra"), ("斑马线", "zebra crossing")]
     assert ("斑马线", "zebra crossing") in chinese_glossary().near("斑马钱")
+    assert chinese_glossary().near("水果车")[0] == (
+        "水车",
+        "water wheel",
+    )  # the last word says what kind of thing it is
     assert chinese_glossary().near("xyz") == []
 
 

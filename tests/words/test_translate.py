@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 from command import run_here
 from PIL import Image
 
-from talk2dino.errors import CheckpointError, InputError, ModelNotFoundError, PromptError
+from talk2dino.errors import CheckpointError, InputError, MissingExtraError, ModelNotFoundError, PromptError
+from talk2dino.models.text_tower import load_encoder
 from talk2dino.words import translate
 from talk2dino.words.translate import AutoTranslator, MarianTranslator, files_fingerprint, make_translator
 
@@ -169,3 +171,14 @@ def test_the_option_of_segment(capsys, marian, tmp_path):
     missing = run_here(capsys, *call, "--translate", "nobody/nothing", "--overwrite")
     assert missing.returncode == 1
     assert len(missing.stderr.strip().splitlines()) == 1
+
+
+def test_the_extra_is_named_when_it_is_missing(monkeypatch, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        MissingExtraError, match=r"'transformers', which is not installed: pip install 'talk2dino\[translate\]'"
+    ):
+        make_translator("auto")
+    monkeypatch.setitem(sys.modules, "transformers.utils", None)
+    with pytest.raises(MissingExtraError, match=r"a text tower .* pip install 'talk2dino\[translate\]'"):
+        load_encoder(str(tmp_path))

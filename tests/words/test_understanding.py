@@ -44,7 +44,7 @@ def english():
     [
         ("sky", {"LATIN"}), ("天空", {"CJK"}), ("Ｔ恤", {"LATIN", "CJK"}), ("ｶﾒﾗ", {"KATAKANA"}), ("人々", {"CJK"}),
         ("ラーメン", {"KATAKANA"}), ("авто", {"CYRILLIC"}), ("차", {"HANGUL"}), ("5 µm filter", {"LATIN"}), ("🚗 42", set()),
-        ("λόγος", {"GREEK"}), ("árbol", {"LATIN"}),
+        ("λόγος", {"GREEK"}), ("árbol", {"LATIN"}), ("ˈarbol", {"LATIN"}),
     ],
 )  # fmt: skip
 def test_scripts(text, scripts):
@@ -146,3 +146,13 @@ def test_micro_reads_chinese_itself():
     assert "languages" not in SegmenterConfig("x").to_dict()
     with pytest.raises(CheckpointError, match="here: unknown language 'klingon'"):
         SegmenterConfig.from_dict({**config.to_dict(), "languages": ["klingon"]}, "here")
+
+
+def test_a_report_says_what_was_looked_up(english):
+    from talk2dino.evaluation.options import EvaluationOptions
+    from talk2dino.evaluation.report import terminal_table
+    from talk2dino.evaluation.runs import evaluate
+
+    asked = EvaluationOptions(benchmark="world", prompts="chinese", limit=1, device="cpu")
+    report = evaluate(asked, segmenter=english).reports[0]
+    assert "looked up or translated: 天空 -> sky, 草地 -> grass" in terminal_table(report)

@@ -98,6 +98,7 @@ def _notes(config: Mapping[str, Any], missing: str | None) -> Iterable[str | Non
     benchmark, published = get_benchmark(config["benchmark"]), published_row(config)
     threshold, source = config.get("background"), config.get("run", {}).get("threshold_source")
     made = " and ".join(name for name in config.get("labels", {}) if name.endswith(".json"))
+    understood = [f"{given} -> {english}" for given, english, _ in config.get("understood") or ()]
     other_mode = config["mode"] != benchmark.mode and benchmark.on_disk
     return (
         config.get("limit") and f"only the first {config['limit']} images: not comparable with figures on all of them",
@@ -106,6 +107,8 @@ def _notes(config: Mapping[str, Any], missing: str | None) -> Iterable[str | Non
         None if threshold is None else f"background threshold {threshold:g}" + (f": {source}" if source else ""),
         made and f"labels drawn from {made}, not read from label images",
         config.get("synonyms") and f"synonyms from {config['synonyms']}",
+        config.get("text") and f"text tower from {config['text']}",
+        understood and f"looked up or translated: {', '.join(understood[:8])}{', ...' if len(understood) > 8 else ''}",
         f"mode {config['mode']}: the published protocol uses {benchmark.mode}" if other_mode else None,
         f"published row {published.title}: {published.note}" if published and published.note else None,
     )

@@ -144,8 +144,9 @@ def attach_text(parts: Parts, folder: Path) -> None:
         MissingExtraError: transformers is not installed.
     """
     if not (folder / CONFIG).is_file():
+        unfinished = "; its run is not finished: repeat the command" if (folder / "checkpoint.pt").is_file() else ""
         raise CheckpointError(
-            f"no text tower at {readable(folder)}: expected a folder written by 'talk2dino train-text'"
+            f"no text tower at {readable(folder)}: expected a folder written by 'talk2dino train-text'{unfinished}"
         )
     values = read_config(folder / CONFIG)
     if values.get("format") != FORMAT:
@@ -207,11 +208,12 @@ def _from_transformers(name: str, *, weights: bool) -> tuple[PreTrainedModel, Pr
         from transformers import AutoConfig, AutoModel, AutoTokenizer
 
         here = Path(name).is_dir()
+        safely: dict[str, Any] = {"local_files_only": here, "trust_remote_code": False}
         try:
-            tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=here)
+            tokenizer = AutoTokenizer.from_pretrained(name, **safely)
             if weights:
-                return AutoModel.from_pretrained(name, local_files_only=here), tokenizer
-            config = AutoConfig.from_pretrained(name, local_files_only=here)
+                return AutoModel.from_pretrained(name, **safely), tokenizer
+            config = AutoConfig.from_pretrained(name, **safely)
             return AutoModel.from_config(config), tokenizer
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

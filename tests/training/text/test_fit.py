@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -85,6 +86,8 @@ def test_a_run_that_was_stopped_equals_one_that_was_not(distil, tmp_path):
             tmp_path / "parts", max_steps=7, progress=lambda done, *_: done == 4 and os.kill(os.getpid(), signal.SIGINT)
         )
     assert not (tmp_path / "parts" / "text.safetensors").exists()
+    with pytest.raises(CheckpointError, match="its run is not finished: repeat the command"):
+        load_parts("micro", text=tmp_path / "parts")
     assert distil(tmp_path / "parts", max_steps=7).steps == 7
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
     steps = [json.loads(line)["step"] for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
@@ -155,3 +158,14 @@ def test_what_is_no_encoder_is_refused(distil, tmp_path, encoders):
         distil(tmp_path / "b", encoder=str(tmp_path / "empty"))
     with pytest.raises(DataError, match="batch size is 500, but there are"):
         distil(tmp_path / "c", batch_size=500)
+
+
+def test_code_in_an_encoder_is_not_run(distil, encoders, tmp_path):
+    shutil.copytree(encoders / "bert", tmp_path / "evil")
+    (tmp_path / "evil" / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass C: pass\n")
+    config = tmp_path / "evil" / "config.json"
+    auto = {"AutoConfig": "code.C", "AutoModel": "code.C", "AutoTokenizer": ["code.C", None]}
+    config.write_text(json.dumps({**json.loads(config.read_text()), "model_type": "evil", "auto_map": auto}))
+    with pytest.raises(CheckpointError, match=r"cannot read an encoder from .*evil"):
+        distil(tmp_path / "out", encoder=str(tmp_path / "evil"))
+    assert not (tmp_path / "ran").exists()

@@ -13,7 +13,9 @@ from safetensors.numpy import load
 
 from service import keep_image, post_image
 from talk2dino import Segmentation
+from talk2dino.annotations import FORMATS, load_annotations
 from talk2dino.io.rle import decode_rle
+from talk2dino.server.answers import MEDIA_TYPES
 
 WORDS = ["grass", "sand", "tree", "car", "mushroom"]
 
@@ -60,6 +62,20 @@ def test_formats(client, segmenter, beach, tmp_path):
     overlay = post_image(client, beach, prompts=WORDS, format="overlay")
     assert overlay.headers["content-type"] == "image/png"
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(overlay.content))), np.asarray(wanted.overlay(beach)))
+
+
+@pytest.mark.parametrize("format", ["coco", "cvat", "cvat-masks", "label-studio"])
+def test_labelling_formats_hold_the_labels(client, segmenter, beach, tmp_path, format):
+    answer = post_image(client, beach, prompts=WORDS, format=format)
+    assert answer.headers["content-type"].split(";")[0] == MEDIA_TYPES[format]
+    path = tmp_path / FORMATS[format].target
+    path.write_bytes(answer.content)
+    (image,) = load_annotations(path, format).images
+    assert np.array_equal(image.labels(WORDS), segmenter.segment(beach, WORDS).labels)
+    if format == "cvat-masks":
+        refused = post_image(client, beach, prompts="a:b", format=format)
+        assert (refused.status_code, refused.headers["content-type"]) == (422, "application/problem+json")
+        assert "must not contain ':'" in refused.json()["detail"]
 
 
 def test_synonyms_as_on_the_command_line_and_as_json(client, beach):

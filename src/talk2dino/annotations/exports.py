@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,18 @@ def export_segmentation(
     check_data(chosen, classes_of(seg), [Path(image).name])
     data = DataSet(classes_of(seg), seg.model, Path(image).parent, objects.instances)
     return chosen.write(target, data, [annotated_image(seg, image, objects)], options)
+
+
+def export_bytes(seg: Segmentation, format: str, *, image: str = "image.png") -> bytes:
+    """What :func:`export_segmentation` writes, for formats that are one file, with the default options.
+
+    Raises:
+        InputError: a class that the format cannot hold.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / find_format(format).target
+        export_segmentation(seg, target, format, image=image, objects=ObjectOptions(), options=WriteOptions())
+        return target.read_bytes()
 
 
 def split_options(values: dict[str, Any]) -> tuple[ObjectOptions, WriteOptions]:

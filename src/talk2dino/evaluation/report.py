@@ -108,7 +108,9 @@ def _notes(config: Mapping[str, Any], missing: str | None) -> Iterable[str | Non
         made and f"labels drawn from {made}, not read from label images",
         config.get("synonyms") and f"synonyms from {config['synonyms']}",
         config.get("text") and f"text tower from {config['text']}",
-        understood and f"looked up or translated: {', '.join(understood[:8])}{', ...' if len(understood) > 8 else ''}",
+        f"looked up or translated: {', '.join(understood[:8])}{', ...' if len(understood) > 8 else ''}"
+        if understood
+        else None,
         f"mode {config['mode']}: the published protocol uses {benchmark.mode}" if other_mode else None,
         f"published row {published.title}: {published.note}" if published and published.note else None,
     )

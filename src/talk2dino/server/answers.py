@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from talk2dino.annotations.exports import export_bytes
+from talk2dino.annotations.formats import FORMATS
 from talk2dino.errors import InputError
 from talk2dino.io.images import LoadedImage
 from talk2dino.io.masks import plain_json, segmentation_bytes
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 
 MEDIA_TYPES = {
     "json": "application/json", "png": "image/png", "overlay": "image/png", "npz": "application/x-npz",
-    "features": "application/vnd.safetensors",
+    "coco": "application/json", "cvat": "application/xml", "cvat-masks": "application/zip",
+    "label-studio": "application/json", "features": "application/vnd.safetensors",
 }  # fmt: skip
 
 
@@ -33,6 +36,8 @@ def segmentation_answer(done: Segmentation, image: LoadedImage | None, format: s
         if image is None:
             raise InputError("an overlay needs the image")
         return encode_png(done.overlay(image))
+    if format in FORMATS:
+        return export_bytes(done, format)
     return segmentation_bytes(done, f".{format}")
 
 

@@ -12,7 +12,7 @@ from talk2dino.errors import InputError
 from talk2dino.server.problems import Problem
 from talk2dino.words.prompts import PromptList, read_prompts
 
-Format = Literal["json", "png", "overlay", "npz"]
+Format = Literal["json", "png", "overlay", "npz", "coco", "cvat", "cvat-masks", "label-studio"]
 Words = str | list[str] | dict[str, str | list[str] | None]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -87,7 +87,10 @@ class Ask(WordsAsk):
     method: str | None = Field(None, description="One of GET /v1/methods.")
     examples: dict[str, list[Region]] = Field({}, description="Classes by example: regions that show them.")
     negative_examples: dict[str, list[Region]] = Field({}, description="Regions whose like becomes background.")
-    format: Format = Field("json", description="json, png (labels as palette indices), overlay (PNG) or npz.")
+    format: Format = Field(
+        "json",
+        description="json, png (labels as palette indices), overlay (PNG), npz, or a labelling format of one file.",
+    )
 
     @model_validator(mode="after")
     def _something(self) -> Ask:

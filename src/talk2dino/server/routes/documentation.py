@@ -48,9 +48,9 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def segmented() -> dict[int | str, dict[str, Any]]:
-    """A result in the four formats."""
+    """A result in one of the formats."""
     content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}, "example": SEGMENTED}}
-    content |= {MEDIA_TYPES[name]: _BINARY for name in ("png", "npz")}
+    content |= {MEDIA_TYPES[name]: _BINARY for name in ("png", "npz", "cvat", "cvat-masks")}
     return {200: {"description": "labels in the format that was asked for", "content": content}}
 
 

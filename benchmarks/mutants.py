@@ -72,7 +72,7 @@ EQUIVALENT: dict[tuple[str, str], str] = {}
 #: Arguments that change nothing here: UTF-8 is the default on this system, and ``zip(strict=True)`` only states a fact.
 UNNOTICED = ("encoding", "strict")
 #: Changed lines that only matter on a GPU.
-DEVICES = re.compile(r"device|cuda|mps")
+DEVICES = re.compile(r"device|cuda|mps|map_location")
 
 
 @dataclass(frozen=True)

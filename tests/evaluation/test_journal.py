@@ -15,7 +15,16 @@ from miniature import make_miniature
 
 from talk2dino.errors import DataError, InputError, OutputError, Talk2DinoError
 from talk2dino.evaluation.datasets import get_benchmark, open_benchmark
-from talk2dino.evaluation.journal import ShardJournal, open_shard, read_config, read_run
+from talk2dino.evaluation.journal import (
+    ImageRecord,
+    ShardJournal,
+    add_up,
+    hash_names,
+    open_shard,
+    read_config,
+    read_run,
+)
+from talk2dino.evaluation.metrics import NONE, ConfusionMatrix
 from talk2dino.evaluation.options import EvaluationOptions
 from talk2dino.evaluation.protocol import run_benchmark
 from talk2dino.evaluation.report import report_run
@@ -109,6 +118,49 @@ def test_one_image_in_two_shards_of_an_incomplete_merge_is_refused(tmp_path, ade
     path.write_text((tmp_path / "part1" / "images-1-of-3.jsonl").read_text())
     with pytest.raises(DataError, match="the same image is in two shards"):
         read_run([tmp_path / "part1", tmp_path / "part2"])
+
+
+def test_runs_with_other_numbers_of_shards_do_not_merge(tmp_path, ade):
+    ade("halves", shard=(1, 2))
+    ade("thirds", shard=(2, 3))
+    with pytest.raises(InputError, match="runs with different numbers of shards: 2, 3"):
+        read_run([tmp_path / "halves", tmp_path / "thirds"])
+    (tmp_path / "thirds" / "config.json").unlink()
+    with pytest.raises(DataError, match="thirds holds no evaluation: expected"):
+        read_run([tmp_path / "thirds"])
+
+
+def test_a_record_that_is_written_twice_counts_once(tmp_path, ade):
+    whole, _ = ade("out")
+    path = tmp_path / "out" / "images-1-of-1.jsonl"
+    path.write_text(path.read_text() + path.read_text().splitlines()[0] + "\n")
+    read = read_run([tmp_path / "out"])
+    assert (read.missing, len(read.records)) == (None, 3)
+    assert (read.matrix.counts == whole.matrix.counts).all()
+
+
+def test_a_record_holds_the_counts_and_the_miou(tmp_path):
+    matrix = ConfusionMatrix(("a", "b", "c"))
+    matrix.update(np.array([[0, 1, 1, NONE, 2]]), np.array([[0, 0, 1, 1, 255]]))
+    record = ImageRecord.of("x", matrix)
+    assert record.as_json() == {"name": "x", "counts": [[0, 0, 1], [0, 1, 1], [1, 1, 1], [1, 3, 1]], "miou": 0.416667}
+    again = ImageRecord.from_json(record.as_json(), tmp_path)
+    assert (again.name, again.miou) == ("x", 0.416667)
+    assert (add_up(matrix.names, [again, again]).counts == 2 * matrix.counts).all()
+    ignored = ConfusionMatrix(("a", "b"))
+    ignored.update(np.array([[0]]), np.array([[255]]))
+    assert ImageRecord.of("y", ignored).as_json() == {"name": "y", "counts": [], "miou": None}
+    assert ImageRecord.from_json({"name": "y", "counts": [], "miou": None}, tmp_path).counts.shape == (0, 3)
+    for damage in ({"counts": [[1, 2]]}, {"counts": [[1, 2, "x"]]}, {"counts": None}, {"counts": [[1, 2, 3], [4]]}):
+        with pytest.raises(DataError, match=r"images\.jsonl: the record of 'x' is damaged: remove its line"):
+            ImageRecord.from_json(record.as_json() | damage, tmp_path / "images.jsonl")
+    with pytest.raises(DataError, match="the record of None is damaged"):
+        ImageRecord.from_json({"counts": [], "miou": None}, tmp_path)
+
+
+def test_the_hash_of_names_is_that_of_any_order():
+    assert hash_names(["b", "a"]) == hash_names(iter(["a", "b"])) == "7e18f737311b2dc3"
+    assert hash_names(["ab"]) != hash_names(["a", "b"])
 
 
 def test_only_folders_of_one_run_merge(tmp_path, ade):

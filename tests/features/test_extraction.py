@@ -173,6 +173,57 @@ def test_damage_is_named_and_mended(tmp_path):
     assert contents(tmp_path / "out") == whole
 
 
+@pytest.mark.parametrize(
+    ("count", "said"), [(1, "1 damaged shard again"), (5, "5 damaged shards again"), (7, "and 2 more")]
+)
+def test_of_many_damaged_shards_five_are_named(tmp_path, count, said):
+    source = open_source(make_folder(tmp_path / "in", 8, 1))
+    run_extract(source, tmp_path / "out", records_per_shard=1)
+    whole = contents(tmp_path / "out")
+    for number in range(count):
+        (tmp_path / "out" / f"shard-{number:05d}.safetensors").unlink()
+    with pytest.warns(Talk2DinoWarning, match=said) as caught:
+        run_extract(source, tmp_path / "out", records_per_shard=1)
+    [warning] = [str(one.message) for one in caught]
+    assert warning.count("is missing") == min(count, 5)
+    assert (" more" in warning) == (count > 5)
+    assert contents(tmp_path / "out") == whole
+
+
+def test_skipped_records_of_shards_of_one_record(tmp_path):
+    folder = make_folder(tmp_path / "in", 5, 1)
+    (folder / "0003.png").write_bytes(b"bad")
+    run_extract(open_source(folder), tmp_path / "out", records_per_shard=1)
+    whole = contents(tmp_path / "out")
+    (tmp_path / "out" / "skipped.jsonl").write_text("")
+    with pytest.warns(Talk2DinoWarning, match=r"1 damaged shard again: .*has lost records of shard 3$"):
+        run_extract(open_source(folder), tmp_path / "out", records_per_shard=1)
+    assert contents(tmp_path / "out") == whole
+    assert json.loads(whole["skipped.jsonl"])["record"] == 3
+
+
+def test_merging_refuses_nothing_and_unfinished_parts(tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="there are no parts to merge"):
+        merge_stores([], tmp_path / "out")
+    source = open_source(make_folder(tmp_path / "in", 7))
+    for n in (1, 2):
+        run_extract(source, tmp_path / "parts", shard=(n, 2))
+    parts = [tmp_path / "parts" / f"part-{n}-of-2" for n in (1, 2)]
+    merge_stores(parts[::-1], tmp_path / "linked")
+    linked = (tmp_path / "linked" / "shard-00000.safetensors").stat()
+    assert linked.st_nlink == 2  # no second copy of the features
+    monkeypatch.setattr(os, "link", lambda *paths: (_ for _ in ()).throw(OSError(errno.EXDEV, "another disk")))
+    merge_stores(parts, tmp_path / "copied")
+    assert contents(tmp_path / "copied") == contents(tmp_path / "linked")
+    assert (tmp_path / "copied" / "shard-00000.safetensors").stat().st_nlink == 1
+    manifest = Manifest.read(parts[1])
+    manifest.complete = False
+    manifest.write(parts[1])
+    with pytest.raises(DataError, match=r"part-2-of-2 is not finished: run its 'talk2dino extract' again"):
+        merge_stores(parts, tmp_path / "unfinished")
+    assert not (tmp_path / "unfinished").exists()
+
+
 def test_stores_of_other_models_are_refused_by_name(tmp_path):
     source = open_source(make_folder(tmp_path / "in"))
     run_extract(source, tmp_path / "a")

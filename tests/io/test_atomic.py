@@ -7,10 +7,12 @@ import os
 import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from talk2dino.errors import OutputError
-from talk2dino.io.atomic import atomic_path, remove_leftovers, write_atomically, writing_failed
+from talk2dino.io.atomic import atomic_path, remove_leftovers, save_png, write_atomically, writing_failed
 
 
 def test_text_and_bytes_arrive_and_missing_folders_are_made(tmp_path):
@@ -108,12 +110,54 @@ def test_the_longest_names_and_the_ending_for_writers(tmp_path):
         write_atomically(tmp_path / ("图" * 90 + ".png"), b"x")
 
 
+def test_temporary_names_fit_where_the_name_does(tmp_path):
+    with atomic_path(tmp_path / ("a" * 251 + ".png")) as temporary:
+        assert len(temporary.name) == 255
+        temporary.write_bytes(b"x")
+    strange = tmp_path / os.fsdecode(b"caf\xe9.png")
+    write_atomically(strange, b"y")
+    assert strange.read_bytes() == b"y"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_which_errors_are_about_the_file(tmp_path):
+    """Those about the file, its folders and its temporary name; a decoder's OSError has no number and keeps its kind."""
+    target = tmp_path / "folder" / "out.png"
+
+    def fail(error):
+        with atomic_path(target) as temporary:
+            temporary.write_bytes(b"half")
+            if error.filename == "TEMPORARY":
+                error.filename = os.fsencode(temporary)
+            raise error
+
+    ours = [
+        OSError(errno.EACCES, "no", "TEMPORARY"), OSError(errno.EACCES, "no", str(target)),
+        OSError(errno.EACCES, "no", str(tmp_path)), OSError(errno.EACCES, "no", 5), OSError(errno.EACCES, "no"),
+    ]  # fmt: skip
+    for error in ours:
+        with pytest.raises(OutputError, match=r"folder/out\.png: permission denied; choose a folder"):
+            fail(error)
+    for error in (OSError("cannot identify image file"), OSError(errno.EACCES, "no", str(tmp_path / "other"))):
+        with pytest.raises(OSError, match=r"cannot identify|no") as caught:
+            fail(error)
+        assert caught.value is error
+    assert list((tmp_path / "folder").iterdir()) == []
+
+
+def test_compression_of_a_png(tmp_path):
+    image = Image.fromarray((np.arange(97 * 89) % 251).astype(np.uint8).reshape(97, 89))
+    sizes = [save_png(image, tmp_path / "a" / "x.png", compress_level=level).stat().st_size for level in (0, 9)]
+    assert sizes[0] > 97 * 89 > sizes[1]
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "a" / "x.png")), np.asarray(image))
+
+
 def test_what_a_killed_run_left_is_removed_and_nothing_else(tmp_path):
     with atomic_path(tmp_path / "a.npz") as temporary:
         temporary.write_text("x")
         kept_by_a_kill = temporary.name
     (tmp_path / "a.npz").unlink()
-    left = [kept_by_a_kill, ".meta.0123abcd.tmp"]
+    left = [kept_by_a_kill, ".meta.0123abcd.tmp", ".two\nlines.0123abcd.tmp.png"]
     others = [".a.tmp", ".a.0123abcd.tmp.b.c", "a.0123abcd.tmp", ".a.0123abcg.tmp"]
     for name in left + others:
         (tmp_path / name).write_text("x")
@@ -126,6 +170,8 @@ def test_a_librarys_words_for_a_full_disk():
     assert str(writing_failed(Path("x.bin"), error)) == (
         "cannot write x.bin: the disk is full; free some space or choose another folder"
     )
+    found = writing_failed(Path("x.bin"), OSError(errno.EIO, "in the system's words"))
+    assert str(found) == "cannot write x.bin: input/output error"
     assert str(writing_failed(Path("x.bin"), RuntimeError("odd\nthing"))) == "cannot write x.bin: odd thing"
 
 

@@ -12,13 +12,13 @@ from transformers import CLIPConfig, CLIPModel, Dinov2WithRegistersConfig, Dinov
 
 from talk2dino.errors import CheckpointError, ModelNotFoundError
 from talk2dino.models.catalog import CATALOG
-from talk2dino.models.checkpoint import vision_from_original, vision_to_original
+from talk2dino.models.checkpoint import heads_for, vision_from_original, vision_to_original
 from talk2dino.models.keymaps import HUB_IMAGE
 from talk2dino.models.layouts import dump
 from talk2dino.models.loading import HubOptions, load_parts
 from talk2dino.models.saving import save_model, whole_model_tensors
 from talk2dino.models.vision import VisionModel
-from talk2dino.models.vit import VisionTransformer, dinov2, dinov3, randomise
+from talk2dino.models.vit import VisionTransformer, dinov2, dinov2_registers, dinov3, randomise
 from talk2dino.models.weights import below, read_tensors
 from talk2dino.segmenter import Segmenter
 
@@ -62,6 +62,37 @@ def test_missing_unexpected_and_misshapen_tensors_are_named(folder, expected):
     with pytest.raises(CheckpointError) as error:
         load_parts(path)
     assert all(change in str(error.value) for change in expected)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "what"),
+    [
+        (dinov2(64, 1, 1, 128, grid=3), "DINOv2 without registers, width 64, depth 1"),
+        (dinov2_registers(64, 1, 1, 128, grid=3, registers=4), "DINOv2 with registers, width 64, depth 1"),
+        (dinov3(64, 1, 1, 128), "DINOv3, width 64, depth 1"),
+    ],
+)
+def test_a_message_names_the_kind_of_model(backbone, what):
+    tower = VisionTransformer(backbone)
+    randomise(tower)
+    tensors = vision_to_original(VisionModel(tower))
+    with pytest.raises(CheckpointError, match=f"the weights do not fit a? ?{what}: unexpected: more"):
+        vision_from_original({**tensors, "more": torch.zeros(2)})
+
+
+def test_a_file_without_the_tensors_that_give_the_sizes():
+    with pytest.raises(
+        CheckpointError, match=r"missing: blocks\.0\.mlp\.fc2\.weight.*\(no tensor of this kind was found\)"
+    ):
+        vision_from_original({})
+    with pytest.raises(CheckpointError, match=r"missing: .*\(found: cls_token\)"):
+        vision_from_original({"cls_token": torch.zeros(1, 1, 8)})
+    for heads, found in ((3, "a width of 64 cannot be split into 3 heads;"), (0, "cannot be split into")):
+        with pytest.raises(CheckpointError, match=found):
+            heads_for(64, heads)
+    with pytest.raises(CheckpointError, match="a width of 200 cannot be split into heads of width 64; set the number"):
+        heads_for(200, None)
+    assert (heads_for(128, None), heads_for(64, None), heads_for(100, 5)) == (2, 1, 5)
 
 
 def test_truncated_and_foreign_files(folder):
@@ -257,6 +288,28 @@ def test_published_model_from_the_cache(reference, tmp_path, monkeypatch):
         assert segmenter.vision.dim == 128
     with pytest.raises(ModelNotFoundError, match="micro"):
         Segmenter.from_pretrained("vitl", cache_dir=tmp_path, local_files_only=True)
+
+
+def test_a_repository_with_our_configuration_and_its_own_tokenizer(tmp_path):
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--somebody--small"
+    folder = save_model(load_parts("micro"), repository / "snapshots" / revision)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(revision)
+    hub = HubOptions(cache_dir=tmp_path, local_files_only=True)
+    parts = load_parts("somebody/small", hub=hub)
+    assert (parts.vision.num_heads, parts.text.tokenizer.vocabulary) == (
+        6,
+        load_parts("micro").text.tokenizer.vocabulary,
+    )
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config.replace('"heads": 6', '"heads": 0'))
+    with pytest.raises(CheckpointError, match=r"config\.json.*heads: .*got 0"):
+        load_parts("somebody/small", hub=hub)
+    (folder / "config.json").write_text(config)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ModelNotFoundError, match=r"tokenizer\.json of somebody/small is not in the local cache"):
+        load_parts("somebody/small", hub=hub)
 
 
 @pytest.fixture

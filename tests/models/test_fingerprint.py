@@ -78,3 +78,34 @@ def test_a_quick_fingerprint_tells_models_apart_in_any_of_two_dtypes(layers):
     assert quick_fingerprint(copy.deepcopy(layers).to(torch.bfloat16)) == before
     layers[1].bias.data[3] += 0.1
     assert quick_fingerprint(layers) != before
+
+
+def test_digests_of_known_weights_stay_as_they_are():
+    """They are compared with what other versions wrote into manifests, journals and caches."""
+    layer = nn.Linear(13, 11)
+    with torch.no_grad():
+        layer.weight.copy_(torch.arange(143.0).reshape(11, 13) / 7)
+        layer.bias.copy_(torch.arange(11.0) / 3)
+    assert weights_checksum(layer) == "6694152f43d8dfcd"
+    assert weights_checksum(layer, torch.bfloat16) == "dc9ea0313407abf0"
+    assert weights_in_halves(layer) == {"float16": "f797e692fabc5237", "bfloat16": "dc9ea0313407abf0"}
+    assert quick_checksum(layer) == "b8c09ebd833e1389"
+    assert quick_fingerprint(layer) == "e7d2dfb042f003b3"
+
+
+def test_one_recorded_half_is_enough(layers):
+    recorded = weights_in_halves(layers)
+    for name, digest in recorded.items():
+        assert same_weights(layers, {name: digest})
+        assert not same_weights(layers, {name: digest[::-1]})
+    assert not same_weights(layers, {})
+
+
+def test_the_mask_token_counts_only_where_every_bit_does():
+    vision = load_parts("micro").vision
+    digests = (weights_in_halves, quick_fingerprint, weights_checksum, quick_checksum)
+    before = [digest(vision) for digest in digests]
+    assert "backbone.mask_token" in dict(vision.named_parameters())
+    vision.backbone.mask_token.data += 1
+    after = [digest(vision) for digest in digests]
+    assert [one == other for one, other in zip(before, after, strict=True)] == [True, True, False, False]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from talk2dino.errors import CheckpointError
 from talk2dino.models.loading import load_parts
 from talk2dino.models.projection import Projection, load_projection, save_projection, to_original
-from talk2dino.models.weights import bad_values, read_tensors, safetensors_bytes
+from talk2dino.models.weights import bad_values, check_values, read_tensors, safetensors_bytes
 
 
 class Malicious:
@@ -60,7 +60,8 @@ def test_values_that_no_training_gives(value, reason):
 
 def test_dtypes_that_are_not_weights():
     for dtype in (torch.int64, torch.int8, torch.bool, torch.complex64):
-        assert "dtype" in bad_values(torch.ones(3, dtype=dtype))
+        expected = f"has the dtype {str(dtype)[6:]}, expected a floating-point dtype"
+        assert bad_values(torch.ones(3, dtype=dtype)) == expected
     assert bad_values(torch.empty(0, 3)) == "is empty"
 
 
@@ -154,3 +155,39 @@ def test_safetensors_reads_what_is_written(tmp_path, metadata):
     assert all(torch.equal(again[name], value) for name, value in tensors.items())
     with safe_open(tmp_path / "t.safetensors", framework="pt") as file:
         assert (file.metadata() or {}) == metadata
+    for length in range(9):  # tensors lie at multiples of 8 bytes, whatever the length of the metadata
+        content = safetensors_bytes(tensors, {"x": "y" * length})
+        assert int.from_bytes(content[:8], "little") % 8 == 0
+
+
+def test_a_damaged_file_says_what_the_library_says(tmp_path):
+    (tmp_path / "w.safetensors").write_bytes(b"\x10")
+    with pytest.raises(
+        CheckpointError, match=r"damaged or holds more than tensors \(.*[Hh]eader.*\); accepted: a \.safet"
+    ):
+        read_tensors(tmp_path / "w.safetensors")
+
+
+def test_of_many_bad_weights_three_are_named():
+    tensors = {f"layer.{n}": torch.full((3,), 1e30 if n else 1.0) for n in range(6)}
+    with pytest.raises(CheckpointError, match=r"layer\.1 has .*; layer\.2 has .*; layer\.3 has [^;]* and 2 more \("):
+        check_values(tensors, "the projection")
+    del tensors["layer.4"], tensors["layer.5"]
+    with pytest.raises(CheckpointError, match=r"layer\.3 has values up to 1e\+30 \(finite"):
+        check_values(tensors, "the projection")
+    check_values({"a": torch.tensor([-1e4, 1e4])}, "the projection")
+
+
+def test_state_dicts_that_are_wrapped_or_absent(tmp_path):
+    """Training code saves {"model": state}; anything else beside the tensors is refused."""
+    state = {"a": torch.arange(3.0), "b": torch.ones(2)}
+    torch.save({"model": state}, tmp_path / "w.pth")
+    assert torch.equal(read_tensors(tmp_path / "w.pth")["a"], state["a"])
+    for other in ({"model": state, "epoch": 3}, {"model": {}}, {**state, "epoch": 3}, {"other": state}):
+        torch.save(other, tmp_path / "w.pth")
+        with pytest.raises(CheckpointError, match="does not hold a state dict"):
+            read_tensors(tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match="no weights file at"):
+        read_tensors(tmp_path / "none.pth")
+    with pytest.raises(CheckpointError, match="no weights file at"):
+        read_tensors(tmp_path)

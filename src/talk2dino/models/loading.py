@@ -111,12 +111,12 @@ def _from_repository(repository: str, hub: HubOptions, config: SegmenterConfig |
     try:
         file = hub.file(repository, CONFIG)
         values = read_config(file)
-        if values.get("format") == FORMAT:
-            config = SegmenterConfig.from_dict(values, str(file))
-            if config.tokenizer != "clip":
-                hub.file(repository, config.tokenizer)
-    except ModelNotFoundError:
-        pass  # published repositories need no configuration of ours
+    except ModelNotFoundError:  # published repositories need no configuration of ours
+        values = {}
+    if values.get("format") == FORMAT:
+        config = SegmenterConfig.from_dict(values, str(file))
+        if config.tokenizer != "clip":
+            hub.file(repository, config.tokenizer)
     return _from_weights(weights, config, repository, {"repository": repository, "revision": hub.revision or "main"})
 
 

@@ -52,6 +52,8 @@ def test_small_parts_are_left_out(labels, instances):
     assert len(cars) == (2 if instances else 1)
     assert sum(one.area for one in cars) == 139 + 77
     assert not find_objects(labels, NAMES, 0, ObjectOptions(instances=instances, smallest_area=4000))
+    every = find_objects(labels, NAMES, None, ObjectOptions(instances=instances, smallest_area=2))  # no part is smaller
+    assert sum(one.area for one in every) == labels.size
 
 
 def test_the_score_is_the_mean_margin(labels):

@@ -12,6 +12,7 @@ from talk2dino.annotations.parts import connected_parts
 from talk2dino.annotations.peaks import edge_distance, split_at_peaks
 from talk2dino.annotations.types import AnnotatedImage, AnnotatedObject
 from talk2dino.errors import DataError, InputError
+from talk2dino.io.rle import compress
 
 NAMES = ("background", "sky", "car")
 
@@ -51,6 +52,8 @@ def test_small_parts_are_left_out(labels, instances):
     assert len(cars) == (2 if instances else 1)
     assert sum(one.area for one in cars) == 139 + 77
     assert not find_objects(labels, NAMES, 0, ObjectOptions(instances=instances, smallest_area=4000))
+    every = find_objects(labels, NAMES, None, ObjectOptions(instances=instances, smallest_area=2))  # no part is smaller
+    assert sum(one.area for one in every) == labels.size
 
 
 def test_the_score_is_the_mean_margin(labels):
@@ -151,6 +154,12 @@ def test_a_record_gives_the_image_back(labels):
     again = AnnotatedImage.from_record(image.as_record())
     assert (again.name, again.size, again.world) == (image.name, image.size, image.world)
     assert [(one.name, one.rle) for one in again.objects] == [(one.name, one.rle) for one in image.objects]
+
+
+def test_runs_of_length_zero_do_not_count_for_the_box():
+    one = AnnotatedObject("sky", (5, 7), compress([0, 0, 12, 2, 10, 0, 11]))
+    assert (one.area, one.box, one.crop.tolist()) == (2, (2, 2, 1, 2), [[True], [True]])
+    assert np.count_nonzero(one.mask) == 2
 
 
 def test_an_empty_object():

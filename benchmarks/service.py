@@ -32,6 +32,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 CLIENTS = 32
+SILENCE = 120  # seconds without any answer that end a run
 WORDS = ["person", "dog", "car", "tree", "house", "road", "sky", "grass", "boat", "chair", "table", "bird", "horse", "train",
          "sofa", "bottle", "plant", "screen", "bicycle", "cup"]  # fmt: skip
 GOALS = {"vitb": 0.85, "micro": 0.60}
@@ -132,7 +133,7 @@ def run_clients(
             selector.register(connection.socket, selectors.EVENT_WRITE, connection)
         running = len(connections)
         while running:
-            for key, _ in selector.select(30) or _silence():
+            for key, _ in selector.select(SILENCE) or _silence():
                 connection = key.data
                 if connection.out:
                     if connection.send():
@@ -157,7 +158,7 @@ def run_clients(
 
 
 def _silence() -> list:
-    raise TimeoutError("no answer for 30 s")
+    raise TimeoutError(f"no answer for {SILENCE} s")
 
 
 # --- the service ---------------------------------------------------------------------------------------------------------

@@ -138,7 +138,7 @@ def _form(image: str | Path | bytes, fields: dict[str, Any]) -> tuple[bytes, str
     """Body and content type of a form with one image; a field that is not text is written as JSON."""
     content = image if isinstance(image, bytes) else Path(image).read_bytes()
     head = f'--{(boundary := uuid.uuid4().hex)}\r\nContent-Disposition: form-data; name="'
-    texts = {n: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for n, v in fields.items()}
+    texts = {n: v if isinstance(v, str) else json.dumps(v) for n, v in fields.items()}
     parts = [f'{head}{name}"\r\n\r\n{text}\r\n'.encode() for name, text in texts.items()]
     parts += [f'{head}image"; filename="image"\r\n\r\n'.encode(), content, f"\r\n--{boundary}--\r\n".encode()]
     return b"".join(parts), f"multipart/form-data; boundary={boundary}"

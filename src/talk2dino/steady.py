@@ -178,7 +178,7 @@ class FrameSegmenter:
             weight = moved[-1:] * F.interpolate(agreement, size, mode="bilinear", align_corners=True)[0]
             mixed, age = moved[:-1], before.age + 1
             if fresh is not None:
-                weight = weight if self.steady else torch.zeros_like(weight)
+                weight = weight * _alike(mixed, fresh) if self.steady else torch.zeros_like(weight)
                 mixed = torch.lerp(fresh, mixed, weight / (weight + 1))
                 weight, age = (weight + 1).clamp(max=MOST_WEIGHT), 0
         self.carried = Carried(mixed, weight, planned.pixels, age)
@@ -186,15 +186,26 @@ class FrameSegmenter:
 
     def _without_patches(self, frame: Frame, view: View) -> ImageFeatures:
         """What labelling needs to know of a frame that was not encoded."""
-        pixels = None
-        if view.boxes is None:
-            pixels = to_pixels(resize_image(frame.image.array, view.seen))[None].to(self.method.towers.device)
+        device, pixels = self.method.towers.device, None
+        if view.boxes is None and self.options.refine:
+            pixels = to_pixels(resize_image(frame.image.array, view.seen))[None].to(device)
+        elif view.boxes is None:
+            pixels = torch.zeros((), device=device).expand(1, 3, *view.seen)  # only their size is read
         rows, columns = (side // self.method.patch_size for side in view.seen)
         return ImageFeatures(
             torch.empty(len(view.boxes or (None,)), rows, columns, 0), frame.image.size, pixels,
             model=self.method.towers.name, space=self.method.space, mode=view.mode, boxes=view.boxes, canvas=view.canvas,
             notes=(*frame.image.notes, *view.notes),
         )  # fmt: skip
+
+
+def _alike(carried: Tensor, fresh: Tensor) -> Tensor:
+    """(1, h, w), 0..1: how well carried and new scores (N, h, w) agree, by their largest difference.
+
+    The measure is how far the best class usually is above the mean of all; for one class, how much its scores vary.
+    """
+    spread = fresh.std() if len(fresh) == 1 else (fresh.amax(0) - fresh.mean(0)).median()
+    return torch.exp(-(((carried - fresh).abs().amax(0, keepdim=True) / spread.clamp(min=1e-6)) ** 2))
 
 
 def _finer(scores: Tensor, image: ImageFeatures) -> Tensor:

@@ -19,6 +19,8 @@ from talk2dino.annotations import (
     save_annotations,
 )
 from talk2dino.annotations.formats import sniff_format
+from talk2dino.annotations.label_studio import task_image
+from talk2dino.annotations.sizes import read_world_file
 from talk2dino.errors import DataError, Talk2DinoError
 
 SQUARE = [2, 3, 8, 3, 8, 9, 2, 9]
@@ -271,6 +273,52 @@ def test_label_studio_takes_the_latest_annotation_and_the_name_of_the_upload(tmp
     tasks[0]["predictions"] = [{"result": [], "created_at": "2028-01-01"}]
     (image,) = load_annotations(write(tmp_path / "x.json", tasks)).images
     assert (image.name, image.size, image.objects[0].box) == ("a.png", (13, 17), (0, 0, 8, 13))
+
+
+@pytest.mark.parametrize(
+    ("reference", "name"),
+    [
+        ("/data/upload/3/0123abcd-a%20b.png", "a b.png"),
+        ("/data/local-files/?d=photos/a.png", "photos/a.png"),
+        ("https://host/folder/a.png?d=1", "a.png"),
+        ("sub/a.png", "sub/a.png"),
+        ("/home/me/a.png", "a.png"),
+    ],
+)
+def test_names_of_images_in_label_studio(reference, name):
+    assert task_image(reference, "x.json") == name
+
+
+@pytest.mark.parametrize("content", ["1 2 3 4 5", "1 2 3 4 5 six", "2 4 1 2 5 6"])
+def test_a_damaged_world_file_is_reported(tmp_path, content):
+    write(tmp_path / "a.pgw", content)
+    with pytest.raises(DataError, match=r"a\.pgw is not a world file: expected six numbers"):
+        read_world_file(tmp_path / "a.png")
+    write(tmp_path / "a.pgw", "2 0 0 -2 5 6")
+    assert read_world_file(tmp_path / "a.png") == (2, 0, 0, -2, 5, 6)
+    assert read_world_file(tmp_path / "b.png") is None
+
+
+def test_regions_without_a_label_are_left_out_and_counted(tmp_path):
+    square = {"points": [[10, 10], [60, 10], [60, 60]], "polygonlabels": []}
+    found = load_annotations(write(tmp_path / "x.json", task("polygonlabels", square)))
+    assert found.images[0].objects == ()
+    assert found.notes[0].startswith("regions of another kind than brush, polygon or rectangle, left out: 1")
+
+
+def test_label_pngs_with_another_order_of_classes_and_with_indices(tmp_path):
+    """The first class is no background; a grey PNG holds the places in the list, and 255 for no class."""
+    labelmap = "car:255,0,0::\nbackground:0,0,0::\nbus:0,0,9::\n"
+    values = np.array([[0, 0, 1, 255], [2, 2, 1, 0]], dtype=np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(values).save(content, "PNG")
+    red = np.where((values == 0)[:, :, None], np.array([255, 0, 0]), 0).astype(np.uint8)
+    files = {"SegmentationClass__grey_dot_png": content.getvalue(), "SegmentationClass__colour_dot_png": png(red)}
+    found = load_annotations(zipped(tmp_path / "x.zip", labelmap_dot_txt=labelmap, **files))
+    assert found.classes == ("car", "bus")
+    colour, grey = found.images
+    assert grey.labels(found.classes).tolist() == [[0, 0, -1, -1], [1, 1, -1, 0]]
+    assert colour.labels(found.classes).tolist() == [[0, 0, -1, -1], [-1, -1, -1, 0]]
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,14 @@ def test_damaged_objects_are_reported(micro, photos, tmp_path):
     assert len(order(out)) == 5
 
 
+def test_what_a_killed_run_left_among_label_files_is_removed(micro, photos, tmp_path):
+    left = tmp_path / "out" / "yolo" / "labels" / "sub" / ".3.txt.0123abcd.tmp.txt"
+    left.parent.mkdir(parents=True)
+    left.write_text("half a li")
+    run_folder(options(photos, tmp_path / "out", save=("yolo",)), segmenter=micro)
+    assert sorted(path.name for path in left.parent.iterdir()) == ["3.txt", "4.txt"]
+
+
 def test_own_label_images_are_not_segmented(micro, photos, tmp_path):
     """The output folder lies within the folder of images, which is searched with its subfolders."""
     for _ in range(2):

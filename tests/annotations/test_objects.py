@@ -12,6 +12,7 @@ from talk2dino.annotations.parts import connected_parts
 from talk2dino.annotations.peaks import edge_distance, split_at_peaks
 from talk2dino.annotations.types import AnnotatedImage, AnnotatedObject
 from talk2dino.errors import DataError, InputError
+from talk2dino.io.rle import compress
 
 NAMES = ("background", "sky", "car")
 
@@ -151,6 +152,12 @@ def test_a_record_gives_the_image_back(labels):
     again = AnnotatedImage.from_record(image.as_record())
     assert (again.name, again.size, again.world) == (image.name, image.size, image.world)
     assert [(one.name, one.rle) for one in again.objects] == [(one.name, one.rle) for one in image.objects]
+
+
+def test_runs_of_length_zero_do_not_count_for_the_box():
+    one = AnnotatedObject("sky", (5, 7), compress([0, 0, 12, 2, 10, 0, 11]))
+    assert (one.area, one.box, one.crop.tolist()) == (2, (2, 2, 1, 2), [[True], [True]])
+    assert np.count_nonzero(one.mask) == 2
 
 
 def test_an_empty_object():

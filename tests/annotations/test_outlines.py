@@ -71,6 +71,29 @@ def test_no_corner_of_the_outline_is_farther_than_the_tolerance(tolerance):
             assert np.hypot(*(point - start - share * along).T).min() <= tolerance + 1e-9
 
 
+def test_long_outlines_are_simplified_as_by_the_plain_recursion():
+    """Several hundred corners, so that spans of both lengths occur; against the method as Douglas and Peucker state it."""
+    mask = ndimage.gaussian_filter(np.random.default_rng(5).random((211, 223)), 4) > 0.5
+    exact = max((polygon[0] for polygon in mask_polygons(mask)), key=len)
+    assert len(exact) > 200
+    exact = exact + np.random.default_rng(6).uniform(0, 0.1, exact.shape)  # so that no two distances are equal
+
+    def kept(points: np.ndarray) -> list[int]:
+        start, along = points[0], points[-1] - points[0]
+        length = max(1e-12, float(along @ along))
+        share = np.clip((points - start) @ along / length, 0, 1)[:, None]
+        distances = np.hypot(*(points - start - share * along).T)
+        middle = int(distances[1:-1].argmax()) + 1 if len(points) > 2 else 0
+        if not middle or distances[middle] <= 1.2:
+            return [0]
+        return kept(points[: middle + 1]) + [middle + i for i in kept(points[middle:])]
+
+    closed = np.concatenate([exact, exact[:1]])
+    far = int(np.hypot(*(exact - exact[0]).T).argmax())
+    expected = kept(closed[: far + 1]) + [far + i for i in kept(closed[far:])]
+    assert np.array_equal(simplify_ring(exact, 1.2), exact[expected])
+
+
 @pytest.mark.parametrize("bound", [0.9, 0.98, 0.999])
 def test_the_iou_is_bounded_with_fewer_corners_for_lower_bounds(bound):
     *_, mask = masks((61, 67))

@@ -218,3 +218,29 @@ def test_wrong_calls_of_the_verb_leave_nothing_behind(capsys, pairs, tmp_path, a
     assert done.returncode == code
     assert message in " ".join(done.stderr.replace("│", " ").split())
     assert not list((tmp_path / "out").glob("*"))
+
+
+def test_vocabularies_and_find_take_the_tower(capsys, tower, tmp_path):
+    made = run_here(
+        capsys, "vocabulary", "build", "-p", "árbol", "-m", "micro", "--text", tower, "-o", tmp_path / "v.safetensors"
+    )
+    assert made.returncode == 0, made.stderr
+    Image.new("RGB", (71, 67)).save(tmp_path / "a.png")
+    segment = (
+        "segment",
+        tmp_path / "a.png",
+        "--vocabulary",
+        tmp_path / "v.safetensors",
+        "-m",
+        "micro",
+        "-o",
+        tmp_path / "o",
+    )
+    assert run_here(capsys, *segment, "--text", tower).returncode == 0
+    assert run_here(capsys, *segment).returncode != 0  # its words are those of another tower
+    found = run_here(
+        capsys, "find", "árbol", tmp_path / "a.png", "-m", "micro", "--text", tower, "--index", tmp_path / "i"
+    )
+    assert found.returncode == 0, found.stderr
+    assert "a.png" in found.stdout
+    assert run_here(capsys, "find", "x", tmp_path / "a.png", "-m", "micro", "--text", tmp_path / "gone").returncode == 2

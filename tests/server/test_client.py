@@ -50,6 +50,13 @@ def test_prompts_in_each_form(client, beach, prompts):
     assert set(client.segment(beach, prompts).names) >= {"sky"}
 
 
+def test_options_of_none_are_those_that_were_not_given(client, beach):
+    none = dict.fromkeys(("background", "threshold", "negative", "clean", "refine", "mode", "method"))
+    assert client.segment(beach, "sky, sand", **none) == client.segment(beach, "sky, sand")
+    with client.encode(beach) as image:
+        assert image.segment("sky, sand", **none).names == ("sky", "sand")
+
+
 def test_the_other_formats(client, beach):
     assert client.segment(beach, "sky", format="json")["names"] == ["sky"]
     for format, beginning in (("overlay", b"\x89PNG"), ("png", b"\x89PNG"), ("npz", b"PK")):
@@ -88,6 +95,17 @@ def test_what_the_service_refuses_is_an_error_with_its_sentence(client, beach):
     with pytest.raises(ServiceError, match="not an image that can be read") as refused:
         client.segment(b"hello, this is no image", "sky")
     assert refused.value.status == 415
+
+
+def test_an_answer_is_read_although_the_upload_broke_off():
+    """A proxy that refuses an upload answers and closes without reading it."""
+    refusal = response(
+        "413 Too Large", b'{"detail": "too large for the proxy"}', Content_Type="application/problem+json"
+    )
+    url, thread = answers(refusal)
+    with pytest.raises(ServiceError, match="too large for the proxy"):
+        Client(url).segment(b"\0" * 30_000_000, "sky")
+    thread.join(5)
 
 
 def test_a_large_upload_is_refused_with_a_sentence_not_with_a_broken_pipe(client):

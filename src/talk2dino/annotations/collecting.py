@@ -23,7 +23,7 @@ from talk2dino.annotations.sizes import read_world_file
 from talk2dino.annotations.types import AnnotatedImage
 from talk2dino.annotations.writing import DataSet, WriteOptions
 from talk2dino.errors import DataError, InputError
-from talk2dino.io.atomic import writing_failed
+from talk2dino.io.atomic import remove_leftovers, writing_failed
 from talk2dino.io.find import STDIN
 from talk2dino.io.names import readable
 
@@ -135,6 +135,8 @@ class Collection:
             written.append(target)
             if target.exists() and known.get(name) == digest:
                 continue
+            for folder, _, _ in os.walk(target.with_suffix("")):  # of a run that was killed while it wrote
+                remove_leftovers(folder)
             data = DataSet(self.classes, model, self.root, self.objects.instances)
             images = _counted(self.images(places), len(places), f"writing {chosen.target}", progress)
             for note in chosen.write(target, data, images, self.writing):

@@ -25,6 +25,8 @@ def find(
     model: Annotated[
         str, typer.Option("--model", "-m", help="auto, a name from 'talk2dino models', a folder, or a hub id.")
     ] = "auto",
+    text: Annotated[Path | None, typer.Option(help="Text tower, as in 'talk2dino segment'.")] = None,
+    translate: Annotated[str | None, typer.Option(help="Translation, as in 'talk2dino segment'.")] = None,
     mode: Annotated[str, typer.Option(help="How images are seen: whole, slide or square.")] = "whole",
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Also search subfolders.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, max=256, help="Images per forward pass.")] = 4,
@@ -47,6 +49,7 @@ def find(
     from talk2dino.vocabularies import Asked
     from talk2dino.words.example_files import parse_example
     from talk2dino.words.prompts import parse_prompts
+    from talk2dino.words.translate import check_language_options
     from talk2dino.words.understanding import describe_understood
 
     with usage():
@@ -56,15 +59,16 @@ def find(
             parse_prompts(words) if words.strip() else None, unwanted, given, vocabularies=tuple(vocabulary or ())
         )
         asked.check()
+        check_language_options(text, translate)
     paths = find_images(images, recursive)
-    segmenter = Segmenter.from_pretrained(model, device=device)
-    text = asked.encode(segmenter, mode=mode)
-    for note in (*text.notes, *describe_understood(text.understood)):
+    segmenter = Segmenter.from_pretrained(model, text=text, translate=translate, device=device)
+    classes = asked.encode(segmenter, mode=mode)
+    for note in (*classes.notes, *describe_understood(classes.understood)):
         message(note)
     found = ImageIndex(segmenter, index or default_index(segmenter, mode), mode=mode)
     with ProgressBar("encoding") as progress:
         found.update(paths, batch_size=batch_size, progress=progress)
-    for one in found.ask(text, paths)[:most]:
+    for one in found.ask(classes, paths)[:most]:
         if as_json:
             print_json(one.as_dict())
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,6 +84,8 @@ def run(options: Any, open_browser: bool) -> None:
 
     def say(address: str) -> None:
         message(f"talk2dino: listening on {address} (Ctrl-C stops)")
+        if options.label_studio is not None and "LABEL_STUDIO_API_KEY" not in os.environ:
+            message("talk2dino: LABEL_STUDIO_API_KEY is not set: images of Label Studio cannot be fetched")
 
     listen_and_serve(options, on_listening=say, open_browser=open_browser, prepare_worker=show_messages)
     message("talk2dino: stopped")

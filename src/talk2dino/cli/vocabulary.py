@@ -33,6 +33,8 @@ Model = Annotated[
     str, typer.Option("--model", "-m", help="auto, a name from 'talk2dino models', a folder, or a hub id.")
 ]
 Projection = Annotated[Path | None, typer.Option(help="Your own psi, as in 'talk2dino segment'.")]
+Text = Annotated[Path | None, typer.Option(help="Text tower, as in 'talk2dino segment'.")]
+Translate = Annotated[str | None, typer.Option(help="Translation, as in 'talk2dino segment'.")]
 Method = Annotated[str, typer.Option(help="talk2dino, or one to compare with.")]
 MethodOption = Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Option of the method; repeatable.")]
 Mode = Annotated[str, typer.Option(help="How images are seen: whole, slide or square.")]
@@ -65,16 +67,21 @@ def read_asked(
 
 
 def load_segmenter(
-    model: str, projection: Path | None, method: str, option: list[str] | None, device: str
+    model: str, projection: Path | None, text: Path | None, translate: str | None, method: str, option: list[str] | None,
+    device: str,
 ) -> Segmenter:  # fmt: skip
     """The model that the flags name."""
     from talk2dino.cli.usage import method_options, usage
     from talk2dino.segmenter import Segmenter
+    from talk2dino.words.translate import check_language_options
 
     options: dict[str, Any] = {}
     with usage():
         options |= method_options(option)
-    return Segmenter.from_pretrained(model, projection=projection, method=method, device=device, **options)
+        check_language_options(text, translate)
+    return Segmenter.from_pretrained(
+        model, projection=projection, text=text, translate=translate, method=method, device=device, **options
+    )
 
 
 def write(text: TextFeatures, out: Path, made: str) -> None:
@@ -109,6 +116,8 @@ def build(
     vocabulary: Vocabulary = None,
     model: Model = "auto",
     projection: Projection = None,
+    text: Text = None,
+    translate: Translate = None,
     method: Method = "talk2dino",
     option: MethodOption = None,
     mode: Mode = "whole",
@@ -120,8 +129,8 @@ def build(
     """
     check_out(out)
     asked = read_asked(prompts, prompt_file, negative, example, negative_example, per_class, vocabulary)
-    text = asked.encode(load_segmenter(model, projection, method, option, device), mode=mode)
-    write(text, out, asked.describe())
+    segmenter = load_segmenter(model, projection, text, translate, method, option, device)
+    write(asked.encode(segmenter, mode=mode), out, asked.describe())
 
 
 @vocabulary.command("list")
@@ -184,6 +193,8 @@ def adapt(
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Also search subfolders.")] = False,
     model: Model = "auto",
     projection: Projection = None,
+    text: Text = None,
+    translate: Translate = None,
     method: Method = "talk2dino",
     option: MethodOption = None,
     mode: Mode = "whole",
@@ -202,11 +213,11 @@ def adapt(
     check_out(out)
     asked = read_asked(prompts, prompt_file, negative, None, None, 1, vocabulary)
     paths = find_images(images, recursive)
-    segmenter = load_segmenter(model, projection, method, option, device)
+    segmenter = load_segmenter(model, projection, text, translate, method, option, device)
     with ProgressBar("adapting") as progress:
-        text = asked.encode(segmenter, mode=mode)
-        text = adapt_to_images(text, paths, segmenter, mode=mode, refine=refine, progress=progress)
-    write(text, out, f"{asked.describe()}, adapted to {len(paths)} images")
+        words = asked.encode(segmenter, mode=mode)
+        fitted = adapt_to_images(words, paths, segmenter, mode=mode, refine=refine, progress=progress)
+    write(fitted, out, f"{asked.describe()}, adapted to {len(paths)} images")
 
 
 @vocabulary.command()
@@ -221,6 +232,8 @@ def tune(
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Also search subfolders.")] = False,
     model: Model = "auto",
     projection: Projection = None,
+    text: Text = None,
+    translate: Translate = None,
     method: Method = "talk2dino",
     option: MethodOption = None,
     mode: Mode = "whole",
@@ -237,10 +250,10 @@ def tune(
     check_out(out)
     asked = read_asked(prompts, prompt_file, negative, None, None, 1, vocabulary)
     paths = find_images(images, recursive)
-    segmenter = load_segmenter(model, projection, method, option, device)
+    segmenter = load_segmenter(model, projection, text, translate, method, option, device)
     with ProgressBar("tuning") as progress:
-        text = asked.encode(segmenter, mode=mode)
-        found = read_masks(masks, paths, text.names)
-        text, penalty = tune_with_masks(text, found, segmenter, mode=mode, progress=progress)
+        words = asked.encode(segmenter, mode=mode)
+        found = read_masks(masks, paths, words.names)
+        fitted, penalty = tune_with_masks(words, found, segmenter, mode=mode, progress=progress)
     count = "1 mask" if len(found) == 1 else f"{len(found)} masks"
-    write(text, out, f"{asked.describe()}, tuned with {count} (penalty {penalty:g})")
+    write(fitted, out, f"{asked.describe()}, tuned with {count} (penalty {penalty:g})")

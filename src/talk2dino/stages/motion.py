@@ -21,7 +21,7 @@ WINDOW = 7
 #: The coarsest level has at least so many pixels on its shorter side.
 COARSEST = 12
 #: Updates of the flow per level.
-ITERATIONS = 3
+ITERATIONS = 2
 #: Added to the squared gradients: what noise has, so that it does not move flat areas.
 DAMPING = 30.0
 #: Moving must be better than keeping still by this share of the difference, and by so many grey levels (0..255).
@@ -74,8 +74,9 @@ def estimate_motion(old: Tensor, new: Tensor) -> Motion:
         size = before.shape[2:]
         if flow.shape[2:] != size:
             flow = 2 * F.interpolate(flow, size, mode="bilinear", align_corners=False)
-        flow = _refine(before, after, _best_start(before, after, flow, shift / 2**level))
-    difference = _box((warp(old[None], flow) - new[None]).abs().mean(1, keepdim=True), 5)[0, 0]
+        start = _best_start(before, after, flow, shift / 2**level)
+        flow, warped, _ = _refine(before, after, start)
+    difference = _box((warped - new[None]).abs().mean(1, keepdim=True), 5)[0, 0]
     bound = TOLERANCE * difference.median().clamp(max=MOST_NOISE) + SLACK
     return Motion(flow[0], (2 - difference / bound).clamp(0, 1))
 
@@ -114,40 +115,56 @@ def global_shift(old: Tensor, new: Tensor) -> Tensor:
     return shift * explains
 
 
-def _best_start(old: Tensor, new: Tensor, flow: Tensor, shift: Tensor) -> Tensor:
+#: A flow (1, 2, h, w), the old frame warped by it, and the mean difference to the new one around each pixel (1, 1, h, w).
+_Fit = tuple[Tensor, Tensor, Tensor]
+
+
+def _best_start(old: Tensor, new: Tensor, flow: Tensor, shift: Tensor) -> _Fit:
     """At each pixel, the best of: no motion, the flow itself, its median, and the global shift."""
+    still = _difference(old, new)
+    best: _Fit = torch.zeros_like(flow), old, (1 - PREFERENCE) * still - PREFERENCE
+    if not flow.any() and not shift.any():
+        return best[0], old, still
     median = flow.flatten(2).median(dim=2).values[..., None, None].expand_as(flow)
-    best = torch.zeros_like(flow)
-    cost = (1 - PREFERENCE) * _cost(old, new, best) - PREFERENCE
     for candidate in (median, shift[None, :, None, None].expand_as(flow), flow):
-        other = _cost(old, new, candidate)
-        better = other < cost
-        best, cost = torch.where(better, candidate, best), torch.where(better, other, cost)
+        if candidate.any():
+            best = _better(best, _fit(old, new, candidate))
     return best
 
 
-def _refine(old: Tensor, new: Tensor, flow: Tensor) -> Tensor:
+def _refine(old: Tensor, new: Tensor, best: _Fit) -> _Fit:
     """Lucas-Kanade: in each window, the shift that explains the difference best, by least squares."""
     right, down = _gradients(new)
     xx, xy, yy = (_box((a * b).sum(1, keepdim=True)) for a, b in ((right, right), (right, down), (down, down)))
     damping = 0.05 * (xx + yy) + DAMPING  # where there is little structure, the flow stays as it is
     xx, yy = xx + damping, yy + damping
     determinant = xx * yy - xy * xy
-    cost = _cost(old, new, flow)
     for _ in range(ITERATIONS):
-        error = new - warp(old, flow)
+        error = new - best[1]
         bx, by = (_box((gradient * error).sum(1, keepdim=True)) for gradient in (right, down))
         step = torch.cat([yy * bx - xy * by, xx * by - xy * bx], dim=1) / determinant
-        moved = flow + step.clamp(-1.5, 1.5)
-        other = _cost(old, new, moved)
-        better = other < cost
-        flow, cost = torch.where(better, moved, flow), torch.where(better, other, cost)
-    return flow
+        best = _better(best, _fit(old, new, best[0] + step.clamp(-1.5, 1.5)))
+    return best
 
 
-def _cost(old: Tensor, new: Tensor, flow: Tensor) -> Tensor:
+def _fit(old: Tensor, new: Tensor, flow: Tensor) -> _Fit:
+    warped = warp(old, flow)
+    return flow, warped, _difference(warped, new)
+
+
+def _better(one: _Fit, other: _Fit) -> _Fit:
+    """At each pixel, the one with the smaller difference; the first one where they are equal."""
+    smaller = other[2] < one[2]
+    return (
+        torch.where(smaller, other[0], one[0]),
+        torch.where(smaller, other[1], one[1]),
+        torch.where(smaller, other[2], one[2]),
+    )
+
+
+def _difference(warped: Tensor, new: Tensor) -> Tensor:
     """(1, 1, h, w) mean absolute difference around each pixel."""
-    return _box((warp(old, flow) - new).abs().mean(1, keepdim=True))
+    return _box((warped - new).abs().mean(1, keepdim=True))
 
 
 def _gradients(image: Tensor) -> tuple[Tensor, Tensor]:

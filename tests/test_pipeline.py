@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from talk2dino import Segmenter
 from talk2dino.errors import InputError, Talk2DinoError
-from talk2dino.pipeline import plan_view
+from talk2dino.pipeline import plan_view, read_options, read_thresholds
 from talk2dino.stages.refine import refine
 from talk2dino.world import CLASS_NAMES, render, sample_scene
 
@@ -82,6 +82,74 @@ def test_the_background_score_is_the_smallest_threshold(micro, image):
     negative = micro.segment(image, NAMES[:3], negative=NAMES[3:], return_scores=True)
     assert negative.scores.shape == (4, *image.shape[:2])
     np.testing.assert_array_equal(negative.scores[0], np.float32(0))
+
+
+def test_thresholds_by_class(micro):
+    method, names = micro.method, NAMES[:3]
+    assert read_thresholds(method, names, None) is None
+    assert read_thresholds(method, names, False) is None
+    standard = pytest.approx([method.threshold] * 3)
+    assert read_thresholds(method, names, True).tolist() == standard
+    assert read_thresholds(method, names, {}).tolist() == standard
+    assert read_thresholds(method, names, 0).tolist() == [0, 0, 0]
+    assert read_thresholds(method, names, np.float32(1)).tolist() == [1, 1, 1]
+    one = read_thresholds(method, names, {names[1]: 0.25}).tolist()
+    assert one == pytest.approx([method.threshold, 0.25, method.threshold])
+    for wrong in (-0.01, 1.01, "0.5", {names[0]: True}, {names[0]: None}):
+        with pytest.raises(InputError, match=r"a background threshold of talk2dino must be from 0 to 1; got "):
+            read_thresholds(method, names, wrong)
+    with pytest.raises(InputError, match=r"among the prompts: a, b, c, d, e$"):
+        read_thresholds(method, names, dict.fromkeys("abcdefg", 0.5))
+
+
+def test_methods_without_a_threshold_or_cleaning_say_so(micro):
+    clusters, dense = micro.with_method("dino-clusters"), micro.with_method("clip-dense")
+    with pytest.raises(InputError, match="makes segments without classes: it has no background threshold"):
+        read_thresholds(clusters.method, ["a"], 0.5)
+    with pytest.raises(InputError, match="clip-dense has no background cleaning: leave clean off"):
+        read_options(dense.method, ["a"], None, True, False, False)
+    options = read_options(dense.method, ["a"], 0.3, None, 1, True)
+    assert (options.clean, options.refine, options.return_scores) == (False, True, True)
+    object.__setattr__(dense.method, "threshold", None)
+    with pytest.raises(InputError, match=r"no tuned background threshold for the model micro: give a number"):
+        read_thresholds(dense.method, ["a"], True)
+    assert read_thresholds(dense.method, ["a"], {"a": 0.25}).tolist() == [0.25]
+
+
+def test_what_a_result_says_about_itself(micro, image):
+    result = micro.segment(image, NAMES[:2], negative=["water"], background={NAMES[0]: 0.6}, mode="slide", refine=True)
+    info = result.info
+    assert info["thresholds"] == [micro.method.threshold, 0.6]
+    assert (info["method"], info["mode"], info["cleaning"], info["refined"]) == (
+        "talk2dino",
+        "slide",
+        "published",
+        True,
+    )
+    assert (info["dtype"], info["device"], info["engine"]) == ("float32", "cpu", "torch")
+    assert (info["negative"], info["notes"], info["source"]) == (["water"], [], micro.config.source)
+    assert info["seen"] == list(plan_view(image.shape[:2], "slide", micro.method).canvas)
+    assert result.names == ("background", *NAMES[:2])
+    plain = micro.segment(image, NAMES[:2]).info
+    assert (plain["thresholds"], plain["cleaning"], plain["refined"], plain["negative"]) == (None, None, False, [])
+    assert plain["seen"] == list(plan_view(image.shape[:2], "whole", micro.method).seen)
+
+
+def test_a_batch_holds_at_least_one_image(micro, image):
+    with pytest.raises(InputError, match="batch_size must be at least 1; got 0"):
+        micro.segment_batch([image], ["sky"], batch_size=0)
+    assert len(micro.segment_batch([image], ["sky"], batch_size=1)) == 1
+    assert micro.segment_batch([], ["sky"]) == []
+    with pytest.raises(InputError, match="no image was given"):
+        micro.encode_image([])
+
+
+def test_refinement_needs_the_pixels(micro, image):
+    features = replace(micro.encode_image(image), pixels=None)
+    text = micro.encode_text(NAMES)
+    np.testing.assert_array_equal(micro.decode(features, text)[0].labels, micro.segment(image, NAMES).labels)
+    with pytest.raises(InputError, match="refinement needs the image's pixels"):
+        micro.decode(features, text, refine=True)
 
 
 def test_text_embeddings_have_length_one(micro):

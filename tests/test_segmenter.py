@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from talk2dino import Segmenter
-from talk2dino.errors import InputError, PromptError, ShapeError
+from talk2dino.errors import InputError, ModelNotFoundError, PromptError, ShapeError
 from talk2dino.io.images import read_image
 from talk2dino.world import CLASS_NAMES, render, sample_scene
 
@@ -214,6 +214,31 @@ def test_save_and_load(micro, scenes, tmp_path):
     assert again.config.templates == micro.config.templates
     one, two = (m.segment(scenes[0].image, NAMES, return_scores=True).scores for m in (micro, again))
     assert np.abs(one - two).max() < 1e-6
+
+
+def test_an_upload_is_what_is_saved(micro, monkeypatch):
+    calls = {}
+
+    class Hub:
+        def __init__(self, token=None):
+            calls["token"] = token
+
+        def create_repo(self, name, private, exist_ok):
+            calls["created"] = (name, private, exist_ok)
+            return f"https://hub/{name}"
+
+        def upload_folder(self, repo_id, folder_path, commit_message):
+            again = Segmenter.from_pretrained(folder_path, dtype="float32", device="cpu")
+            calls["uploaded"] = (repo_id, again.method.space == micro.method.space)
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    assert micro.push_to_hub("me/mine", private=True, token="secret") == "https://hub/me/mine"
+    assert calls == {"token": "secret", "created": ("me/mine", True, True), "uploaded": ("me/mine", True)}
+    micro.push_to_hub("me/other")
+    assert calls == {"token": None, "created": ("me/other", False, True), "uploaded": ("me/other", True)}
+    monkeypatch.setattr(Hub, "create_repo", lambda *_, **__: (_ for _ in ()).throw(OSError("no network\nat all")))
+    with pytest.raises(ModelNotFoundError, match=r"cannot upload to me/mine: no network. Check that HF_TOKEN is set"):
+        micro.push_to_hub("me/mine")
 
 
 def test_embedded_model_is_small():

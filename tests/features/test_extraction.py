@@ -195,6 +195,7 @@ def test_skipped_records_of_shards_of_one_record(tmp_path):
     (folder / "0003.png").write_bytes(b"bad")
     run_extract(open_source(folder), tmp_path / "out", records_per_shard=1)
     whole = contents(tmp_path / "out")
+    run_extract(open_source(folder), tmp_path / "out", records_per_shard=1)  # nothing is damaged: no warning
     (tmp_path / "out" / "skipped.jsonl").write_text("")
     with pytest.warns(Talk2DinoWarning, match=r"1 damaged shard again: .*has lost records of shard 3$"):
         run_extract(open_source(folder), tmp_path / "out", records_per_shard=1)

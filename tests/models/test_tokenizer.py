@@ -10,8 +10,9 @@ from importlib import resources
 import ftfy
 import pytest
 import regex
+from tokenizers import Tokenizer, models
 
-from talk2dino.errors import PromptError
+from talk2dino.errors import CheckpointError, PromptError
 from talk2dino.models.tokenizer import TextTokenizer, clean
 
 
@@ -105,3 +106,33 @@ def test_exactly_75_tokens_fit():
 def test_a_special_token_in_a_prompt_does_not_end_it():
     row = TextTokenizer.clip()(["a <|endoftext|> ball"])[0].tolist()
     assert row.count(49407) == 1
+
+
+@pytest.mark.parametrize("missing", ["<|startoftext|>", "<|endoftext|>"])
+def test_a_vocabulary_without_the_special_tokens_is_refused(missing):
+    words = [word for word in ("<|startoftext|>", "<|endoftext|>", "a") if word != missing]
+    tokenizer = Tokenizer(models.BPE({word: number for number, word in enumerate(words)}, []))
+    with pytest.raises(CheckpointError, match=r"must have the tokens <\|startoftext\|> and <\|endoftext\|>"):
+        TextTokenizer(tokenizer, 7)
+
+
+def test_very_long_texts():
+    tokenizer = TextTokenizer.clip()
+    with pytest.raises(PromptError, match=r"a prompt has 4097 characters .*at most 4096 characters and 75 tokens"):
+        tokenizer(["a" * 4097])
+    with pytest.raises(PromptError, match=r"tokens .*at most 75 tokens"):
+        tokenizer(["a " * 2048])
+    cut = tokenizer(["ball " * 2000, "ball"], truncate=True)
+    assert cut[0].count_nonzero() == 77
+    assert cut.shape == (2, 77)
+    assert TextTokenizer.clip(9)(["ball"]).shape == (1, 9)
+
+
+def test_fingerprints_depend_on_the_context_and_the_vocabulary():
+    first = TextTokenizer.clip()
+    small = Tokenizer(models.BPE({"<|startoftext|>": 0, "<|endoftext|>": 1}, []))
+    found = {first.fingerprint, TextTokenizer.clip(76).fingerprint, TextTokenizer(small, 77).fingerprint}
+    assert len(found) == 3
+    assert TextTokenizer.clip().fingerprint == first.fingerprint
+    assert len(first.fingerprint) == 64
+    assert (first.vocabulary, TextTokenizer(small, 77).vocabulary) == (49408, 2)

@@ -77,6 +77,9 @@ def test_refusals():
         combine_heads("best", torch.zeros(B, M, D), torch.zeros(B, D))
     with pytest.raises(ShapeError, match=r"'cls' takes \(B, D\) images"):
         combine_heads("cls", torch.zeros(B, M, D), torch.zeros(B, D))
+    for images, text in (((B, M, D), (B - 1, D)), ((B, M, D), (B, 1, D)), ((B, D), (B, D)), ((B - 1, M, D), (B, D))):
+        with pytest.raises(ShapeError, match=r"'max' takes \(B, M, D\) images and \(B, D\) captions; got "):
+            combine_heads("max", torch.zeros(images), torch.zeros(text))
     with pytest.raises(ShapeError, match="share B and P"):
         head_embeddings(torch.zeros(B, 13, D), torch.zeros(B, M, 11))
     assert next(iter(STRATEGIES)) == "max"

@@ -10,7 +10,7 @@ from talk2dino.errors import InputError, ShapeError
 from talk2dino.stages.background import clean_background
 from talk2dino.stages.similarity import cosine_similarity
 from talk2dino.stages.upsample import Resize, label_pixels, resized_rows
-from talk2dino.stages.windows import average_windows, window_boxes
+from talk2dino.stages.windows import average_windows, full_batches, window_boxes
 
 B, H, W, D, M, N = 2, 5, 7, 11, 3, 4
 
@@ -81,8 +81,11 @@ def test_windows_cover_and_shift_back():
         (2, 0, 10, 8), (2, 4, 10, 12), (2, 8, 10, 16), (2, 9, 10, 17),
     ]  # fmt: skip
     assert window_boxes(5, 6, 8, 4) == [(0, 0, 5, 6)]
-    with pytest.raises(InputError):
-        window_boxes(5, 6, 8, 9)
+    assert window_boxes(1, 3, 1, 1) == [(0, 0, 1, 1), (0, 1, 1, 2), (0, 2, 1, 3)]
+    assert window_boxes(8, 8, 8, 8) == [(0, 0, 8, 8)]
+    for wrong in ((5, 6, 8, 9), (0, 6, 8, 4), (5, 0, 8, 4), (5, 6, 0, 0), (5, 6, 8, 0)):
+        with pytest.raises(InputError, match="positive sizes and a stride of at most the window"):
+            window_boxes(*wrong)
 
 
 def test_windows_average_as_a_literal_loop():
@@ -96,6 +99,18 @@ def test_windows_average_as_a_literal_loop():
         assert torch.allclose(averaged[:, y, x], torch.stack(covering).mean(0), atol=1e-6)
     with pytest.raises(ShapeError, match="cover"):
         average_windows(iter(parts[:1]), boxes[:1], (10, 17))
+    with pytest.raises(ShapeError, match="do not cover the picture of 10 x 17"):
+        average_windows(iter([]), [], (10, 17))
+    with pytest.raises(ShapeError, match=r"the map of window \(0, 0, 8, 8\) is \(8, 7\)"):
+        average_windows(iter([torch.zeros(3, 8, 7)]), boxes[:1], (10, 17))
+    assert average_windows(iter(part.double() for part in parts), boxes, (10, 17)).dtype == torch.float32
+
+
+def test_batches_are_full_but_for_the_last():
+    windows = [torch.full((3, 2), float(n)) for n in range(7)]
+    found = list(full_batches(iter(windows), 3))
+    assert [len(batch) for batch in found] == [3, 3, 1]
+    assert torch.equal(torch.cat(found), torch.stack(windows))
 
 
 @pytest.mark.parametrize("size", [(31, 43), (3, 2), (1, 1), (5, 7)])

@@ -8,6 +8,7 @@ import json
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 from webpage import PICTURES
 
 from talk2dino.io.rle import decode_rle
@@ -58,8 +59,6 @@ def test_browser_and_server_agree(visit, service, name):
 
 def test_image_larger_than_the_screen(visit, service, segmenter):
     """Labels on the screen are those of every few pixels; exact ones are those of every pixel."""
-    from PIL import Image
-
     with Image.open(PICTURES / "harbour.png") as picture:
         large = picture.resize((2203, 1601))
     web = visit().open()
@@ -78,8 +77,6 @@ def test_image_larger_than_the_screen(visit, service, segmenter):
 
 def test_elongated_image_is_labelled_by_the_server(visit, segmenter):
     """Such an image is segmented in windows, which only the server does."""
-    from PIL import Image
-
     with Image.open(PICTURES / "beach.png") as picture:
         strip = Image.fromarray(np.tile(np.asarray(picture.convert("RGB"))[100:120], (1, 3, 1))[:, :1423])
     content = io.BytesIO()
@@ -92,3 +89,36 @@ def test_elongated_image_is_labelled_by_the_server(visit, segmenter):
     expected = segmenter.segment(strip, ["grass", "car"])
     assert expected.info["mode"] == "slide"
     assert np.mean(web.labels() == expected.labels + 1) >= 0.999
+
+
+def test_image_wider_than_a_texture(visit, segmenter):
+    """Such an image is labelled at every second pixel."""
+    with Image.open(PICTURES / "beach.png") as picture:
+        wide = picture.convert("RGB").resize((9001, 613))
+    content = io.BytesIO()
+    wide.save(content, "JPEG")
+    web = visit().open()
+    web.page.set_input_files("#file", {"name": "wide.jpg", "mimeType": "image/jpeg", "buffer": content.getvalue()})
+    web.page.wait_for_selector("#toolbar", state="visible")
+    assert web.page.evaluate("talk2dino.engine.painter.largest") == 8192
+    web.type_words("grass, sand, car")
+    expected = segmenter.segment(content.getvalue(), ["grass", "sand", "car"]).labels[1::2, 1::2]
+    found = web.labels()
+    assert found.shape == (307, 4501)
+    assert np.mean(found[:306, :4500] == expected + 1) >= 0.999
+
+
+def test_lost_graphics_context(visit):
+    """The browser may take WebGL away; the masks come back with it."""
+    web = visit().open()
+    web.example("harbour")
+    web.type_words("water, grass")
+    before = web.labels()
+    web.page.evaluate(
+        """async () => { const lost = talk2dino.engine.painter.gl.getExtension("WEBGL_lose_context"); lost.loseContext();
+        await new Promise((done) => setTimeout(done, 100)); lost.restoreContext(); }"""
+    )
+    web.page.wait_for_timeout(300)
+    web.settle()
+    assert np.array_equal(web.labels(), before)
+    web.problems = [problem for problem in web.problems if "CONTEXT_LOST" not in problem]

@@ -119,12 +119,15 @@ def test_negative_words(harbour):
 
 
 def test_synonyms_can_be_edited(harbour):
+    vector = "Array.from(talk2dino.store.words.find((word) => word.name === 'boat').vector)"
+    before = harbour.page.evaluate(vector)
     harbour.page.click("[data-name=boat] .more")
     harbour.page.fill("[data-name=boat] input[type=text]", "boat|sailing ship")
     harbour.page.press("[data-name=boat] input[type=text]", "Tab")
     harbour.settle()
     assert harbour.request()["prompts"]["boat"] == ["boat", "sailing ship"]
     assert harbour.page.text_content("[data-name=boat] .detail") == "boat · sailing ship"
+    assert 0.3 < np.dot(harbour.page.evaluate(vector), before) < 0.9999
 
 
 def test_chinese_words(web, segmenter):
@@ -179,10 +182,25 @@ def test_held_slider_waits_with_refinement(harbour):
 
 
 def test_nothing_is_drawn_when_nothing_changes(harbour):
-    harbour.page.wait_for_timeout(400)
+    """Also not after a drag that was too slow to be drawn with all pixels."""
+    harbour.page.check("#background")
+    coarse = harbour.page.evaluate(
+        """async () => { const slider = document.getElementById("threshold"); let coarse = false;
+        for (let step = 0; step < 20; step++) {
+          const start = performance.now(); while (performance.now() < start + 60); // a slow machine
+          slider.value = 0.5 + step / 100; slider.dispatchEvent(new Event("input"));
+          await new Promise(requestAnimationFrame); coarse ||= talk2dino.engine.coarse;
+        } return coarse; }"""
+    )
+    assert coarse
+    harbour.page.wait_for_timeout(600)
+    harbour.settle()
+    assert harbour.labels().shape == (360, 480)
+    harbour.settle()
     before = harbour.page.evaluate("talk2dino.engine.redraws")
-    harbour.page.wait_for_timeout(500)
+    harbour.page.wait_for_timeout(700)
     assert harbour.page.evaluate("talk2dino.engine.redraws") == before
+    assert harbour.page.evaluate("talk2dino.engine.painter.textures.labels.size") == [480, 360]
 
 
 def test_what_a_word_is_understood_as(web):

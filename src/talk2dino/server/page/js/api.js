@@ -53,7 +53,12 @@ async function problemOf(response) {
   }
 }
 
-const asJson = (body, signal) => ({ method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal });
+const asJson = (body, signal) => ({
+  method: "POST",
+  headers: { "Content-Type": "application/json" },
+  body: JSON.stringify(body),
+  signal,
+});
 
 /** {status: "ready"} or {status: "loading", step}; null if the service cannot be reached. */
 export async function readiness() {

@@ -14,14 +14,16 @@ function classes(words) {
 }
 
 function pythonExamples(words, image) {
-  const one = ({ region, image: source }) => `(${quote((source ?? image).name)}, (${(region.box ?? region.point).join(", ")}))`;
+  const one = ({ region, image: source }) =>
+    `(${quote((source ?? image).name)}, (${(region.box ?? region.point).join(", ")}))`;
   return `{${words.map((word) => `${quote(word.name)}: [${word.examples.map(one).join(", ")}]`).join(", ")}}`;
 }
 
 function pythonBackground(store) {
   if (!store.background) return null;
   const wanted = store.active;
-  if (wanted.every((word) => word.threshold === null)) return store.threshold === null ? "True" : number(store.threshold);
+  if (wanted.every((word) => word.threshold === null))
+    return store.threshold === null ? "True" : number(store.threshold);
   const named = wanted.filter((word) => store.threshold !== null || word.threshold !== null);
   return `{${named.map((word) => `${quote(word.name)}: ${number(store.thresholdOf(word))}`).join(", ")}}`;
 }
@@ -29,22 +31,45 @@ function pythonBackground(store) {
 /** Python for what the page shows. */
 export function pythonCode(store, model) {
   const { image, active } = store;
-  const groups = (negative, field) => active.filter((word) => word.negative === negative && (field === "typed" ? word.typed : word.examples.length));
-  const [typed, notTyped, shown, notShown] = [groups(false, "typed"), groups(true, "typed"), groups(false, "shown"), groups(true, "shown")];
+  const groups = (negative, field) =>
+    active.filter((word) => word.negative === negative && (field === "typed" ? word.typed : word.examples.length));
+  const [typed, notTyped, shown, notShown] = [
+    groups(false, "typed"),
+    groups(true, "typed"),
+    groups(false, "shown"),
+    groups(true, "shown"),
+  ];
   const method = model.method === DEFAULT ? "" : `, method=${quote(model.method)}`;
-  const lines = ["from talk2dino import Segmenter", "", `segmenter = Segmenter.from_pretrained(${quote(model.name)}${method}, dtype=${quote(model.dtype)})`];
-  const options = [["background", pythonBackground(store)], ["clean", store.cleaning ? "True" : "False"], ["refine", store.refine ? "True" : null]];
+  const lines = [
+    "from talk2dino import Segmenter",
+    "",
+    `segmenter = Segmenter.from_pretrained(${quote(model.name)}${method}, dtype=${quote(model.dtype)})`,
+  ];
+  const options = [
+    ["background", pythonBackground(store)],
+    ["clean", store.cleaning ? "True" : "False"],
+    ["refine", store.refine ? "True" : null],
+  ];
   let prompts = typed.length ? classes(typed) : "[]";
   if (shown.length || notShown.length) {
     const parts = [];
     const without = notTyped.length ? `, negative=${classes(notTyped)}` : "";
     if (typed.length) parts.push(`segmenter.encode_text(${classes(typed)}${without})`);
-    parts.push(`segmenter.encode_examples(${pythonExamples(shown, image)}${notShown.length ? `, negative=${pythonExamples(notShown, image)}` : ""})`);
+    parts.push(
+      `segmenter.encode_examples(${pythonExamples(shown, image)}${notShown.length ? `, negative=${pythonExamples(notShown, image)}` : ""})`,
+    );
     lines.push(`words = ${parts.join(" + ")}`);
     prompts = "words";
   } else if (notTyped.length) options.push(["negative", classes(notTyped)]);
-  const given = options.filter(([, value]) => value !== null).map(([name, value]) => `, ${name}=${value}`).join("");
-  lines.push(`result = segmenter.segment(${quote(image.name)}, ${prompts}${given})`, `result.save(${quote(`${stem(image.name)}.labels.png`)})`, "print(result.shares())");
+  const given = options
+    .filter(([, value]) => value !== null)
+    .map(([name, value]) => `, ${name}=${value}`)
+    .join("");
+  lines.push(
+    `result = segmenter.segment(${quote(image.name)}, ${prompts}${given})`,
+    `result.save(${quote(`${stem(image.name)}.labels.png`)})`,
+    "print(result.shares())",
+  );
   return lines.join("\n");
 }
 
@@ -53,18 +78,27 @@ export function shellCode(store, model) {
   const { image, active } = store;
   const [wanted, unwanted] = [active.filter((word) => !word.negative), active.filter((word) => word.negative)];
   const parts = ["talk2dino segment", shellQuote(image.name), "--model", shellQuote(model.name)];
-  const typed = (words) => words.filter((word) => word.typed).map(writePrompt).join(", ");
+  const typed = (words) =>
+    words
+      .filter((word) => word.typed)
+      .map(writePrompt)
+      .join(", ");
   if (typed(wanted)) parts.push("--prompts", shellQuote(typed(wanted)));
   if (typed(unwanted)) parts.push("--negative", shellQuote(typed(unwanted)));
-  for (const [option, words] of [["--example", wanted], ["--negative-example", unwanted]]) {
+  for (const [option, words] of [
+    ["--example", wanted],
+    ["--negative-example", unwanted],
+  ]) {
     for (const word of words) {
-      for (const { region, image: source } of word.examples) parts.push(option, shellQuote(`${word.name}=${source.name}:${(region.box ?? region.point).join(",")}`));
+      for (const { region, image: source } of word.examples)
+        parts.push(option, shellQuote(`${word.name}=${source.name}:${(region.box ?? region.point).join(",")}`));
     }
   }
   if (store.background) {
     parts.push("--background");
     if (store.threshold !== null) parts.push(number(store.threshold));
-    for (const word of active) if (word.threshold !== null) parts.push("--threshold", shellQuote(`${word.name}=${number(word.threshold)}`));
+    for (const word of active)
+      if (word.threshold !== null) parts.push("--threshold", shellQuote(`${word.name}=${number(word.threshold)}`));
   }
   parts.push(store.cleaning ? "--clean" : "--no-clean");
   if (store.refine) parts.push("--refine");
@@ -73,4 +107,3 @@ export function shellCode(store, model) {
   parts.push("--save overlay,palette");
   return parts.join(" ");
 }
-

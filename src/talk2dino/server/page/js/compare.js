@@ -13,7 +13,10 @@ export class ComparePanel {
     this.engine = engine;
     this.methods = methods;
     this.own = store.model.method; // computed in the browser
-    this.sides = { left: this.own, right: methods.find((method) => method.name !== this.own && method.available)?.name ?? this.own };
+    this.sides = {
+      left: this.own,
+      right: methods.find((method) => method.name !== this.own && method.available)?.name ?? this.own,
+    };
     this.answers = { left: null, right: null };
     this.messages = { left: "", right: "" };
     store.wipe = 0.5;
@@ -72,13 +75,24 @@ export class ComparePanel {
   async #ask(side, signal) {
     const method = this.methods.find(({ name }) => name === this.sides[side]);
     if (side === "left" && method.name === this.own) return this.#done(side, null, "");
-    if (!method.available) return this.#done(side, null, t("unavailable", { name: method.name, reason: method.reason }));
+    if (!method.available)
+      return this.#done(side, null, t("unavailable", { name: method.name, reason: method.reason }));
     if (method.takes_words && !this.store.active.length) return this.#done(side, null, t("noWords"));
     this.messages[side] = t("compareLoading", { name: method.name });
     this.render();
     try {
       const answer = await this.store.ask((id) => api.segment(id, this.#body(method), signal));
-      if (!signal.aborted) this.#done(side, { ...readAnswer(answer), shares: answer.shares, words: method.takes_words, foreign: method.name !== this.own }, "");
+      if (!signal.aborted)
+        this.#done(
+          side,
+          {
+            ...readAnswer(answer),
+            shares: answer.shares,
+            words: method.takes_words,
+            foreign: method.name !== this.own,
+          },
+          "",
+        );
     } catch (error) {
       if (error.name !== "AbortError" && !signal.aborted) this.#done(side, null, error.message);
     }
@@ -97,29 +111,47 @@ export class ComparePanel {
     if (this.store.view !== "compare" || !this.store.image) return;
     const sides = ["left", "right"].map((side) => this.#side(side));
     const focused = document.activeElement?.id;
-    find("panel").replaceChildren(element("h3", {}, t("compareTitle")), element("p", { class: "hint" }, t("compareNote")), element("div", { class: "sides" }, ...sides));
+    find("panel").replaceChildren(
+      element("h3", {}, t("compareTitle")),
+      element("p", { class: "hint" }, t("compareNote")),
+      element("div", { class: "sides" }, ...sides),
+    );
     if (focused?.startsWith("method-")) find(focused)?.focus();
   }
 
   #side(side) {
     const id = `method-${side}`;
-    const choice = element("select", { id, onchange: () => {
-      this.sides[side] = choice.value;
-      if (side === "left" && choice.value === this.own) this.engine.show("left", null);
-      this.#place();
-      this.ask();
-    } }, ...this.methods.map(({ name }) => element("option", { value: name, selected: name === this.sides[side] }, name)));
+    const choice = element(
+      "select",
+      {
+        id,
+        onchange: () => {
+          this.sides[side] = choice.value;
+          if (side === "left" && choice.value === this.own) this.engine.show("left", null);
+          this.#place();
+          this.ask();
+        },
+      },
+      ...this.methods.map(({ name }) => element("option", { value: name, selected: name === this.sides[side] }, name)),
+    );
     const method = this.methods.find(({ name }) => name === this.sides[side]);
     const parts = [element("label", { for: id }, t(side)), choice, element("p", { class: "help" }, method.description)];
     if (this.messages[side]) parts.push(element("p", { class: "message", role: "status" }, this.messages[side]));
     else parts.push(element("p", { class: "help" }, t(this.answers[side] ? "server" : "local")));
     const answer = this.answers[side];
     if (answer && !answer.words) {
-      parts.push(element("p", { class: "help" }, t("segments")), element("ul", { class: "legend" }, ...answer.classes.map(({ name, colour }) => {
-        const swatch = element("span", { class: "swatch", "aria-hidden": "true" });
-        swatch.style.backgroundColor = toHex(colour);
-        return element("li", {}, swatch, `${name} ${percent(answer.shares?.[name] ?? 0)}`);
-      })));
+      parts.push(
+        element("p", { class: "help" }, t("segments")),
+        element(
+          "ul",
+          { class: "legend" },
+          ...answer.classes.map(({ name, colour }) => {
+            const swatch = element("span", { class: "swatch", "aria-hidden": "true" });
+            swatch.style.backgroundColor = toHex(colour);
+            return element("li", {}, swatch, `${name} ${percent(answer.shares?.[name] ?? 0)}`);
+          }),
+        ),
+      );
     }
     return element("div", { class: "side-choice" }, ...parts);
   }

@@ -27,14 +27,21 @@ function icon(path, width = 2) {
   const line = document.createElementNS("http://www.w3.org/2000/svg", "path");
   svg.setAttribute("viewBox", "0 0 24 24");
   svg.setAttribute("aria-hidden", "true");
-  for (const [name, value] of Object.entries({ d: path, fill: "none", stroke: "currentColor", "stroke-width": width, "stroke-linecap": "round" })) {
+  for (const [name, value] of Object.entries({
+    d: path,
+    fill: "none",
+    stroke: "currentColor",
+    "stroke-width": width,
+    "stroke-linecap": "round",
+  })) {
     line.setAttribute(name, value);
   }
   svg.append(line);
   return svg;
 }
 
-export const percent = (share) => (share >= 0.0995 || share === 0 ? `${Math.round(100 * share)} %` : `${(100 * share).toFixed(1)} %`);
+export const percent = (share) =>
+  share >= 0.0995 || share === 0 ? `${Math.round(100 * share)} %` : `${(100 * share).toFixed(1)} %`;
 
 let hideToast = 0;
 
@@ -45,7 +52,20 @@ export function toast(message, action = "", run = null) {
     place.hidden = true;
   };
   place.replaceChildren(element("span", {}, message));
-  if (run) place.append(element("button", { type: "button", onclick: () => { hide(); run(); } }, action));
+  if (run)
+    place.append(
+      element(
+        "button",
+        {
+          type: "button",
+          onclick: () => {
+            hide();
+            run();
+          },
+        },
+        action,
+      ),
+    );
   place.hidden = false;
   clearTimeout(hideToast);
   hideToast = setTimeout(hide, run ? 12000 : 4000);
@@ -62,11 +82,17 @@ export function drawMap(canvas, values, w, h) {
     low = Math.min(low, value);
     high = Math.max(high, value);
   }
-  const stops = [[15, 8, 41], [122, 28, 110], [237, 105, 38], [252, 252, 191]];
+  const stops = [
+    [15, 8, 41],
+    [122, 28, 110],
+    [237, 105, 38],
+    [252, 252, 191],
+  ];
   for (let p = 0; p < w * h; p++) {
     const place = (3 * (values[p] - low)) / Math.max(high - low, 1e-12);
     const first = Math.min(2, Math.floor(place));
-    for (let c = 0; c < 3; c++) picture.data[4 * p + c] = stops[first][c] + (stops[first + 1][c] - stops[first][c]) * (place - first);
+    for (let c = 0; c < 3; c++)
+      picture.data[4 * p + c] = stops[first][c] + (stops[first + 1][c] - stops[first][c]) * (place - first);
     picture.data[4 * p + 3] = 255;
   }
   canvas.getContext("2d").putImageData(picture, 0, 0);

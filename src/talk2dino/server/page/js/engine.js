@@ -26,6 +26,8 @@ export class Engine {
     store.on("labels", () => this.#touch("labels"));
     store.on("look", () => this.#redraw());
     new ResizeObserver(() => this.#fit()).observe(canvas);
+    canvas.addEventListener("webglcontextlost", (event) => event.preventDefault());
+    canvas.addEventListener("webglcontextrestored", () => this.#restore(canvas));
   }
 
   // --- what changed ----------------------------------------------------------------------------------------------------
@@ -38,6 +40,12 @@ export class Engine {
     for (const word of this.store.words) word.similarity = null;
     this.#fit();
     this.#touch("scores");
+  }
+
+  /** The browser took the graphics context away and has given it back, empty. */
+  #restore(canvas) {
+    this.painter = new Painter(canvas);
+    if (this.store.image) this.#newImage();
   }
 
   #touch(what) {
@@ -75,12 +83,13 @@ export class Engine {
     this.slow = gap < 400 ? 0.7 * (this.slow ?? 0) + 0.3 * gap : 0;
     clearTimeout(this.settling);
     if (!this.coarse && this.slow > SLOW && this.dirty.labels) this.#setCoarse(true);
-    if (this.coarse) this.settling = setTimeout(() => {
-      this.#setCoarse(false);
-      this.drawnAt = -Infinity; // the last redraw belongs to no drag
-      this.dirty.labels = true;
-      this.#redraw();
-    }, 160);
+    if (this.coarse)
+      this.settling = setTimeout(() => {
+        this.#setCoarse(false);
+        this.drawnAt = -Infinity; // the last redraw belongs to no drag
+        this.dirty.labels = true;
+        this.#redraw();
+      }, 160);
   }
 
   #setCoarse(coarse) {
@@ -95,7 +104,12 @@ export class Engine {
     const words = store.active;
     for (const word of words) word.similarity ??= cosines(store.image.features, word.vector, word.calibration);
     this.cleaned = store.cleaning;
-    this.maps = scoreMaps(store.image.features, words.map((word) => word.similarity), words.map((word) => word.vector), store.cleaning);
+    this.maps = scoreMaps(
+      store.image.features,
+      words.map((word) => word.similarity),
+      words.map((word) => word.vector),
+      store.cleaning,
+    );
     this.painter.setScores(this.maps);
   }
 
@@ -186,7 +200,8 @@ export class Engine {
   /** Show an answer of the server on one side, or with null what this page computes. */
   show(side, answer) {
     this.slots[side] = answer;
-    if (answer) this.painter.setLabels(answer.labels, answer.width, answer.height, side === "left" ? "labels" : "otherLabels");
+    if (answer)
+      this.painter.setLabels(answer.labels, answer.width, answer.height, side === "left" ? "labels" : "otherLabels");
     if (side === "left") this.dirty.labels = true;
     this.#redraw();
   }
@@ -209,7 +224,9 @@ export class Engine {
   #colours(answer) {
     const own = this.store.words;
     const named = (name, fallback) => own.find((word) => word.name === name && !word.negative)?.colour ?? fallback;
-    const classes = answer ? answer.classes.map(({ name, colour }) => named(name, colour)) : this.store.active.map((word) => word.colour);
+    const classes = answer
+      ? answer.classes.map(({ name, colour }) => named(name, colour))
+      : this.store.active.map((word) => word.colour);
     if (answer?.plain) return [[0, 0, 0, 0]];
     const nothing = this.store.background || this.store.negatives ? [0, 0, 0, 140] : [0, 0, 0, 0];
     return [nothing, ...classes.map((colour) => [...colour, 255])];
@@ -224,7 +241,8 @@ export class Engine {
     const heat = store.view === "similar" ? this.#similar() : store.view === "heads" ? this.#headMap() : null;
     if (heat) painter.setHeat(heat);
     const nothing = !store.active.length && !this.slots.left;
-    const focus = store.focus?.on && !store.focus.negative && store.view === "classes" ? this.#indexOf(store.focus) : -1;
+    const focus =
+      store.focus?.on && !store.focus.negative && store.view === "classes" ? this.#indexOf(store.focus) : -1;
     painter.draw({ view: heat ? "heat" : nothing ? "image" : "classes", opacity: store.opacity, wipe, focus });
   }
 

@@ -15,7 +15,10 @@ export function boxOf(region) {
 /** Overlap of [start, stop) with each of ``count`` equal parts of ``length``, as a share of the part. */
 function overlaps(start, stop, length, count) {
   const part = length / count;
-  return Array.from({ length: count }, (_, i) => Math.max(0, Math.min(stop, (i + 1) * part) - Math.max(start, i * part)) / part);
+  return Array.from(
+    { length: count },
+    (_, i) => Math.max(0, Math.min(stop, (i + 1) * part) - Math.max(start, i * part)) / part,
+  );
 }
 
 /** Share of each patch that lies in a region. */
@@ -65,7 +68,8 @@ function lookAt(examples) {
   }
   const outside = found.flatMap((one) => (one.outside ? [one.outside] : []));
   return {
-    vector: unitLength(mean(found.map((one) => one.vector))), within: mean(found.map((one) => one.within)),
+    vector: unitLength(mean(found.map((one) => one.vector))),
+    within: mean(found.map((one) => one.within)),
     outside: outside.length ? mean(outside) : null,
   };
 }

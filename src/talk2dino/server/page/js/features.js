@@ -6,7 +6,14 @@ export function readSafetensors(buffer) {
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 8, length)));
   const { __metadata__: metadata = {}, ...entries } = header;
   const tensors = {};
-  for (const [name, { dtype, shape, data_offsets: [start, stop] }] of Object.entries(entries)) {
+  for (const [
+    name,
+    {
+      dtype,
+      shape,
+      data_offsets: [start, stop],
+    },
+  ] of Object.entries(entries)) {
     const bytes = buffer.slice(8 + length + start, 8 + length + stop);
     if (dtype === "F32") tensors[name] = { shape, data: new Float32Array(bytes) };
     else if (dtype === "F16") tensors[name] = { shape, data: fromHalf(new Uint16Array(bytes)) };
@@ -39,7 +46,11 @@ function halfTable() {
   return halves;
 }
 
-const pair = (text) => text.split(/[\s,x]+/).filter(Boolean).map(Number);
+const pair = (text) =>
+  text
+    .split(/[\s,x]+/)
+    .filter(Boolean)
+    .map(Number);
 
 /**
  * What the page keeps of an encoded image.
@@ -53,12 +64,26 @@ export function readFeatures(buffer) {
   const [h, w, dim] = tensors.patches.shape;
   const [low, high] = metadata.threshold_range ? pair(metadata.threshold_range) : [0, 1];
   const features = {
-    h, w, dim, patches: tensors.patches.data, unit: normaliseRows(tensors.patches.data, dim),
-    attention: tensors.attention?.data ?? null, headCount: tensors.attention?.shape[0] ?? 0,
-    heads: tensors.heads?.data ?? null, pooled: null, maps: null,
-    imageSize: pair(metadata.image_size), seenSize: pair(metadata.seen_size), variant: metadata.variant ?? "", method: metadata.method ?? "",
-    whole: true, patchSize: Number(metadata.patch_size), threshold: metadata.threshold ? Number(metadata.threshold) : null,
-    thresholdRange: [low, high], space: metadata.space ?? "", model: metadata.model ?? "",
+    h,
+    w,
+    dim,
+    patches: tensors.patches.data,
+    unit: normaliseRows(tensors.patches.data, dim),
+    attention: tensors.attention?.data ?? null,
+    headCount: tensors.attention?.shape[0] ?? 0,
+    heads: tensors.heads?.data ?? null,
+    pooled: null,
+    maps: null,
+    imageSize: pair(metadata.image_size),
+    seenSize: pair(metadata.seen_size),
+    variant: metadata.variant ?? "",
+    method: metadata.method ?? "",
+    whole: true,
+    patchSize: Number(metadata.patch_size),
+    threshold: metadata.threshold ? Number(metadata.threshold) : null,
+    thresholdRange: [low, high],
+    space: metadata.space ?? "",
+    model: metadata.model ?? "",
   };
   if (features.attention) addHeads(features);
   return features;
@@ -69,9 +94,26 @@ export function noFeatures({ width, height }, model) {
   const { dim, variant, threshold, threshold_range: thresholdRange, patch_size: patchSize } = model;
   const empty = new Float32Array(dim);
   return {
-    h: 1, w: 1, dim, patches: empty, unit: empty, attention: null, headCount: 0, heads: null, pooled: null, maps: null,
-    imageSize: [height, width], seenSize: [height, width], variant, method: model.method, whole: false, patchSize,
-    threshold, thresholdRange, space: model.space, model: model.name,
+    h: 1,
+    w: 1,
+    dim,
+    patches: empty,
+    unit: empty,
+    attention: null,
+    headCount: 0,
+    heads: null,
+    pooled: null,
+    maps: null,
+    imageSize: [height, width],
+    seenSize: [height, width],
+    variant,
+    method: model.method,
+    whole: false,
+    patchSize,
+    threshold,
+    thresholdRange,
+    space: model.space,
+    model: model.name,
   };
 }
 

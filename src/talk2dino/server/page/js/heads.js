@@ -36,26 +36,43 @@ export class HeadsPanel {
     const count = features.w * features.h;
     const cosines = this.word && answers.get(this.word);
     const best = cosines ? cosines.indexOf(Math.max(...cosines)) : -1;
-    return element("div", { class: "cards" }, ...Array.from({ length: features.headCount }, (_, head) => {
-      const picture = element("canvas", { "aria-hidden": "true" });
-      drawMap(picture, features.maps.subarray(head * count, (head + 1) * count), features.w, features.h);
-      const value = cosines ? cosines[head].toFixed(2) : "";
-      const card = element("button", {
-        type: "button", class: "head-card", "data-key": `head-${head}`, "aria-pressed": String(this.engine.head === head), onclick: () => {
-          this.engine.showHead(head);
-          this.render();
-        },
-      }, picture, element("span", {}, t("head", { number: head + 1 }), cosines ? element("b", {}, value) : ""));
-      if (this.word) {
-        card.setAttribute("aria-label", t("headOf", { number: head + 1, value, word: this.word.name }) + (head === best ? `, ${t("best", { word: this.word.name })}` : ""));
-        if (head === best) {
-          card.classList.add("best");
-          card.style.setProperty("--word", toHex(this.word.colour));
-          card.append(element("span", { class: "chosen" }, t("best", { word: this.word.name })));
+    return element(
+      "div",
+      { class: "cards" },
+      ...Array.from({ length: features.headCount }, (_, head) => {
+        const picture = element("canvas", { "aria-hidden": "true" });
+        drawMap(picture, features.maps.subarray(head * count, (head + 1) * count), features.w, features.h);
+        const value = cosines ? cosines[head].toFixed(2) : "";
+        const card = element(
+          "button",
+          {
+            type: "button",
+            class: "head-card",
+            "data-key": `head-${head}`,
+            "aria-pressed": String(this.engine.head === head),
+            onclick: () => {
+              this.engine.showHead(head);
+              this.render();
+            },
+          },
+          picture,
+          element("span", {}, t("head", { number: head + 1 }), cosines ? element("b", {}, value) : ""),
+        );
+        if (this.word) {
+          card.setAttribute(
+            "aria-label",
+            t("headOf", { number: head + 1, value, word: this.word.name }) +
+              (head === best ? `, ${t("best", { word: this.word.name })}` : ""),
+          );
+          if (head === best) {
+            card.classList.add("best");
+            card.style.setProperty("--word", toHex(this.word.colour));
+            card.append(element("span", { class: "chosen" }, t("best", { word: this.word.name })));
+          }
         }
-      }
-      return card;
-    }));
+        return card;
+      }),
+    );
   }
 
   #table(words, answers, count) {
@@ -69,16 +86,35 @@ export class HeadsPanel {
         cell.style.setProperty("--strength", `${Math.round((40 * (value - low)) / Math.max(high - low, 1e-9))}%`);
         return cell;
       });
-      const choose = element("button", { type: "button", class: "quiet", "data-key": `word-${word.key}`, "aria-pressed": String(word === this.word), onclick: () => {
-        this.word = word;
-        this.engine.showHead(cosines.indexOf(high));
-        this.render();
-      } }, word.name);
+      const choose = element(
+        "button",
+        {
+          type: "button",
+          class: "quiet",
+          "data-key": `word-${word.key}`,
+          "aria-pressed": String(word === this.word),
+          onclick: () => {
+            this.word = word;
+            this.engine.showHead(cosines.indexOf(high));
+            this.render();
+          },
+        },
+        word.name,
+      );
       const swatch = element("span", { class: "swatch", "aria-hidden": "true" });
       swatch.style.backgroundColor = toHex(word.colour);
       return element("tr", {}, element("th", { scope: "row" }, swatch, choose), ...cells);
     });
-    return element("div", { class: "table-frame", tabindex: "0", role: "region", "aria-label": t("headTable") },
-      element("table", { class: "head-table" }, element("caption", {}, t("headTable")), element("thead", {}, element("tr", {}, element("th", { scope: "col" }, t("word")), ...heads)), element("tbody", {}, ...rows)));
+    return element(
+      "div",
+      { class: "table-frame", tabindex: "0", role: "region", "aria-label": t("headTable") },
+      element(
+        "table",
+        { class: "head-table" },
+        element("caption", {}, t("headTable")),
+        element("thead", {}, element("tr", {}, element("th", { scope: "col" }, t("word")), ...heads)),
+        element("tbody", {}, ...rows),
+      ),
+    );
   }
 }

@@ -45,7 +45,9 @@ function askToken(wrong) {
   dialog.returnValue = "";
   if (!dialog.open) dialog.showModal();
   return new Promise((done) => {
-    dialog.addEventListener("close", () => done(dialog.returnValue === "add" ? find("token").value : null), { once: true });
+    dialog.addEventListener("close", () => done(dialog.returnValue === "add" ? find("token").value : null), {
+      once: true,
+    });
   });
 }
 
@@ -111,12 +113,24 @@ function prepareOpening() {
 
 async function showExamples() {
   const examples = await api.examples();
-  const tiles = await Promise.all(examples.map(async (example) => {
-    const blob = await api.file(example.url.replace(/^\//, ""));
-    const picture = element("img", { src: URL.createObjectURL(blob), alt: "", width: example.width, height: example.height });
-    const button = element("button", { type: "button", onclick: () => open(blob, `${example.name}.png`, example.prompts) }, picture, element("span", {}, example.name));
-    return element("li", {}, button);
-  }));
+  const tiles = await Promise.all(
+    examples.map(async (example) => {
+      const blob = await api.file(example.url.replace(/^\//, ""));
+      const picture = element("img", {
+        src: URL.createObjectURL(blob),
+        alt: "",
+        width: example.width,
+        height: example.height,
+      });
+      const button = element(
+        "button",
+        { type: "button", onclick: () => open(blob, `${example.name}.png`, example.prompts) },
+        picture,
+        element("span", {}, example.name),
+      );
+      return element("li", {}, button);
+    }),
+  );
   find("gallery").replaceChildren(...tiles);
 }
 
@@ -130,7 +144,8 @@ function prepareViews(point, heads, compare) {
     heads.render();
     store.changed("look");
   };
-  for (const radio of document.querySelectorAll("input[name=view]")) radio.addEventListener("change", () => set(radio.value));
+  for (const radio of document.querySelectorAll("input[name=view]"))
+    radio.addEventListener("change", () => set(radio.value));
 }
 
 function prepareLanguage(parts) {
@@ -186,7 +201,15 @@ async function start() {
   const compare = new ComparePanel(store, engine, await api.methods());
   const saving = new Saving(store, engine, loaded);
   prepareViews(point, heads, compare);
-  prepareLanguage([() => list.rebuild(), () => point.render(), () => heads.render(), () => compare.render(), () => options.update(), () => status.translate(), () => showModel(loaded)]);
+  prepareLanguage([
+    () => list.rebuild(),
+    () => point.render(),
+    () => heads.render(),
+    () => compare.render(),
+    () => options.update(),
+    () => status.translate(),
+    () => showModel(loaded),
+  ]);
   showModel(loaded);
   await showExamples();
   globalThis.talk2dino.saving = saving;

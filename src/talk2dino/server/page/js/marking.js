@@ -39,7 +39,12 @@ export class Marking {
   #place(event) {
     const bounds = find("canvas").getBoundingClientRect();
     const share = (value) => Math.min(1, Math.max(0, value));
-    return { x: share((event.clientX - bounds.left) / bounds.width), y: share((event.clientY - bounds.top) / bounds.height), clientX: event.clientX, clientY: event.clientY };
+    return {
+      x: share((event.clientX - bounds.left) / bounds.width),
+      y: share((event.clientY - bounds.top) / bounds.height),
+      clientX: event.clientX,
+      clientY: event.clientY,
+    };
   }
 
   #down(event) {
@@ -86,7 +91,9 @@ export class Marking {
     const { image, words } = this.store;
     const count = patchesOf(image.features, region).length;
     find("example-size").textContent = count > 1 ? t("exampleSize", { count }) : t("exampleOnePatch");
-    find("example-names").replaceChildren(...words.filter((word) => !word.negative).map((word) => element("option", { value: word.name })));
+    find("example-names").replaceChildren(
+      ...words.filter((word) => !word.negative).map((word) => element("option", { value: word.name })),
+    );
     this.#crop(image, region);
     const input = find("example-name");
     input.value = "";

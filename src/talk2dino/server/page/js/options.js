@@ -6,10 +6,11 @@ import { holdWhileDragging, sliderRange } from "./words.js";
 export class Options {
   constructor(store, engine) {
     this.store = store;
-    const choose = (id, apply) => find(id).addEventListener("change", (event) => {
-      apply(event.target.checked);
-      store.changed("labels");
-    });
+    const choose = (id, apply) =>
+      find(id).addEventListener("change", (event) => {
+        apply(event.target.checked);
+        store.changed("labels");
+      });
     choose("background", (on) => {
       store.background = on;
     });

@@ -2,15 +2,29 @@
 
 import { gridCells, resizeTaps } from "./scores.js";
 import {
-  CELLS, CORNERS, IMAGE_LABELS, SEEN_LABELS, SHOW_BOTH, SHOW_CLASSES, SHOW_HEAT, SHOW_IMAGE,
+  CELLS,
+  CORNERS,
+  IMAGE_LABELS,
+  SEEN_LABELS,
+  SHOW_BOTH,
+  SHOW_CLASSES,
+  SHOW_HEAT,
+  SHOW_IMAGE,
 } from "./shaders.js";
 
 const NEAR_EDGE = 0x8000; // see shaders.js
 const NEVER = 3e38; // a threshold that no score passes
 const PROGRAMS = {
-  cells: CELLS, seen: SEEN_LABELS, image: IMAGE_LABELS,
-  showImage: SHOW_IMAGE, showClasses: SHOW_CLASSES, showBoth: SHOW_BOTH, showHeat: SHOW_HEAT,
+  cells: CELLS,
+  seen: SEEN_LABELS,
+  image: IMAGE_LABELS,
+  showImage: SHOW_IMAGE,
+  showClasses: SHOW_CLASSES,
+  showBoth: SHOW_BOTH,
+  showHeat: SHOW_HEAT,
 };
+const TABLE_WIDTH = 2048; // entries per row of a table; shaders.js knows it as well
+const LARGEST_IMAGE = 4096; // side to which larger images are reduced for the screen
 const LABEL_PIXELS = 2 ** 21; // larger images are labelled at every second, third ... pixel while they are shown
 const COARSE_PIXELS = 2 ** 17; // the same while a slider is dragged and drawing is slow
 
@@ -37,11 +51,12 @@ export class Painter {
   setImage(source) {
     const { gl } = this;
     this.#bind("image", gl.TEXTURE_2D);
-    gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA8, gl.RGBA, gl.UNSIGNED_BYTE, source);
+    const shown = reduced(source, Math.min(LARGEST_IMAGE, this.largest));
+    gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA8, gl.RGBA, gl.UNSIGNED_BYTE, shown);
     gl.generateMipmap(gl.TEXTURE_2D);
     gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MAG_FILTER, gl.LINEAR);
     clamp(gl, gl.TEXTURE_2D);
-    this.textures.image.size = [source.width, source.height];
+    this.textures.image.size = [shown.width, shown.height];
   }
 
   /** Sizes of a newly encoded image. */
@@ -85,13 +100,28 @@ export class Painter {
   setPalette(colours, name = "palette") {
     const { gl } = this;
     this.#bind(name, gl.TEXTURE_2D);
-    gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA8, colours.length, 1, 0, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(colours.flat()));
+    gl.texImage2D(
+      gl.TEXTURE_2D,
+      0,
+      gl.RGBA8,
+      colours.length,
+      1,
+      0,
+      gl.RGBA,
+      gl.UNSIGNED_BYTE,
+      new Uint8Array(colours.flat()),
+    );
     nearest(gl, gl.TEXTURE_2D);
   }
 
   /** Labels that the server computed: 0 is the background. */
   setLabels(labels, width, height, name = "labels") {
-    this.#labelTexture(name, width, height, labels.map((label) => label | NEAR_EDGE));
+    this.#labelTexture(
+      name,
+      width,
+      height,
+      labels.map((label) => label | NEAR_EDGE),
+    );
   }
 
   setHeat({ w, h, values }) {
@@ -111,14 +141,21 @@ export class Painter {
   /** Find the labels: of every pixel of the image if ``exact``, of every few pixels if ``coarse`` or the image is large. */
   label({ exact = false, coarse = false } = {}) {
     const [height, width] = this.features.imageSize;
-    const stride = exact ? 1 : Math.ceil(Math.sqrt((width * height) / (coarse ? COARSE_PIXELS : LABEL_PIXELS)));
+    const pixels = exact ? Infinity : coarse ? COARSE_PIXELS : LABEL_PIXELS;
+    const most = Math.max(Math.sqrt((width * height) / pixels), Math.max(width, height) / this.largest);
+    const stride = Math.max(1, Math.ceil(most));
     const size = [Math.ceil(width / stride), Math.ceil(height / stride)];
     const [seenH, seenW] = this.features.seenSize;
     const current = this.textures.labels.size;
     if (current[0] !== size[0] || current[1] !== size[1]) this.#labelTexture("labels", ...size);
     const shared = { scores: "scores", floors: "floors" };
     const seen = { ...shared, seenRows: "seenRows", seenColumns: "seenColumns" };
-    this.#labelTexture("gridCells", this.features.w, this.features.h, gridCells(this.maps, this.thresholds, this.features));
+    this.#labelTexture(
+      "gridCells",
+      this.features.w,
+      this.features.h,
+      gridCells(this.maps, this.thresholds, this.features),
+    );
     this.#run("seen", "seenLabels", { ...seen, cells: "gridCells" }, (gl, at) => {
       const scale = (source, target) => (target > 1 ? (source - 1) / (target - 1) : 0);
       gl.uniform2f(at("scale"), scale(this.features.w, seenW), scale(this.features.h, seenH));
@@ -151,9 +188,15 @@ export class Painter {
     gl.viewport(0, 0, canvas.width, canvas.height);
     this.#filterImage();
     const [program, samplers] = {
-      image: ["showImage", {}], heat: ["showHeat", { heat: "heat" }],
-      classes: wipe === null ? ["showClasses", { palette: "palette", labels: "labels" }]
-        : ["showBoth", { palette: "palette", labels: "labels", otherPalette: "otherPalette", otherLabels: "otherLabels" }],
+      image: ["showImage", {}],
+      heat: ["showHeat", { heat: "heat" }],
+      classes:
+        wipe === null
+          ? ["showClasses", { palette: "palette", labels: "labels" }]
+          : [
+              "showBoth",
+              { palette: "palette", labels: "labels", otherPalette: "otherPalette", otherLabels: "otherLabels" },
+            ],
     }[view];
     const at = this.#use(program, { image: "image", ...samplers });
     gl.uniform2f(at("canvas"), canvas.width, canvas.height);
@@ -208,10 +251,14 @@ export class Painter {
     gl.bindTexture(kind, this.textures[name].handle);
   }
 
+  /** A list of four numbers each, in rows of a texture. */
   #table(name, values) {
     const { gl } = this;
     this.#bind(name, gl.TEXTURE_2D);
-    gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA32F, values.length / 4, 1, 0, gl.RGBA, gl.FLOAT, values);
+    const rows = Math.ceil(values.length / (4 * TABLE_WIDTH));
+    const padded = new Float32Array(4 * TABLE_WIDTH * rows);
+    padded.set(values);
+    gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA32F, TABLE_WIDTH, rows, 0, gl.RGBA, gl.FLOAT, padded);
     nearest(gl, gl.TEXTURE_2D);
   }
 
@@ -223,6 +270,17 @@ export class Painter {
     nearest(gl, gl.TEXTURE_2D);
     this.textures[name].size = [width, height];
   }
+}
+
+/** An image of at most ``largest`` pixels per side. */
+function reduced(source, largest) {
+  const scale = largest / Math.max(source.width, source.height);
+  if (scale >= 1) return source;
+  const canvas = document.createElement("canvas");
+  canvas.width = Math.max(1, Math.round(source.width * scale));
+  canvas.height = Math.max(1, Math.round(source.height * scale));
+  canvas.getContext("2d").drawImage(source, 0, 0, canvas.width, canvas.height);
+  return canvas;
 }
 
 function nearest(gl, kind) {
@@ -238,7 +296,10 @@ function clamp(gl, kind) {
 
 function link(gl, fragment) {
   const program = gl.createProgram();
-  for (const [kind, source] of [[gl.VERTEX_SHADER, CORNERS], [gl.FRAGMENT_SHADER, fragment]]) {
+  for (const [kind, source] of [
+    [gl.VERTEX_SHADER, CORNERS],
+    [gl.FRAGMENT_SHADER, fragment],
+  ]) {
     const shader = gl.createShader(kind);
     gl.shaderSource(shader, source);
     gl.compileShader(shader);

@@ -41,7 +41,10 @@ export class PointPanel {
     if (!this.store.image || this.store.marking) return;
     const point = this.#place(event);
     const { features } = this.store.image;
-    const again = this.pinned && this.engine.point && patchAt(features, point.x, point.y) === patchAt(features, this.engine.point.x, this.engine.point.y);
+    const again =
+      this.pinned &&
+      this.engine.point &&
+      patchAt(features, point.x, point.y) === patchAt(features, this.engine.point.x, this.engine.point.y);
     this.pinned = !again;
     this.set(point);
   }
@@ -60,7 +63,10 @@ export class PointPanel {
     const at = this.engine.point ?? { x: Math.floor(image.width / 2), y: Math.floor(image.height / 2) };
     const clamp = (value, most) => Math.min(most - 1, Math.max(0, Math.round(value)));
     this.pinned = true;
-    this.set({ x: clamp(at.x + (steps[0] * image.width) / w, image.width), y: clamp(at.y + (steps[1] * image.height) / h, image.height) });
+    this.set({
+      x: clamp(at.x + (steps[0] * image.width) / w, image.width),
+      y: clamp(at.y + (steps[1] * image.height) / h, image.height),
+    });
   }
 
   set(point) {
@@ -95,31 +101,49 @@ export class PointPanel {
     } else {
       const { features } = this.store.image;
       const patch = patchAt(features, point.x, point.y);
-      parts.push(element("p", { class: "place" }, t("pointAt", { ...point, row: Math.floor(patch / features.w), column: patch % features.w })), this.#bars(point));
+      parts.push(
+        element(
+          "p",
+          { class: "place" },
+          t("pointAt", { ...point, row: Math.floor(patch / features.w), column: patch % features.w }),
+        ),
+        this.#bars(point),
+      );
     }
     panel.replaceChildren(...parts);
   }
 
   #bars(point) {
     const { store, engine } = this;
-    if (!engine.maps?.length || engine.maps.length !== store.active.length) return element("p", { class: "hint" }, t("pointNoWords"));
+    if (!engine.maps?.length || engine.maps.length !== store.active.length)
+      return element("p", { class: "hint" }, t("pointNoWords"));
     const scores = engine.scoresAt(point).sort((a, b) => b.score - a.score);
     const all = [...scores.map(({ score }) => score), ...(store.thresholds ?? [])];
     const low = Math.min(...all);
     const span = Math.max(Math.max(...all) - low, 1e-6) / 0.94; // the smallest bar keeps a little length
     const share = (value) => `${100 * ((value - low) / span + 0.06)}%`;
-    return element("ul", { class: "bars", tabindex: "0", "aria-label": t("point") }, ...scores.map(({ word, score }) => {
-      const fill = element("span", { class: "fill" });
-      fill.style.width = share(score);
-      fill.style.backgroundColor = toHex(word.colour);
-      const track = element("span", { class: "track", "aria-hidden": "true" }, fill);
-      const reached = !store.background || score > store.thresholdOf(word);
-      if (store.background) {
-        const tick = element("span", { class: "tick" });
-        tick.style.left = share(store.thresholdOf(word));
-        track.append(tick);
-      }
-      return element("li", { class: reached ? "" : "below" }, element("span", { class: "name" }, word.name), track, element("span", { class: "value" }, score.toFixed(3)));
-    }));
+    return element(
+      "ul",
+      { class: "bars", tabindex: "0", "aria-label": t("point") },
+      ...scores.map(({ word, score }) => {
+        const fill = element("span", { class: "fill" });
+        fill.style.width = share(score);
+        fill.style.backgroundColor = toHex(word.colour);
+        const track = element("span", { class: "track", "aria-hidden": "true" }, fill);
+        const reached = !store.background || score > store.thresholdOf(word);
+        if (store.background) {
+          const tick = element("span", { class: "tick" });
+          tick.style.left = share(store.thresholdOf(word));
+          track.append(tick);
+        }
+        return element(
+          "li",
+          { class: reached ? "" : "below" },
+          element("span", { class: "name" }, word.name),
+          track,
+          element("span", { class: "value" }, score.toFixed(3)),
+        );
+      }),
+    );
   }
 }

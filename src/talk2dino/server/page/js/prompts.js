@@ -2,11 +2,23 @@
 
 /** [{name, synonyms}] of a line of text; a class without synonyms has an empty list. */
 export function parsePrompts(text) {
-  return text.split(/(?<!\\)[,，、;；\n]/).map((entry) => entry.replace(/\\([,，、;；])/g, "$1").trim()).filter(Boolean).map((entry) => {
-    const equals = entry.indexOf("=");
-    if (equals < 0) return { name: tidy(entry), synonyms: [] };
-    return { name: tidy(entry.slice(0, equals)), synonyms: entry.slice(equals + 1).split("|").map(tidy).filter(Boolean) };
-  }).filter(({ name }) => name);
+  return text
+    .split(/(?<!\\)[,，、;；\n]/)
+    .map((entry) => entry.replace(/\\([,，、;；])/g, "$1").trim())
+    .filter(Boolean)
+    .map((entry) => {
+      const equals = entry.indexOf("=");
+      if (equals < 0) return { name: tidy(entry), synonyms: [] };
+      return {
+        name: tidy(entry.slice(0, equals)),
+        synonyms: entry
+          .slice(equals + 1)
+          .split("|")
+          .map(tidy)
+          .filter(Boolean),
+      };
+    })
+    .filter(({ name }) => name);
 }
 
 /** A word as the command line takes it. */

@@ -3,7 +3,7 @@
 /** Alternating lengths outside and inside the mask, down the columns. */
 export function decompress(text) {
   const counts = [];
-  for (let i = 0; i < text.length; ) {
+  for (let i = 0; i < text.length;) {
     let value = 0;
     let shift = 0;
     let more = true;
@@ -25,7 +25,9 @@ export function decompress(text) {
  * for the n-th class that is not the background; and the names of those classes with their colours.
  */
 export function readAnswer({ width, height, names, background, annotations, palette }) {
-  const classes = names.map((name, index) => ({ name, colour: palette[index], index })).filter(({ index }) => index !== background);
+  const classes = names
+    .map((name, index) => ({ name, colour: palette[index], index }))
+    .filter(({ index }) => index !== background);
   const labels = new Uint16Array(width * height);
   for (const { category_id: id, segmentation } of annotations) {
     const label = classes.findIndex(({ index }) => index === id) + 1;

@@ -35,9 +35,18 @@ export class Saving {
     const ask = (format) => store.ask((id) => api.segment(id, store.request({ format })));
     if (kind === "overlay") return download(await this.#overlay(), `${name}.overlay.png`);
     if (kind === "npz") return download(await ask("npz"), `${name}.npz`);
-    if (kind === "png") return download(await recolour(await ask("png"), (names) => this.#colours(names), (await ask("json")).names), `${name}.labels.png`);
+    if (kind === "png")
+      return download(
+        await recolour(await ask("png"), (names) => this.#colours(names), (await ask("json")).names),
+        `${name}.labels.png`,
+      );
     const answer = await ask("json");
-    return download(new Blob([`${JSON.stringify(cocoDocument(answer, this.#colours(answer.names)))}\n`], { type: "application/json" }), `${name}.json`);
+    return download(
+      new Blob([`${JSON.stringify(cocoDocument(answer, this.#colours(answer.names)))}\n`], {
+        type: "application/json",
+      }),
+      `${name}.json`,
+    );
   }
 
   /** The page's colour of each name; null where it has none. */
@@ -52,7 +61,10 @@ export class Saving {
     const words = store.active.filter((word) => !word.negative);
     const counts = new Float64Array(store.active.length + 1);
     for (const label of labels) counts[label]++;
-    const found = words.map((word, n) => ({ word, share: counts[n + 1] / labels.length })).filter(({ share }) => share > 0).sort((a, b) => b.share - a.share);
+    const found = words
+      .map((word, n) => ({ word, share: counts[n + 1] / labels.length }))
+      .filter(({ share }) => share > 0)
+      .sort((a, b) => b.share - a.share);
     const size = Math.max(13, Math.round(Math.sqrt(width * height) / 36));
     const columns = Math.max(1, Math.floor(width / (size * 13)));
     const canvas = document.createElement("canvas");
@@ -63,7 +75,13 @@ export class Saving {
     drawing.fillRect(0, 0, canvas.width, canvas.height);
     drawing.drawImage(store.image.bitmap, 0, 0, width, height);
     const pixels = drawing.getImageData(0, 0, width, height);
-    paint(pixels.data, labels, width, [store.background || store.negatives ? [0, 0, 0] : null, ...store.active.map((word) => word.colour)], store.opacity);
+    paint(
+      pixels.data,
+      labels,
+      width,
+      [store.background || store.negatives ? [0, 0, 0] : null, ...store.active.map((word) => word.colour)],
+      store.opacity,
+    );
     drawing.putImageData(pixels, 0, 0);
     drawing.font = `${size}px system-ui, sans-serif`;
     drawing.textBaseline = "middle";
@@ -85,7 +103,8 @@ function paint(pixels, labels, width, colours, opacity) {
     const label = labels[i];
     const colour = colours[label];
     const weight = label === 0 ? 0.44 * opacity : opacity;
-    const edge = ((i + 1) % width && labels[i + 1] !== label) || (i + width < labels.length && labels[i + width] !== label);
+    const edge =
+      ((i + 1) % width && labels[i + 1] !== label) || (i + width < labels.length && labels[i + width] !== label);
     for (let c = 0; c < 3; c++) {
       let value = pixels[4 * i + c];
       if (colour) value += (colour[c] - value) * weight;
@@ -100,7 +119,12 @@ function cocoDocument({ width, height, names, background, annotations, shares, p
   return {
     images: [{ id: 0, width, height }],
     categories: names.map((name, id) => ({ id, name, color: colours[id] ?? palette[id] })),
-    annotations, shares, names, background, model, info,
+    annotations,
+    shares,
+    names,
+    background,
+    model,
+    info,
   };
 }
 

@@ -107,7 +107,10 @@ export function gridCells(maps, thresholds, { h, w }) {
     for (let x = 0; x < w; x++) {
       const at = y * w + x;
       const right = x + 1 < w ? 1 : 0;
-      const same = labels[at] === labels[at + right] && labels[at] === labels[at + below] && labels[at] === labels[at + below + right];
+      const same =
+        labels[at] === labels[at + right] &&
+        labels[at] === labels[at + below] &&
+        labels[at] === labels[at + below + right];
       cells[at] = same ? labels[at] : UNDECIDED;
     }
   }
@@ -118,9 +121,14 @@ export function gridCells(maps, thresholds, { h, w }) {
 export function linearTaps(source, target, alignCorners) {
   const taps = new Float32Array(4 * target);
   for (let i = 0; i < target; i++) {
-    const position = source === target ? i
-      : alignCorners ? (target > 1 ? (i * (source - 1)) / (target - 1) : 0)
-      : Math.max((i + 0.5) * (source / target) - 0.5, 0);
+    const position =
+      source === target
+        ? i
+        : alignCorners
+          ? target > 1
+            ? (i * (source - 1)) / (target - 1)
+            : 0
+          : Math.max((i + 0.5) * (source / target) - 0.5, 0);
     const low = Math.min(Math.floor(position), source - 1);
     taps.set([low, Math.min(low + 1, source - 1), position - low, 0], 4 * i);
   }
@@ -129,10 +137,17 @@ export function linearTaps(source, target, alignCorners) {
 
 /** Rows and columns of both resizes: patch grid -> seen size (corners aligned) -> image size. */
 export function resizeTaps(features) {
-  const { h, w, seenSize: [seenH, seenW], imageSize: [height, width] } = features;
+  const {
+    h,
+    w,
+    seenSize: [seenH, seenW],
+    imageSize: [height, width],
+  } = features;
   return {
-    seenRows: linearTaps(h, seenH, true), seenColumns: linearTaps(w, seenW, true),
-    rows: linearTaps(seenH, height, false), columns: linearTaps(seenW, width, false),
+    seenRows: linearTaps(h, seenH, true),
+    seenColumns: linearTaps(w, seenW, true),
+    rows: linearTaps(seenH, height, false),
+    columns: linearTaps(seenW, width, false),
   };
 }
 

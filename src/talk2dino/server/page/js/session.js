@@ -22,7 +22,14 @@ export async function openImage(store, blob, name, status, wanted = () => true) 
   store.image = image;
   if (before?.id && !usedByExamples(store, before)) api.forget(before.id);
   store.changed("image");
-  status.idle(t("encoded", { name, width: image.width, height: image.height, seconds: ((performance.now() - started) / 1000).toFixed(2) }));
+  status.idle(
+    t("encoded", {
+      name,
+      width: image.width,
+      height: image.height,
+      seconds: ((performance.now() - started) / 1000).toFixed(2),
+    }),
+  );
   return image;
 }
 

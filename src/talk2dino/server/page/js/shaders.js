@@ -1,5 +1,5 @@
-// WebGL2 programs. Labels are found in steps, patch grid (gridCells in scores.js) -> size that the model sees -> image, because most pixels
-// need no arithmetic: the shares of a bilinear mix are positive and add up to one, so a class that is ahead of all others
+// WebGL2 programs. Labels are found in steps, patch grid (gridCells in scores.js) -> size that the model sees -> image,
+// because most pixels need no arithmetic: the shares of a bilinear mix are positive and add up to one, so a class that is ahead of all others
 // and above its threshold at all four neighbours is ahead at the pixel too. Where the neighbours disagree, the scores of all
 // classes are mixed exactly as torch does. stages/kernels/labels.py uses the same argument on a CPU.
 
@@ -35,7 +35,7 @@ uint winner(bool decide) {
 `;
 
 const TAPS = `
-vec3 tap(sampler2D table, int index) { return texelFetch(table, ivec2(index, 0), 0).xyz; }
+vec3 tap(sampler2D table, int index) { return texelFetch(table, ivec2(index & 2047, index >> 11), 0).xyz; }
 vec4 grid(int layer, vec3 row, vec3 column) {
   vec4 a = texelFetch(scores, ivec3(int(column.x), int(row.x), layer), 0);
   vec4 b = texelFetch(scores, ivec3(int(column.y), int(row.x), layer), 0);

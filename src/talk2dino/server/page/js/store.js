@@ -39,8 +39,23 @@ export class Store extends EventTarget {
       return existing;
     }
     const word = {
-      key: nextKey++, name, synonyms, negative, examples, typed: !examples.length, on: true, colour: null, threshold: null,
-      text: null, vector: null, calibration: [1, 0], similarity: null, share: null, notes: [], understood: [], error: "",
+      key: nextKey++,
+      name,
+      synonyms,
+      negative,
+      examples,
+      typed: !examples.length,
+      on: true,
+      colour: null,
+      threshold: null,
+      text: null,
+      vector: null,
+      calibration: [1, 0],
+      similarity: null,
+      share: null,
+      notes: [],
+      understood: [],
+      error: "",
     };
     this.words.push(word);
     this.changed("words");
@@ -94,13 +109,31 @@ export class Store extends EventTarget {
   request(more = {}) {
     const active = this.active;
     const body = { clean: this.cleaning, refine: this.refine, mode: "whole" };
-    for (const [field, negative] of [["prompts", false], ["negative", true]]) {
+    for (const [field, negative] of [
+      ["prompts", false],
+      ["negative", true],
+    ]) {
       const typed = active.filter((word) => word.negative === negative && word.typed);
-      if (typed.length) body[field] = Object.fromEntries(typed.map((word) => [word.name, word.synonyms.length ? word.synonyms : [word.name]]));
+      if (typed.length)
+        body[field] = Object.fromEntries(
+          typed.map((word) => [word.name, word.synonyms.length ? word.synonyms : [word.name]]),
+        );
     }
-    for (const [field, negative] of [["examples", false], ["negative_examples", true]]) {
+    for (const [field, negative] of [
+      ["examples", false],
+      ["negative_examples", true],
+    ]) {
       const shown = active.filter((word) => word.negative === negative && word.examples.length);
-      if (shown.length) body[field] = Object.fromEntries(shown.map((word) => [word.name, word.examples.map((one) => ({ ...one.region, ...(one.image !== this.image ? { image: one.image.id } : {}) }))]));
+      if (shown.length)
+        body[field] = Object.fromEntries(
+          shown.map((word) => [
+            word.name,
+            word.examples.map((one) => ({
+              ...one.region,
+              ...(one.image !== this.image ? { image: one.image.id } : {}),
+            })),
+          ]),
+        );
     }
     if (this.background) {
       body.background = this.threshold ?? true;

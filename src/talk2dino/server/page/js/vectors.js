@@ -34,7 +34,8 @@ async function requestWords(words, status) {
   } catch (error) {
     if (words.length === 1) words[0].error = error.message;
     else {
-      for (const word of words) { // one bad word does not stop the others
+      for (const word of words) {
+        // one bad word does not stop the others
         await remember([word]).catch((reason) => {
           word.error = reason.message;
         });
@@ -49,16 +50,19 @@ async function remember(words) {
   const rounds = [[], []];
   for (const word of words) rounds[rounds[0].some((one) => one.name === word.name) ? 1 : 0].push(word);
   for (const round of rounds.filter((one) => one.length)) {
-    const prompts = Object.fromEntries(round.map((word) => [word.name, word.synonyms.length ? word.synonyms : [word.name]]));
+    const prompts = Object.fromEntries(
+      round.map((word) => [word.name, word.synonyms.length ? word.synonyms : [word.name]]),
+    );
     const answer = await api.words(prompts);
     for (const word of round) {
       const n = answer.names.indexOf(word.name);
       if (n < 0) throw new Error(answer.notes?.join(" ") || word.name);
       const given = [word.name, ...word.synonyms];
       known.set(keyOf(word), {
-        vector: answer.vectors[n], colour: answer.palette?.[n] ?? null,
+        vector: answer.vectors[n],
+        colour: answer.palette?.[n] ?? null,
         understood: (answer.understood ?? []).filter(([text]) => given.includes(text)),
-        notes: round.length === 1 ? answer.notes ?? [] : [],
+        notes: round.length === 1 ? (answer.notes ?? []) : [],
       });
     }
   }

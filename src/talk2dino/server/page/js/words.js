@@ -43,8 +43,16 @@ export class WordList {
   suggest(prompts) {
     const place = find("tries");
     const words = parsePrompts(prompts);
-    place.replaceChildren(element("span", { "data-t": "tryWords" }, t("tryWords")), ...words.map((word) =>
-      element("button", { type: "button", "data-try": word.name, onclick: () => this.store.addWord(word) }, word.name)));
+    place.replaceChildren(
+      element("span", { "data-t": "tryWords" }, t("tryWords")),
+      ...words.map((word) =>
+        element(
+          "button",
+          { type: "button", "data-try": word.name, onclick: () => this.store.addWord(word) },
+          word.name,
+        ),
+      ),
+    );
     this.#refreshTries();
   }
 
@@ -102,20 +110,40 @@ export class WordList {
     const { store } = this;
     const { name } = word;
     const parts = {
-      colour: element("input", { type: "color", class: "colour", "aria-label": t("colourOf", { name }), oninput: (event) => {
-        word.colour = fromHex(event.target.value);
-        store.changed("look");
-      } }),
-      on: element("input", { type: "checkbox", class: "eye", "aria-label": t("showWord", { name }), onchange: (event) => {
-        word.on = event.target.checked;
-        store.changed("words");
-      } }),
+      colour: element("input", {
+        type: "color",
+        class: "colour",
+        "aria-label": t("colourOf", { name }),
+        oninput: (event) => {
+          word.colour = fromHex(event.target.value);
+          store.changed("look");
+        },
+      }),
+      on: element("input", {
+        type: "checkbox",
+        class: "eye",
+        "aria-label": t("showWord", { name }),
+        onchange: (event) => {
+          word.on = event.target.checked;
+          store.changed("words");
+        },
+      }),
       name: element("span", { class: "name" }, name),
       tag: element("span", { class: "tag" }),
       detail: element("span", { class: "detail" }),
       share: element("span", { class: "share" }),
       fill: element("span", { class: "fill" }),
-      more: element("button", { type: "button", class: "icon quiet more", "aria-expanded": "false", "aria-label": t("moreOf", { name }), title: t("moreOf", { name }) }, dots()),
+      more: element(
+        "button",
+        {
+          type: "button",
+          class: "icon quiet more",
+          "aria-expanded": "false",
+          "aria-label": t("moreOf", { name }),
+          title: t("moreOf", { name }),
+        },
+        dots(),
+      ),
     };
     parts.settings = this.#settings(word, parts);
     parts.more.addEventListener("click", () => {
@@ -123,12 +151,38 @@ export class WordList {
       parts.more.setAttribute("aria-expanded", String(!parts.settings.hidden));
       this.#refresh(parts, word);
     });
-    const remove = element("button", { type: "button", class: "icon quiet", "aria-label": t("removeWord", { name }), title: t("removeWord", { name }), onclick: () => this.#remove(word) }, cross());
-    parts.item = element("li", { class: "word", "data-name": name },
-      element("div", { class: "row" }, parts.colour, parts.on,
-        element("div", { class: "text" }, element("span", { class: "line" }, parts.name, parts.tag), parts.detail, element("span", { class: "bar-line", "aria-hidden": "true" }, parts.fill)),
-        parts.share, parts.more, remove),
-      parts.settings);
+    const remove = element(
+      "button",
+      {
+        type: "button",
+        class: "icon quiet",
+        "aria-label": t("removeWord", { name }),
+        title: t("removeWord", { name }),
+        onclick: () => this.#remove(word),
+      },
+      cross(),
+    );
+    parts.item = element(
+      "li",
+      { class: "word", "data-name": name },
+      element(
+        "div",
+        { class: "row" },
+        parts.colour,
+        parts.on,
+        element(
+          "div",
+          { class: "text" },
+          element("span", { class: "line" }, parts.name, parts.tag),
+          parts.detail,
+          element("span", { class: "bar-line", "aria-hidden": "true" }, parts.fill),
+        ),
+        parts.share,
+        parts.more,
+        remove,
+      ),
+      parts.settings,
+    );
     const focus = (on) => () => {
       store.focus = on ? word : null;
       store.changed("look");
@@ -148,32 +202,60 @@ export class WordList {
     const { store, engine } = this;
     const id = `word-${word.key}`;
     const { name } = word;
-    parts.own = element("input", { type: "checkbox", id: `${id}-own`, onchange: (event) => {
-      word.threshold = event.target.checked ? store.thresholdOf(word) : null;
-      if (event.target.checked) store.background = true;
-      store.changed("labels");
-    } });
-    parts.threshold = element("input", { type: "range", step: 0.001, "aria-label": t("ownThreshold", { name }), oninput: (event) => {
-      word.threshold = Number(event.target.value);
-      store.background = true;
-      store.changed("labels");
-    } });
+    parts.own = element("input", {
+      type: "checkbox",
+      id: `${id}-own`,
+      onchange: (event) => {
+        word.threshold = event.target.checked ? store.thresholdOf(word) : null;
+        if (event.target.checked) store.background = true;
+        store.changed("labels");
+      },
+    });
+    parts.threshold = element("input", {
+      type: "range",
+      step: 0.001,
+      "aria-label": t("ownThreshold", { name }),
+      oninput: (event) => {
+        word.threshold = Number(event.target.value);
+        store.background = true;
+        store.changed("labels");
+      },
+    });
     holdWhileDragging(parts.threshold, engine);
     parts.value = element("output", { for: `${id}-own` });
-    parts.negative = element("input", { type: "checkbox", onchange: (event) => {
-      word.negative = event.target.checked;
-      store.changed("words");
-    } });
-    parts.synonyms = element("input", { type: "text", id: `${id}-synonyms`, value: word.synonyms.join("|"), maxlength: 2000, onchange: (event) => {
-      word.synonyms = parsePrompts(`x=${event.target.value.replace(/[,，、;；]/g, "|")}`)[0]?.synonyms ?? [];
-      word.typed = true;
-      forgetVector(word, { text: true });
-      store.changed("words");
-    } });
-    return element("div", { class: "settings", hidden: true },
-      element("div", { class: "option slider" }, element("label", { class: "switch" }, parts.own, element("span", {}, t("useOwn"))), parts.value, parts.threshold),
+    parts.negative = element("input", {
+      type: "checkbox",
+      onchange: (event) => {
+        word.negative = event.target.checked;
+        store.changed("words");
+      },
+    });
+    parts.synonyms = element("input", {
+      type: "text",
+      id: `${id}-synonyms`,
+      value: word.synonyms.join("|"),
+      maxlength: 2000,
+      onchange: (event) => {
+        word.synonyms = parsePrompts(`x=${event.target.value.replace(/[,，、;；]/g, "|")}`)[0]?.synonyms ?? [];
+        word.typed = true;
+        forgetVector(word, { text: true });
+        store.changed("words");
+      },
+    });
+    return element(
+      "div",
+      { class: "settings", hidden: true },
+      element(
+        "div",
+        { class: "option slider" },
+        element("label", { class: "switch" }, parts.own, element("span", {}, t("useOwn"))),
+        parts.value,
+        parts.threshold,
+      ),
       element("label", { class: "switch" }, parts.negative, element("span", {}, t("negativeHelp"))),
-      element("label", { for: `${id}-synonyms` }, t("synonyms")), parts.synonyms);
+      element("label", { for: `${id}-synonyms` }, t("synonyms")),
+      parts.synonyms,
+    );
   }
 
   #refresh(row, word) {
@@ -184,9 +266,20 @@ export class WordList {
     const hex = toHex(colour);
     if (document.activeElement !== row.colour && row.colour.value !== hex) row.colour.value = hex;
     row.on.checked = word.on;
-    setText(row.tag, word.negative ? t("negative") : word.examples.length ? (word.examples.length > 1 ? t("exampleCount", { count: word.examples.length }) : t("exampleOf")) : "");
+    setText(
+      row.tag,
+      word.negative
+        ? t("negative")
+        : word.examples.length
+          ? word.examples.length > 1
+            ? t("exampleCount", { count: word.examples.length })
+            : t("exampleOf")
+          : "",
+    );
     row.tag.hidden = !row.tag.textContent;
-    const understood = word.understood.filter(([given, meant]) => given !== meant).map(([, meant, how]) => t("understood", { word: meant, how }));
+    const understood = word.understood
+      .filter(([given, meant]) => given !== meant)
+      .map(([, meant, how]) => t("understood", { word: meant, how }));
     setText(row.detail, word.error || [word.synonyms.join(" · "), ...understood].filter(Boolean).join(" · "));
     row.detail.hidden = !row.detail.textContent;
     const counted = word.on && !word.negative && word.share !== null && Boolean(store.image) && Boolean(word.vector);

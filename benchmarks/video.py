@@ -211,7 +211,7 @@ def main() -> None:
     parser.add_argument("what", choices=("quality", "speed", "memory", "film", "picture", "memory-of"))
     parser.add_argument("file", type=Path, nargs="?", help="to write (film, picture)")
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--films", type=int, help="quality [12; quick: 3]")
+    parser.add_argument("--films", type=int, help="quality [6; quick: 2]")
     parser.add_argument("--frames", type=int, help="quality [48], speed [32; quick: 8]")
     parser.add_argument("--model", default="random-vitb", help="speed [random-vitb]")
     parser.add_argument("--device", default="auto", help="speed [auto]")
@@ -219,7 +219,7 @@ def main() -> None:
     options = parser.parse_args()
     quick = options.quick
     if options.what == "quality":
-        quality(options.films or (3 if quick else 12), options.frames or 48, 192)
+        quality(options.films or (2 if quick else 6), options.frames or 48, 192)
     elif options.what == "speed":
         speed(options.model, options.frames or (8 if quick else 32), options.device)
     elif options.what == "memory":

@@ -132,7 +132,9 @@ def test_sound_and_times_of_a_part(micro, frames, tmp_path):
         assert float(video.duration * video.time_base) == pytest.approx(1.2, abs=0.02)
         assert sound.codec_context.name == "aac"
         assert float(sound.duration * sound.time_base) == pytest.approx(1.2, abs=0.1)
-        samples = np.concatenate([frame.to_ndarray()[0] for frame in result.decode(audio=0)])
+        blocks = list(result.decode(audio=0))
+        samples = np.concatenate([block.to_ndarray()[0] for block in blocks])
+        assert float(blocks[0].time) == pytest.approx(0, abs=0.07)  # a block of AAC lasts 0.064 s
     assert np.abs(samples).max() > 0.2
     _, times = read_back(tmp_path / "out" / "tone.overlay.mp4")
     np.testing.assert_allclose(times, [0, 0.2, 0.4, 0.6, 0.8, 1.0], atol=1e-3)

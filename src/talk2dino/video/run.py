@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 import os
 import shutil
 from collections import deque
@@ -242,7 +243,7 @@ class _VideoRun:
         until = float(times[number + 1]) if number + 1 < len(times) else self.source.duration
         if self.job.options.every is not None:
             until = max(until, float(times[number]) + self.job.options.every)
-        return min(until, self.source.duration)
+        return min(until, self.source.duration, max(float(times[number]) + 1e-3, self.job.options.end or math.inf))
 
 
 class _Writer:

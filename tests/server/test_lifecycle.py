@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -13,8 +14,10 @@ import time
 import urllib.request
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 from command import run_here
+from PIL import Image
 
 from service import form_request, read_answer
 from talk2dino.errors import OutputError, Talk2DinoError
@@ -40,6 +43,11 @@ class Service:
         with socket.create_connection(("127.0.0.1", self.port)) as connection:
             connection.sendall(request)
             return read_answer(connection, 60)
+
+    def active_requests(self) -> float:
+        """How many requests are worked on."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=20) as answer:
+            return float(re.search(r"^talk2dino_active_requests (\S+)", answer.read().decode(), re.MULTILINE)[1])
 
     def wait_until_ready(self) -> list[str]:
         """The steps on the way."""
@@ -77,22 +85,31 @@ def started(*arguments: str):
         process.communicate()
 
 
-def test_it_loads_in_steps_answers_and_stops_with_0_after_what_runs(beach):
+def large_image() -> bytes:
+    """A PNG that keeps the service busy for a moment."""
+    content = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (50, 75, 3), np.uint8)
+    Image.fromarray(noise).resize((3000, 2000)).save(content, "PNG", compress_level=1)
+    return content.getvalue()
+
+
+def test_it_loads_in_steps_answers_and_stops_with_0_after_what_runs():
     with started("--dtype", "float32") as service:
         assert service.get("/health") == (200, {"status": "ok"})
         steps = service.wait_until_ready()
         assert steps
         assert set(steps) <= {"starting", "importing libraries", "loading the model", "segmenting a first image"}
         with socket.create_connection(("127.0.0.1", service.port)) as running:
-            running.sendall(form_request(beach, prompts="grass, sand", refine="true", mode="slide"))
-            for _ in range(1000):  # until the request is being worked on
-                with urllib.request.urlopen(f"http://127.0.0.1:{service.port}/metrics") as answer:
-                    if b"talk2dino_active_requests 1.0" in answer.read():
-                        break
+            words = ", ".join(f"thing {i}" for i in range(30))
+            running.sendall(form_request(large_image(), prompts=words, refine="true", mode="slide"))
+            limit = time.monotonic() + 20
+            while service.active_requests() != 1 and time.monotonic() < limit:
+                time.sleep(0.002)
+            assert service.active_requests() == 1
             service.process.send_signal(signal.SIGTERM)
             status, body = read_answer(running, 60)
             assert status == 200
-            assert json.loads(body)["names"] == ["grass", "sand"]
+            assert json.loads(body)["names"] == words.split(", ")
         assert service.stop() == 0
         assert service.log.endswith("talk2dino: stopped\n")
         assert "Traceback" not in service.log

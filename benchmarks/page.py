@@ -190,7 +190,7 @@ def screenshots(browser: Any, address: str, folder: Path) -> None:
     web.settle()
     shoot(web, folder, "heads")
     web.page.check("input[value=compare]")
-    web.page.wait_for_selector("#panel:has-text('Computed on the server')")
+    web.page.wait_for_selector(".help:text-is('Computed on the server')")
     web.page.evaluate("scrollTo(0, 0)")
     web.page.mouse.move(5, 5)
     web.settle()

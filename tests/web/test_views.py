@@ -7,6 +7,8 @@ import pytest
 import torch
 from webpage import PICTURES
 
+#: Below a method whose result has come; while it is computed, another sentence stands there.
+SERVED = ".help:text-is('Computed on the server')"
 WORDS = ["water", "grass", "boat", "ball", "mushroom"]
 
 
@@ -106,7 +108,7 @@ def test_wipe_between_methods(harbour, segmenter):
     """Left of the boundary the pixels are those of one method, right of it those of the other."""
     own = harbour.pixels()
     harbour.page.check("input[value=compare]")
-    harbour.page.wait_for_selector("#panel:has-text('Computed on the server')")
+    harbour.page.wait_for_selector(SERVED)
     harbour.page.locator("#wipe").fill("0")
     harbour.settle()
     other = harbour.pixels()
@@ -126,7 +128,7 @@ def test_wipe_between_methods(harbour, segmenter):
 
 def test_the_boundary_can_be_dragged(harbour):
     harbour.page.check("input[value=compare]")
-    harbour.page.wait_for_selector("#panel:has-text('Computed on the server')")
+    harbour.page.wait_for_selector(SERVED)
     box = harbour.page.locator("#canvas").bounding_box()
     y = box["y"] + box["height"] / 2
     harbour.page.mouse.move(box["x"] + box["width"] / 2, y)
@@ -147,7 +149,7 @@ def test_all_four_methods(harbour):
     harbour.page.select_option("#method-right", "freeda")
     harbour.page.wait_for_selector("#panel .message:has-text('talk2dino freeda build')")
     harbour.page.select_option("#method-left", "clip-dense")
-    harbour.page.wait_for_selector(".side-choice:has(#method-left):has-text('Computed on the server')")
+    harbour.page.wait_for_selector(f".side-choice:has(#method-left) {SERVED}")
     assert harbour.page.text_content("#left-name") == "clip-dense"
     harbour.page.check("input[value=classes]")
     harbour.settle()

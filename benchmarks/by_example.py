@@ -25,7 +25,7 @@ from talk2dino.find import ImageIndex
 from talk2dino.fitting import label_patches
 from talk2dino.io.markdown import markdown_table
 from talk2dino.types import ImageFeatures
-from talk2dino.words.adaptation import PatchSample, adapt
+from talk2dino.words.adaptation import RIDGE, PatchSample, adapt
 from talk2dino.words.tuning import tune
 from talk2dino.world import CLASS_NAMES, render, sample_scene
 
@@ -219,6 +219,12 @@ def measure_adapt(given: argparse.Namespace) -> dict[str, object]:
     row("refined masks", refined, [percent(measure(text, test, refine=True)) for text in fitted])
     for_refined = [adapted(words(), draw, refine=True) for draw in draws]
     row("refined masks, adapted for them", refined, [percent(measure(text, test, refine=True)) for text in for_refined])
+    true = [on_true_labels(draw) for draw in draws]
+    row(
+        "refined masks, the same regression on true labels",
+        refined,
+        [percent(measure(t, test, refine=True)) for t in true],
+    )
     for count in (40, 100, 200):
         few = [adapted(words(), draw.only(range(min(count, len(draw))))) for draw in draws]
         row(f"{count} unlabelled scenes", percent(plain), [percent(measure(text, test)) for text in few])
@@ -251,6 +257,22 @@ def measure_adapt(given: argparse.Namespace) -> dict[str, object]:
     head = f"micro, {len(test)} scenes, {given.seeds} draws of {given.unlabelled} unlabelled scenes; mIoU in %"
     print("\n" + markdown_table((head, "words", "adapted", "difference"), shown))
     return {title: {"words": before, "adapted": values} for title, before, values in rows}
+
+
+def on_true_labels(labelled: Scenes) -> TextFeatures:
+    """The regression of :func:`adapt`, with the true share of each class in each patch in place of the nearest word."""
+    patches = unit_patches(micro(), labelled.features)
+    shares = (
+        torch.nn.functional.one_hot(torch.from_numpy(labelled.labels).long(), len(NAMES)).permute(0, 3, 1, 2).float()
+    )
+    y = torch.nn.functional.adaptive_avg_pool2d(shares, patches.shape[1:3]).permute(0, 2, 3, 1).flatten(0, 2)
+    x = patches.flatten(0, 2)
+    weights = (y / y.sum(0)).sum(1, keepdim=True) / len(NAMES)
+    vectors = torch.linalg.solve((x * weights).T @ x + RIDGE * torch.eye(x.shape[1]), (x * weights).T @ y).T
+    length = vectors.norm(dim=1, keepdim=True)
+    return replace(
+        words(), embeddings=vectors / length, calibration=torch.cat([length, torch.zeros_like(length)], dim=1)
+    )
 
 
 def seeds_with(present: Sequence[int], count: int, first: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Words in other languages: every figure of the documents about them, from one command.
+"""Words by example and in other languages: every figure of the documents about them, from one command.
 
     python benchmarks/words.py                       # all sections; the seeds of what is trained with --seeds
     python benchmarks/words.py --only glossary,spanish --quick
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from by_example import draw_example, measure_adapt, measure_examples, measure_find, measure_tune
 from talk2dino import Segmenter
 from talk2dino.evaluation.options import EvaluationOptions
 from talk2dino.evaluation.runs import evaluate
@@ -104,6 +105,11 @@ def measure_spanish(given: argparse.Namespace) -> dict[str, object]:
 
 
 SECTIONS: dict[str, Callable[[argparse.Namespace], dict[str, object]]] = {
+    "examples": measure_examples,
+    "tune": measure_tune,
+    "adapt": measure_adapt,
+    "find": measure_find,
+    "image": draw_example,
     "glossary": measure_glossary,
     "spanish": measure_spanish,
 }
@@ -114,13 +120,15 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(SECTIONS), help=f"sections: {', '.join(SECTIONS)}")
     parser.add_argument("--scenes", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--unlabelled", type=int, default=600, help="adapt: scenes without labels")
     parser.add_argument("--pairs", type=int, default=12_000, help="spanish: pairs of captions")
     parser.add_argument("--steps", type=int, default=600, help="spanish: steps of the distillation")
-    parser.add_argument("--quick", action="store_true", help="40 scenes, one seed, 100 steps")
+    parser.add_argument("--quick", action="store_true", help="40 scenes, one seed, 100 steps, 120 unlabelled scenes")
+    parser.add_argument("--images", type=Path, default=Path("build"), help="folder for words.png")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     if given.quick:
-        given.scenes, given.seeds, given.steps = 40, 1, 100
+        given.scenes, given.seeds, given.steps, given.unlabelled = 40, 1, 100, 120
     figures = {}
     for name in given.only.split(","):
         print(f"## {name}\n", flush=True)

@@ -146,14 +146,15 @@ class ImageIndex:
                 waiting.append((path, _state(path), centres, shares))
                 done += 1
                 if len(waiting) == SHARD:
-                    self._write(waiting)
+                    self.add(waiting)
                     waiting = []
         finally:  # an interrupted run keeps what it has
             if waiting:
-                self._write(waiting)
+                self.add(waiting)
         return done
 
-    def _write(self, images: Sequence[tuple[Path, str, Tensor, Tensor]]) -> None:
+    def add(self, images: Sequence[tuple[Path, str, Tensor, Tensor]]) -> None:
+        """Add one shard: (path, state of the file, (16, D) features, (16,) shares) of each image."""
         features = torch.stack([centres for _, _, centres, _ in images]).half().numpy()
         shares = torch.stack([own for _, _, _, own in images]).numpy()
         number = len(self.shards)

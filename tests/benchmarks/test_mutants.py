@@ -35,8 +35,9 @@ def mutants():
 
 
 @pytest.fixture
-def tree(tmp_path: Path, mutants) -> Path:
+def tree(tmp_path: Path, mutants, monkeypatch) -> Path:
     """A copy as mutmut leaves it: one function with four mutants, of which one survived."""
+    monkeypatch.setattr(mutants, "ROOT", tmp_path)  # the lines are those of the working tree
     for folder in (tmp_path, tmp_path / "mutants"):
         (folder / mutants.SOURCE).mkdir(parents=True)
     (tmp_path / mutants.SOURCE / "a.py").write_text(SOURCE)

@@ -47,9 +47,10 @@ def test_labels_are_those_of_the_segmenter(client, segmenter, beach, fields, arg
     document = answer.json()
     assert document["names"] == list(wanted.names)
     assert document["background"] == wanted.background
-    assert document["shares"] == wanted.shares()
+    assert document["shares"] == pytest.approx(wanted.shares(), abs=1e-4)
     assert document["palette"] == wanted.palette.tolist()
-    assert np.array_equal(labels_of(document), wanted.labels)
+    # The last bits of a word's vector depend on the words that it was encoded with, and may decide a pixel.
+    assert (labels_of(document) != wanted.labels).sum() <= 3
     assert document["info"] == json.loads(json.dumps(wanted.info))
 
 
@@ -130,7 +131,8 @@ def test_features_hold_what_is_needed_to_label_pixels_elsewhere(client, segmente
     assert (about["threshold"], about["threshold_range"], about["variant"]) == ("0.58", "0 1", "published")
     words = client.post("/v1/text", json={"prompts": WORDS, "negative": "boat"}).json()
     vectors = np.frombuffer(base64.b64decode(words["embeddings"]), "<f4").reshape(6, words["dim"])
-    assert np.array_equal(vectors, segmenter.encode_text(WORDS, negative=["boat"]).embeddings.numpy())
+    expected = segmenter.encode_text(WORDS, negative=["boat"]).embeddings.numpy()
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)  # texts may have been encoded in other batches
     assert (words["names"], words["negative"]) == ([*WORDS, "boat"], 1)
     etag = answer.headers["etag"]
     assert client.get(f"/v1/images/{id}/features", headers={"If-None-Match": etag}).status_code == 304

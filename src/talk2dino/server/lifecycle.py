@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
@@ -41,20 +42,24 @@ def serve(
     address = address_of(listener)
     try:
         with suppress(KeyboardInterrupt):  # uvicorn has stopped gracefully and repeats the signal
-            if on_listening is not None:
-                on_listening(address)
-            if open_browser:
-                threading.Timer(0.5, webbrowser.open, [address]).start()
+
+            def announce() -> None:
+                if on_listening is not None:
+                    on_listening(address)
+                if open_browser:
+                    threading.Timer(0.5, webbrowser.open, [address]).start()
+
             if options.workers > 1:
+                announce()
                 run_workers(options, listener, prepare_worker)
             else:
-                _run_here(options, listener)
+                _run_here(options, listener, announce)
     finally:
         listener.close()
 
 
-def _run_here(options: ServeOptions, listener: socket.socket) -> None:
-    """The service in this process."""
+def _run_here(options: ServeOptions, listener: socket.socket, announce: Callable[[], None]) -> None:
+    """The service in this process. Signals count from the announcement on, also before uvicorn looks for them."""
     failures: list[Exception] = []
 
     def fail(error: Exception) -> None:
@@ -62,7 +67,14 @@ def _run_here(options: ServeOptions, listener: socket.socket) -> None:
         server.should_exit = True
 
     server = uvicorn.Server(server_config(create_app(options, on_failure=fail), options))
-    server.run(sockets=[listener])
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, server.handle_exit) for number in numbers}
+    try:
+        announce()
+        server.run(sockets=[listener])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if failures:
         raise failures[0]
 

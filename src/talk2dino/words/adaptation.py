@@ -41,7 +41,8 @@ class PatchSample:
         self.generator = torch.Generator().manual_seed(seed)
         dim = text.embeddings.shape[1]
         self.images = torch.zeros(len(text), dtype=torch.long)  # in which the class has a confident patch
-        self._kept = [(torch.zeros(0, dim, dtype=torch.float16), torch.zeros(0), torch.zeros(0)) for _ in text.names]
+        empty = (torch.zeros(0, dim, dtype=torch.float16), torch.zeros(0), torch.zeros(0))
+        self._kept = [empty] * (len(text) + 1)  # patches, margins and draws of each class; the last: of all patches
 
     def add(self, patches: Tensor) -> None:
         """Add the (P, D) patches of length 1 of one image."""
@@ -49,14 +50,24 @@ class PatchSample:
         margins, draws = (best - second).cpu(), torch.rand(len(patches), generator=self.generator)
         sure, patches = (best >= self.threshold).cpu(), patches.half().cpu()
         for label in labels.unique().tolist():
-            kept = self._kept[label]
             own = (labels == label).cpu() & sure
             self.images[label] += int(own.any())
-            if len(kept[2]) == self.most:
-                own &= draws < kept[2][-1]
-            joined = [torch.cat([old, new[own]]) for old, new in zip(kept, (patches, margins, draws), strict=True)]
-            chosen = joined[2].argsort()[: self.most]  # the smallest draws are an even sample of all
-            self._kept[label] = (joined[0][chosen], joined[1][chosen], joined[2][chosen])
+            self._keep(label, own, patches, margins, draws)
+        self._keep(len(self.text), torch.ones(len(patches), dtype=torch.bool), patches, margins, draws)
+
+    def _keep(self, label: int, own: Tensor, *new: Tensor) -> None:
+        """Add some of the new patches, margins and draws to a sample."""
+        kept = self._kept[label]
+        if len(kept[2]) == self.most:
+            own = own & (new[2] < kept[2][-1])
+        joined = [torch.cat([old, values[own]]) for old, values in zip(kept, new, strict=True)]
+        chosen = joined[2].argsort()[: self.most]  # the smallest draws are an even sample of all
+        self._kept[label] = (joined[0][chosen], joined[1][chosen], joined[2][chosen])
+
+    @property
+    def everything(self) -> Tensor:
+        """(n, D) float32: an even sample of all patches, confident or not."""
+        return self._kept[-1][0].float()
 
     def confident(self, label: int) -> Tensor:
         """(n, D) float32: the share CONFIDENT of the class's patches with the largest margins."""
@@ -72,10 +83,10 @@ def adapt(sample: PatchSample, *, refine: bool = False) -> TextFeatures:
 
         W = (X^T A X + r I)^-1 X^T A Y,    score_k = a c_k^-e cos(x, w_k) + b
 
-    where c_k is the contrast of class k, the mean cosine of w_k with its own patches minus that with the other ones, and a
-    and b bring the mean scores of own and other patches to those of the words, so that thresholds, negative words and words
-    that were not fitted go on working. With few images, the score is a mixture with that of the words, by the median number
-    of images per class.
+    where c_k is the contrast of class k, the mean cosine of w_k with its own patches minus that with the other ones. The slope
+    a keeps the distance between the mean scores of own and other patches, and b the number of patches that reach the
+    threshold, so that thresholds, negative words and words that were not fitted go on working. With few images, the score
+    is a mixture with that of the words, by the median number of images per class.
 
     Args:
         sample: of the patches of the images.
@@ -110,10 +121,20 @@ def adapt(sample: PatchSample, *, refine: bool = False) -> TextFeatures:
     words, offsets = (values[fitted] for values in class_vectors(text))
     mixed = share * scale * slopes[:, None] * vectors + (1 - share) * words
     calibration = torch.stack([mixed.norm(dim=1), share * offset + (1 - share) * offsets], dim=1)
+    calibration[:, 1] += _threshold_offset(sample, fitted, mixed, calibration[:, 1])
     changed = {label: (F.normalize(mixed[[i]], dim=-1), calibration[[i]]) for i, label in enumerate(fitted.tolist())}
     kept = ", ".join(name for label, name in enumerate(text.names) if label not in changed)
     note = (f"these classes kept their word, because too few images show them clearly: {kept}",) if kept else ()
     return replace_classes(text, changed, (*text.notes, *note))
+
+
+def _threshold_offset(sample: PatchSample, fitted: Tensor, vectors: Tensor, offsets: Tensor) -> float:
+    """What to add to the (K,) offsets so that as many of all patches reach the threshold as with the words."""
+    patches = sample.everything
+    before = class_scores(patches, sample.text)[:, fitted].amax(1)
+    after = (patches @ vectors.T + offsets).amax(1)
+    below = float((before < sample.threshold).float().mean())
+    return sample.threshold - float(after.quantile(below))
 
 
 def _best_two(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
